@@ -1,0 +1,1 @@
+//! Durable files: atomic writes, manifests with hashes, the blob folder.

@@ -1,0 +1,1 @@
+//! Batched text generation: cache slots, sampling, stop strings.

@@ -1,0 +1,1 @@
+//! The numeric engine: configuration, weights, forward, backward, optimizer, decoding.

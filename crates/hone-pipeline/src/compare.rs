@@ -1,0 +1,1 @@
+//! Which of two checkpoints is better, and by what evidence. Pure.

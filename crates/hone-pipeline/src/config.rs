@@ -1,0 +1,186 @@
+//! The values that decisions and children need, already validated. The file they are read from is
+//! the business of the `hone` crate; these are the frozen, typed results.
+
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// Hyperparameters of a job, frozen at its first step and kept across its resumes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrainSettings {
+    /// Rows per micro-batch.
+    pub batch_size: usize,
+    /// Micro-batches per optimizer step.
+    pub gradient_accumulation: usize,
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Longest row in tokens.
+    pub max_length: usize,
+    /// What happens to longer rows.
+    pub overlong: Overlong,
+    /// Passes over each job's rows.
+    pub epochs: u32,
+    /// Optimizer steps between checkpoints.
+    pub save_steps: u64,
+    /// Optimizer steps between previews; 0 = none.
+    pub preview_steps: u64,
+    /// Optimizer steps of linear warm-up at the start of a job.
+    pub warmup_steps: u64,
+    /// Learning-rate schedule; its horizon is the job.
+    pub lr_schedule: LrSchedule,
+    /// Decoupled weight decay, applied to tensors of two or more dimensions.
+    pub weight_decay: f64,
+    /// Gradient norm above which gradients are scaled down; 0 = never.
+    pub max_grad_norm: f64,
+    /// Seed of the order of rows.
+    pub seed: u64,
+    /// The data profile.
+    pub profile: String,
+    /// Extra variables of the chat template.
+    pub chat_template_kwargs: serde_json::Map<String, serde_json::Value>,
+    /// The self-check refuses to start when the share of trained tokens is below this.
+    pub min_trained_share: f64,
+    /// ... or above this.
+    pub max_trained_share: f64,
+    /// Worker threads of the engine; 0 = all cores.
+    pub threads: usize,
+    /// Device name: `cpu` or `reference`.
+    pub device: String,
+}
+
+impl Default for TrainSettings {
+    fn default() -> Self {
+        TrainSettings {
+            batch_size: 8,
+            gradient_accumulation: 1,
+            learning_rate: 2e-5,
+            max_length: 1024,
+            overlong: Overlong::Skip,
+            epochs: 1,
+            save_steps: 100,
+            preview_steps: 50,
+            warmup_steps: 0,
+            lr_schedule: LrSchedule::Constant,
+            weight_decay: 0.01,
+            max_grad_norm: 1.0,
+            seed: 42,
+            profile: "plain".to_string(),
+            chat_template_kwargs: serde_json::Map::new(),
+            min_trained_share: 0.005,
+            max_trained_share: 1.0,
+            threads: 0,
+            device: "cpu".to_string(),
+        }
+    }
+}
+
+/// What happens to a row that is longer than `max_length`. An answer is never cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Overlong {
+    /// Not trained, counted and reported.
+    Skip,
+    /// The file is rejected.
+    Reject,
+    /// The beginning of the prompt is cut.
+    TruncatePrompt,
+}
+
+/// Learning-rate schedule over the steps of one job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LrSchedule {
+    /// The peak rate after warm-up.
+    Constant,
+    /// Half a cosine down to zero.
+    Cosine,
+    /// A straight line down to zero.
+    Linear,
+    /// Constant, then a straight line to zero over the last fifth.
+    WarmupStableDecay,
+}
+
+/// When a challenger is promoted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PromotionPolicy {
+    /// Better on the mean over suites.
+    Better,
+    /// Not worse on any suite and better on at least one.
+    NotWorse,
+    /// Only people promote.
+    Manual,
+}
+
+/// What the pure decisions need to know of the configuration.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    /// Hyperparameters for the next job.
+    pub train: TrainSettings,
+    /// Content-check level before queueing.
+    pub validation_level: Level,
+    /// When a challenger is promoted.
+    pub promotion_policy: PromotionPolicy,
+    /// Loss by which a challenger must be lower to be called better.
+    pub min_gain: f64,
+    /// Loss by which a challenger may be higher on a suite without being called worse.
+    pub max_regression: f64,
+    /// Time limit of one evaluation.
+    pub evaluation_max_ms: u64,
+    /// How long a lease holds without renewal.
+    pub lease_ms: u64,
+    /// Tries of a job after transient failures.
+    pub max_tries: u32,
+    /// Wait before the second try; doubled for each further one.
+    pub retry_backoff_ms: u64,
+    /// Deployment targets, in order.
+    pub targets: Vec<Target>,
+    /// Arriving files that may be checked at the same time.
+    pub max_checks: usize,
+    /// How many queued jobs the queue holds before files wait in the inbox.
+    pub max_queued_jobs: usize,
+}
+
+pub use crate::finding::Level;
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            train: TrainSettings::default(),
+            validation_level: Level::Quick,
+            promotion_policy: PromotionPolicy::NotWorse,
+            min_gain: 0.0,
+            max_regression: 0.02,
+            evaluation_max_ms: 10 * 60_000,
+            lease_ms: 60_000,
+            max_tries: 3,
+            retry_backoff_ms: 1_000,
+            targets: Vec::new(),
+            max_checks: 1,
+            max_queued_jobs: 10_000,
+        }
+    }
+}
+
+/// Where checkpoints are served.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Target {
+    /// Unique name.
+    pub name: String,
+    /// Base URL of the server, e.g. `http://127.0.0.1:8765`.
+    pub url: String,
+    /// How files reach it.
+    pub transport: Transport,
+}
+
+/// How checkpoint files reach a target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Transport {
+    /// The server's blob folder is on this machine; files are linked (or copied) into it.
+    Local {
+        /// The root of the serving host's files (it holds `blobs/`).
+        serve_root: PathBuf,
+    },
+    /// Files are sent through the server's door.
+    Http,
+}

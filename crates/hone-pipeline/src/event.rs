@@ -1,0 +1,278 @@
+//! What happens to the daemon ([`Event`]) and what it starts ([`Effect`]). Both types are closed.
+
+use crate::finding::Report;
+use crate::ids::{CheckpointId, DatasetId, DeploymentId, JobId, LeaseToken};
+use crate::state::{Change, Evaluation, Position, Priority, Progress};
+use serde::{Deserialize, Serialize};
+
+/// Something that happened. Events of workers carry the token of their lease.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// The scan saw a complete file.
+    FileArrived {
+        /// Relative to `inbox/`.
+        inbox_path: String,
+        /// By its folder.
+        priority: Priority,
+        /// From the marker that `hone submit` leaves.
+        schema_flag: Option<String>,
+    },
+    /// [`Effect::TakeFile`] ended.
+    FileTaken {
+        /// The dataset.
+        dataset: DatasetId,
+        /// False when the file is neither in the inbox nor in the dataset's folder.
+        found: bool,
+    },
+    /// [`Effect::Check`] ended with a report (also stored in the dataset's folder).
+    Checked {
+        /// The dataset.
+        dataset: DatasetId,
+        /// What both gates say.
+        report: Report,
+        /// The sidecar's `provenance`, if any.
+        provenance: Option<serde_json::Value>,
+    },
+    /// The check child died without a report (panic, memory, time limit).
+    CheckFailed {
+        /// The dataset.
+        dataset: DatasetId,
+        /// Why.
+        reason: String,
+    },
+    /// A worker made progress: its lease is renewed.
+    WorkerProgress {
+        /// Its lease.
+        token: LeaseToken,
+        /// Figures of a training slice; none for an evaluation.
+        progress: Option<Progress>,
+    },
+    /// A slice wrote a complete checkpoint into staging folders. The slice then ends.
+    CheckpointStaged {
+        /// Its lease.
+        token: LeaseToken,
+        /// What it wrote.
+        staged: StagedCheckpoint,
+    },
+    /// [`Effect::Publish`] ended well.
+    CheckpointPublished {
+        /// The checkpoint.
+        checkpoint: CheckpointId,
+    },
+    /// What was staged is not complete or not what the worker said.
+    PublishFailed {
+        /// The checkpoint.
+        checkpoint: CheckpointId,
+        /// Why.
+        reason: String,
+    },
+    /// A child with the device ended (exit observed, process group reaped).
+    WorkerExited {
+        /// Its lease.
+        token: LeaseToken,
+        /// How.
+        exit: WorkerExit,
+    },
+    /// An evaluation ended with results.
+    Evaluated {
+        /// Its lease.
+        token: LeaseToken,
+        /// The results.
+        evaluation: Evaluation,
+    },
+    /// [`Effect::Deploy`] ended well: the target answers with the checkpoint.
+    Deployed {
+        /// The deployment.
+        deployment: DeploymentId,
+        /// Steps with the time each ended.
+        steps: Vec<(String, u64)>,
+    },
+    /// [`Effect::Deploy`] ended badly; the target serves what it served before.
+    DeployFailed {
+        /// The deployment.
+        deployment: DeploymentId,
+        /// Why.
+        reason: String,
+        /// False when trying again cannot help.
+        transient: bool,
+    },
+    /// A person asked for something.
+    Command(Command),
+    /// Time passed (about once a second): leases, back-off.
+    Tick,
+}
+
+/// What a slice wrote.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StagedCheckpoint {
+    /// Its number: the global step.
+    pub checkpoint: CheckpointId,
+    /// Trained from.
+    pub parent: CheckpointId,
+    /// The job.
+    pub job: JobId,
+    /// Folder of the weights, relative to the workspace.
+    pub staging: String,
+    /// Folder of the resume state, relative to the workspace.
+    pub resume_staging: String,
+    /// BLAKE3 of the staged `manifest.json`, hex.
+    pub manifest_hash: String,
+    /// The job's position that it holds.
+    pub position: Position,
+    /// BLAKE3 over the ordered ids of all rows trained by the job so far, hex.
+    pub rows_digest: String,
+    /// Mean loss of the last step.
+    pub train_loss: f64,
+    /// True when the job has no step left.
+    pub ends_job: bool,
+    /// True when the slice ended early because it was asked to.
+    pub yielded: bool,
+}
+
+/// How a child with the device ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "exit", rename_all = "snake_case")]
+pub enum WorkerExit {
+    /// Exit code 0.
+    Done,
+    /// It said why it cannot go on; trying again gives the same.
+    Failed {
+        /// Why.
+        reason: String,
+    },
+    /// It was killed, crashed or timed out: worth another try.
+    Crashed {
+        /// Signal or exit code, in words.
+        reason: String,
+    },
+}
+
+/// What people can ask the daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case")]
+pub enum Command {
+    /// Checkpoint at the next step, free the device, wait.
+    Pause {
+        /// Why.
+        reason: String,
+    },
+    /// Go on.
+    Resume,
+    /// End the running job here.
+    Skip {
+        /// Why.
+        reason: String,
+    },
+    /// Checkpoint at the next step and end the daemon.
+    Stop {
+        /// Why.
+        reason: String,
+    },
+    /// Change a queued job's priority.
+    MoveJob {
+        /// The job.
+        job: JobId,
+        /// Its new priority.
+        priority: Priority,
+    },
+    /// Take a queued job out.
+    CancelJob {
+        /// The job.
+        job: JobId,
+    },
+    /// Queue a failed, skipped or cancelled job again.
+    RetryJob {
+        /// The job.
+        job: JobId,
+    },
+    /// Serve a checkpoint on every target, by a person's decision.
+    Deploy {
+        /// Which; the champion when absent.
+        checkpoint: Option<CheckpointId>,
+        /// Why.
+        reason: String,
+    },
+    /// Serve what was live before on every target.
+    Rollback {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Work at the rim. Idempotent, and re-derivable from the state by `recover`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "effect", rename_all = "snake_case")]
+pub enum Effect {
+    /// Rename the file from the inbox into the dataset's folder (nothing to do if it is there already).
+    TakeFile {
+        /// The dataset.
+        dataset: DatasetId,
+        /// Relative to `inbox/`.
+        inbox_path: String,
+    },
+    /// Run both gates in a `check-job` child.
+    Check {
+        /// The dataset.
+        dataset: DatasetId,
+    },
+    /// Move a refused file to `rejected/` with its report, and drop its folder.
+    MoveRejected {
+        /// The dataset.
+        dataset: DatasetId,
+    },
+    /// Drop the folder of a file whose bytes are already a dataset.
+    DropDuplicate {
+        /// The dataset.
+        dataset: DatasetId,
+    },
+    /// Start a `train-job` child for one slice.
+    StartSlice {
+        /// The job.
+        job: JobId,
+        /// The lease that it works under.
+        token: LeaseToken,
+    },
+    /// Start an `eval-job` child.
+    StartEval {
+        /// The checkpoint.
+        checkpoint: CheckpointId,
+        /// The lease that it works under.
+        token: LeaseToken,
+    },
+    /// Ask the child to write a checkpoint at the next step and end.
+    AskToYield {
+        /// Its lease.
+        token: LeaseToken,
+    },
+    /// End the child's process group and reap it; comes back as `WorkerExited { Crashed }`.
+    KillWorker {
+        /// Its lease.
+        token: LeaseToken,
+        /// Why.
+        reason: String,
+    },
+    /// Verify the staged folders, sync, rename them into place (nothing to do if they are there already).
+    Publish {
+        /// The checkpoint.
+        checkpoint: CheckpointId,
+    },
+    /// Stage, verify, load, smoke, switch, confirm on the deployment's target.
+    Deploy {
+        /// The deployment.
+        deployment: DeploymentId,
+    },
+    /// End the daemon: nothing runs any more.
+    Exit,
+}
+
+/// What to write and then what to start.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Decision {
+    /// Committed in one transaction before any effect starts.
+    pub changes: Vec<Change>,
+    /// Started after the commit, in order.
+    pub effects: Vec<Effect>,
+    /// The answer to a [`Command`]; `None` for other events.
+    pub reply: Option<Result<String, String>>,
+}

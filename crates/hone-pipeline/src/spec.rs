@@ -1,0 +1,1 @@
+//! The schema gate: a registry of row formats, deny by default. Pure.

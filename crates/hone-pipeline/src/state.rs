@@ -1,0 +1,555 @@
+//! The state of a workspace: what the database holds and `decide` reads. It changes only by
+//! [`State::apply`], the same function in memory and when the store loads it back.
+
+use crate::config::TrainSettings;
+use crate::finding::Severity;
+use crate::ids::{CheckpointId, DatasetId, DeploymentId, JobId, LeaseToken};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Milliseconds since the Unix epoch. Passed in, never read here.
+pub type TimeMs = u64;
+
+/// Everything the workspace knows.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// What people asked the daemon to do.
+    pub control: Control,
+    /// The base model and everything trained on it; `None` before `hone init`.
+    pub lineage: Option<Lineage>,
+    /// All files ever taken from the inbox.
+    pub datasets: BTreeMap<DatasetId, Dataset>,
+    /// The queue and its past.
+    pub jobs: BTreeMap<JobId, Job>,
+    /// The ledger.
+    pub checkpoints: BTreeMap<CheckpointId, Checkpoint>,
+    /// One evaluation per checkpoint, of the suites in force.
+    pub evaluations: BTreeMap<CheckpointId, Evaluation>,
+    /// Every verdict about promotion, newest last.
+    pub judgements: BTreeMap<CheckpointId, Judgement>,
+    /// The checkpoint that should be served.
+    pub champion: Option<CheckpointId>,
+    /// Every attempt to serve something.
+    pub deployments: BTreeMap<DeploymentId, Deployment>,
+    /// Who holds the device, if anyone.
+    pub lease: Option<Lease>,
+    /// Numbers that never repeat.
+    pub counters: Counters,
+}
+
+/// Numbers that only grow.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    /// Last used dataset number.
+    pub dataset: u64,
+    /// Last used job number.
+    pub job: u64,
+    /// Last used deployment number.
+    pub deployment: u64,
+    /// Last used lease number.
+    pub lease: u64,
+}
+
+/// What people asked for; survives a restart.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "mode", rename_all = "snake_case")]
+pub enum Control {
+    /// Train when there is work.
+    #[default]
+    Running,
+    /// Checkpoint at the next step, free the device, wait.
+    Paused {
+        /// Why, in the words of whoever paused.
+        reason: String,
+    },
+    /// Checkpoint at the next step and end the daemon. Cleared when a daemon starts again by hand.
+    Stopping {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// One base model and everything trained on it. Identity is locked at the first step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lineage {
+    /// Number of the lineage, from 1.
+    pub number: u64,
+    /// The label that clients ask for.
+    pub model_name: String,
+    /// The base model's folder: absolute, or relative to the workspace.
+    pub base_model: String,
+    /// Hashes that may not change within the lineage.
+    pub identity: ModelIdentity,
+}
+
+/// What makes a model's outputs and token ids comparable.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelIdentity {
+    /// `model_type` of `config.json`.
+    pub architecture: String,
+    /// Size of the vocabulary.
+    pub vocab_size: u64,
+    /// Longest context.
+    pub context_length: u64,
+    /// BLAKE3 of `tokenizer.json`, hex.
+    pub tokenizer_hash: String,
+    /// BLAKE3 of the chat template's text, hex.
+    pub template_hash: String,
+}
+
+/// Order of service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Priority {
+    /// Before all others.
+    High,
+    /// The usual.
+    Normal,
+    /// When nothing else waits.
+    Low,
+}
+
+/// One file that was dropped into the inbox. Its folder `datasets/dataset-N/` holds the file under its
+/// own name, `report.json` and, where one was given, `meta.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Dataset {
+    /// Its number.
+    pub id: DatasetId,
+    /// The file's own name (last component).
+    pub file_name: String,
+    /// Where it lay, relative to `inbox/`.
+    pub inbox_path: String,
+    /// Priority of its job.
+    pub priority: Priority,
+    /// Schema named by `hone submit --schema`; a sidecar and the configuration come after it.
+    #[serde(default)]
+    pub schema_flag: Option<String>,
+    /// How far it is.
+    pub state: DatasetState,
+    /// When it was seen.
+    pub arrived_ms: TimeMs,
+    /// Its schema, once checked.
+    #[serde(default)]
+    pub schema_id: Option<String>,
+    /// BLAKE3 of its bytes, once checked.
+    #[serde(default)]
+    pub blake3: Option<String>,
+    /// Its rows, once checked.
+    #[serde(default)]
+    pub rows: u64,
+    /// Where generated data came from (skill, level, seed, split): the sidecar's `provenance`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provenance: Option<serde_json::Value>,
+}
+
+/// How far a dataset is. The file is moved by effects *after* the state says so, so a restart repeats the move.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum DatasetState {
+    /// Seen in the inbox; to be renamed into its folder.
+    Arriving,
+    /// In its folder; to be checked.
+    Checking,
+    /// Both gates passed.
+    Accepted,
+    /// A gate refused it; it goes (or went) to `rejected/`.
+    Rejected {
+        /// The first findings in one line each.
+        reasons: Vec<String>,
+    },
+    /// The same bytes are already a dataset.
+    Duplicate {
+        /// That dataset.
+        of: DatasetId,
+    },
+    /// It vanished from the inbox before it was taken.
+    Vanished,
+}
+
+/// One entry of the queue: a list of datasets to train on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Job {
+    /// Its number; also the order of arrival.
+    pub id: JobId,
+    /// What it trains on, in order.
+    pub datasets: Vec<DatasetId>,
+    /// Order of service.
+    pub priority: Priority,
+    /// How far it is.
+    pub state: JobState,
+    /// Failed tries so far.
+    pub tries: u32,
+    /// Not before this time (back-off).
+    pub not_before_ms: TimeMs,
+    /// Hyperparameters, frozen at the first step.
+    pub settings: Option<TrainSettings>,
+    /// Where the next slice begins: optimizer steps of this job that are in a published checkpoint.
+    pub position: Position,
+    /// Set by `skip`: the job ends as skipped at its next checkpoint.
+    #[serde(default)]
+    pub skip_reason: Option<String>,
+    /// Live figures of the running slice, lost with it.
+    pub progress: Option<Progress>,
+    /// When it was queued.
+    pub created_ms: TimeMs,
+    /// When its first slice started.
+    pub started_ms: Option<TimeMs>,
+    /// When it ended.
+    pub ended_ms: Option<TimeMs>,
+}
+
+/// A position inside a job that resuming starts from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    /// Optimizer steps of this job already taken.
+    pub job_step: u64,
+    /// Rows trained so far (over epochs).
+    pub rows_trained: u64,
+    /// Optimizer steps that the whole job takes; 0 before it is known.
+    pub total_steps: u64,
+}
+
+/// How far a job is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum JobState {
+    /// Waits for the device.
+    Queued,
+    /// A slice of it runs, or it has the device next while its checkpoint is evaluated.
+    Running,
+    /// All its rows were trained.
+    Completed,
+    /// Ended by `skip` at a row; never counted as completed.
+    Skipped {
+        /// Rows trained before it ended.
+        at_row: u64,
+    },
+    /// It cannot be trained.
+    Failed {
+        /// Why.
+        reason: String,
+    },
+    /// Taken out by a person.
+    Cancelled,
+}
+
+impl JobState {
+    /// True for `Queued` and `Running`.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        matches!(self, JobState::Queued | JobState::Running)
+    }
+}
+
+/// Live figures of a running slice.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Global optimizer step.
+    pub step: u64,
+    /// Step within the job.
+    pub job_step: u64,
+    /// Steps of the whole job.
+    pub total_steps: u64,
+    /// Mean loss per trained token of the last step.
+    pub loss: f64,
+    /// Learning rate of the last step.
+    pub learning_rate: f64,
+    /// Gradient norm before clipping.
+    pub grad_norm: f64,
+    /// Tokens per second, smoothed.
+    pub tokens_per_s: f64,
+    /// Resident memory of the worker in bytes.
+    pub memory_bytes: u64,
+    /// When this was reported.
+    pub at_ms: TimeMs,
+}
+
+/// The right to use the device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// Every message of the holder must carry it.
+    pub token: LeaseToken,
+    /// What the holder does.
+    pub work: Work,
+    /// Renewed by progress; the holder is lost after it.
+    pub until_ms: TimeMs,
+    /// Set once the holder was told to stop early (pause, skip, stop).
+    pub asked_to_yield: bool,
+}
+
+/// What a child with the device does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Work {
+    /// A slice of a job.
+    Train {
+        /// The job.
+        job: JobId,
+    },
+    /// The evaluation of a checkpoint.
+    Evaluate {
+        /// The checkpoint.
+        checkpoint: CheckpointId,
+    },
+}
+
+/// An entry of the ledger.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// Its number: optimizer steps of the workspace.
+    pub id: CheckpointId,
+    /// The checkpoint it was trained from; `None` for `checkpoint-0`.
+    pub parent: Option<CheckpointId>,
+    /// The job that made it; `None` for `checkpoint-0`.
+    pub job: Option<JobId>,
+    /// How far it is.
+    pub state: CheckpointState,
+    /// BLAKE3 of its `manifest.json`, hex.
+    pub manifest_hash: String,
+    /// The position of the job that it holds.
+    pub position: Position,
+    /// BLAKE3 over the ordered ids of all rows trained by its job so far, hex.
+    pub rows_digest: String,
+    /// Mean training loss of its last step.
+    pub train_loss: Option<f64>,
+    /// When it was written.
+    pub created_ms: TimeMs,
+    /// True when its job had no step left after it.
+    pub ends_job: bool,
+    /// True when the slice ended early because it was asked to.
+    pub yielded: bool,
+}
+
+/// How far a checkpoint is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum CheckpointState {
+    /// Complete in a staging folder; to be published by rename.
+    Staged {
+        /// Folder of the weights, relative to the workspace.
+        staging: String,
+        /// Folder of the resume state, relative to the workspace.
+        resume_staging: String,
+    },
+    /// Visible in `checkpoints/`.
+    Published,
+    /// Its files are gone by retention.
+    Pruned,
+    /// Staged files were not what the worker said; never visible.
+    Refused {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Results of one checkpoint on the suites in force.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Evaluation {
+    /// The checkpoint.
+    pub checkpoint: CheckpointId,
+    /// Its manifest, so that a result can never be taken for another's.
+    pub manifest_hash: String,
+    /// The chat template used, by hash.
+    pub template_hash: String,
+    /// One result per suite, by suite name.
+    pub suites: Vec<SuiteResult>,
+    /// When it ended.
+    pub at_ms: TimeMs,
+    /// Set when it could not be done.
+    #[serde(default)]
+    pub error: Option<String>,
+}
+
+/// Loss of one checkpoint on one suite.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SuiteResult {
+    /// Name of the suite: the file's name.
+    pub suite: String,
+    /// BLAKE3 of the suite's bytes, hex.
+    pub suite_hash: String,
+    /// Rows evaluated.
+    pub rows: u64,
+    /// Rows left out because they exceed the context.
+    pub rows_skipped: u64,
+    /// Tokens that carry loss.
+    pub trained_tokens: u64,
+    /// Mean negative log-likelihood per trained token, in nats.
+    pub mean_nll: f64,
+    /// Share of trained tokens whose argmax is right.
+    pub token_accuracy: f64,
+    /// Per row: sum of the negative log-likelihoods and number of trained tokens; the base of paired tests.
+    pub row_nll: Vec<(f64, u32)>,
+}
+
+/// Which of two checkpoints is better, and by what evidence.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Judgement {
+    /// Who was judged.
+    pub challenger: CheckpointId,
+    /// Against whom; `None` for the first champion.
+    pub champion: Option<CheckpointId>,
+    /// The outcome.
+    pub outcome: Outcome,
+    /// The sentence that decides.
+    pub reason: String,
+    /// When.
+    pub at_ms: TimeMs,
+}
+
+/// Outcome of a comparison.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The challenger becomes champion.
+    Promote,
+    /// It does not: worse.
+    Worse,
+    /// It does not: the evidence does not tell.
+    CannotTell,
+    /// It does not: only people promote here.
+    Manual,
+}
+
+/// One attempt to serve one checkpoint on one target.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Deployment {
+    /// Its number.
+    pub id: DeploymentId,
+    /// What.
+    pub checkpoint: CheckpointId,
+    /// Where, by target name.
+    pub target: String,
+    /// How far it is.
+    pub state: DeploymentState,
+    /// Failed tries.
+    pub tries: u32,
+    /// Not before this time (back-off).
+    pub not_before_ms: TimeMs,
+    /// Why it was asked for, e.g. the judgement's sentence or a person's command.
+    pub reason: String,
+    /// When it was asked for.
+    pub created_ms: TimeMs,
+    /// Finished steps and when: stage, verify, load, smoke, switch, confirm.
+    pub steps: Vec<(String, TimeMs)>,
+}
+
+/// How far a deployment is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum DeploymentState {
+    /// To be done, or being done.
+    Pending,
+    /// Serving on its target.
+    Live,
+    /// Another one took its place on the target.
+    Superseded,
+    /// Given up; what was served before still is.
+    Failed {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A single change of the state. A transaction is a list of these; the same list is applied in memory.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "change", rename_all = "snake_case")]
+pub enum Change {
+    /// Replace what people asked for.
+    SetControl(Control),
+    /// Replace the lineage.
+    SetLineage(Lineage),
+    /// Insert or replace.
+    PutDataset(Dataset),
+    /// Insert or replace.
+    PutJob(Job),
+    /// Insert or replace.
+    PutCheckpoint(Checkpoint),
+    /// Insert or replace.
+    PutEvaluation(Evaluation),
+    /// Insert or replace.
+    PutJudgement(Judgement),
+    /// Name the champion.
+    SetChampion {
+        /// The checkpoint, or none.
+        checkpoint: Option<CheckpointId>,
+    },
+    /// Insert or replace.
+    PutDeployment(Deployment),
+    /// Give, renew or free the device.
+    SetLease {
+        /// The lease, or none.
+        lease: Option<Lease>,
+    },
+    /// Advance the counters.
+    SetCounters(Counters),
+    /// Append to the event log that people and the monitor read; not part of [`State`].
+    Log(LogEntry),
+}
+
+/// One line of the event log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogEntry {
+    /// When.
+    pub at_ms: TimeMs,
+    /// How grave.
+    pub severity: LogSeverity,
+    /// Stable name, e.g. `file_rejected`, `checkpoint_published`, `not_promoted`.
+    pub kind: String,
+    /// What it is about, e.g. `job-3`.
+    pub subject: String,
+    /// A plain sentence.
+    pub message: String,
+}
+
+/// How grave a log entry is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogSeverity {
+    /// State changed.
+    Info,
+    /// Odd, and we went on.
+    Warning,
+    /// A person must act.
+    Error,
+}
+
+impl From<Severity> for LogSeverity {
+    fn from(severity: Severity) -> Self {
+        match severity {
+            Severity::Warning => LogSeverity::Warning,
+            Severity::Error => LogSeverity::Error,
+        }
+    }
+}
+
+impl State {
+    /// Applies one change.
+    pub fn apply(&mut self, change: &Change) {
+        match change.clone() {
+            Change::SetControl(control) => self.control = control,
+            Change::SetLineage(lineage) => self.lineage = Some(lineage),
+            Change::PutDataset(dataset) => drop(self.datasets.insert(dataset.id, dataset)),
+            Change::PutJob(job) => drop(self.jobs.insert(job.id, job)),
+            Change::PutCheckpoint(checkpoint) => drop(self.checkpoints.insert(checkpoint.id, checkpoint)),
+            Change::PutEvaluation(evaluation) => drop(self.evaluations.insert(evaluation.checkpoint, evaluation)),
+            Change::PutJudgement(judgement) => drop(self.judgements.insert(judgement.challenger, judgement)),
+            Change::SetChampion { checkpoint } => self.champion = checkpoint,
+            Change::PutDeployment(deployment) => drop(self.deployments.insert(deployment.id, deployment)),
+            Change::SetLease { lease } => self.lease = lease,
+            Change::SetCounters(counters) => self.counters = counters,
+            Change::Log(_) => {}
+        }
+    }
+
+    /// The newest published checkpoint: where the next slice starts from.
+    #[must_use]
+    pub fn latest_checkpoint(&self) -> Option<&Checkpoint> {
+        self.checkpoints.values().rev().find(|c| c.state == CheckpointState::Published)
+    }
+
+    /// What is live on a target.
+    #[must_use]
+    pub fn live_on(&self, target: &str) -> Option<&Deployment> {
+        self.deployments.values().rev().find(|d| d.target == target && d.state == DeploymentState::Live)
+    }
+}

@@ -1,0 +1,1 @@
+//! The OpenAI-compatible server, its engine thread and the deployment door.

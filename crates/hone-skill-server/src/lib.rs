@@ -1,0 +1,1 @@
+//! The Skill API over HTTP for the skills of hone-skills.

@@ -1,0 +1,1 @@
+//! Skills as pure functions: generators of tasks and checkers of answers.

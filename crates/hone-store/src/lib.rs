@@ -1,0 +1,1 @@
+//! The workspace on disk: folders, the SQLite state, the owner lock.

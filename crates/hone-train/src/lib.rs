@@ -1,0 +1,1 @@
+//! The training loop and the three children: check, train, evaluate.
