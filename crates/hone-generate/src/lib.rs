@@ -1,1 +1,16 @@
 //! Batched text generation: cache slots, sampling, stop strings.
+//!
+//! An [`Engine`] owns one model, its tokenizer and a fixed number of cache slots. Requests wait in a bounded queue, enter a
+//! free slot, and all slots advance together, one token for each call of [`Engine::step`]. Nothing here is asynchronous and
+//! nothing starts a thread beyond what the model uses for its arithmetic: whoever owns the engine calls `step` in a loop.
+//!
+//! This crate knows no HTTP, no chat templates and no checkpoints: prompts arrive as token ids.
+
+mod engine;
+mod request;
+
+pub use engine::{Engine, EngineOptions};
+pub use request::{
+    FinishReason, GenEvent, GenEventKind, GenRequest, Output, Refusal, RequestId, Sampling, TokenLogprob,
+    TokenLogprobs, Usage,
+};

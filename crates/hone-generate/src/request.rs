@@ -1,0 +1,185 @@
+//! What goes into the engine and what comes out: requests, refusals, events, outputs. Data only.
+
+use serde::{Deserialize, Serialize};
+
+/// The caller's name for a request; unique among the requests that are waiting or running.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RequestId(pub u64);
+
+/// How the next token is chosen. The default is greedy: the most probable token, the lowest id on a tie.
+///
+/// Order of the rules: penalties on the logits, temperature, `top_k`, `top_p`, `min_p`, draw. A request's draws come from its
+/// own seeded generator: they do not depend on which other requests share the batch.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Sampling {
+    /// 0 is greedy; else logits are divided by it. At most 100.
+    pub temperature: f32,
+    /// Keep the smallest set of most probable tokens whose probability reaches this; in (0, 1], 1 keeps all.
+    pub top_p: f32,
+    /// Keep this many most probable tokens; 0 keeps all.
+    pub top_k: usize,
+    /// Keep tokens at least this share as probable as the most probable one; in [0, 1], 0 keeps all.
+    pub min_p: f32,
+    /// Seed of the request's own random generator.
+    pub seed: u64,
+    /// Subtracted from the logit of every token that was generated already; in [-2, 2].
+    pub presence_penalty: f32,
+    /// Subtracted from a token's logit once for each time it was generated; in [-2, 2].
+    pub frequency_penalty: f32,
+    /// Divides positive and multiplies negative logits of tokens in the prompt or the answer so far; above 0, 1 is off.
+    pub repetition_penalty: f32,
+}
+
+impl Default for Sampling {
+    fn default() -> Sampling {
+        Sampling {
+            temperature: 0.0,
+            top_p: 1.0,
+            top_k: 0,
+            min_p: 0.0,
+            seed: 0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            repetition_penalty: 1.0,
+        }
+    }
+}
+
+/// One prompt to continue.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct GenRequest {
+    /// Token ids of the prompt, at least one.
+    pub prompt: Vec<u32>,
+    /// The most tokens to generate, at least one; the end token counts.
+    pub max_tokens: usize,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// Generation ends where one of these would appear; none of it is given out. Empty strings are refused.
+    pub stop: Vec<String>,
+    /// Report log-probabilities: of the chosen token, and of this many most probable ones (0 to 20).
+    pub top_logprobs: Option<usize>,
+}
+
+/// Why a request was not taken. Nothing about it is kept.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum Refusal {
+    /// Prompt and answer together do not fit the context.
+    #[error("prompt and max_tokens need {need} tokens, the context holds {limit}")]
+    ContextOverflow {
+        /// Tokens that the context holds.
+        limit: usize,
+        /// Prompt tokens plus `max_tokens`.
+        need: usize,
+    },
+    /// The waiting queue is full: try again later.
+    #[error("{limit} requests are waiting already")]
+    Full {
+        /// Requests that may wait.
+        limit: usize,
+    },
+    /// A request with this id is waiting or running.
+    #[error("a request with id {id} is already known")]
+    Duplicate {
+        /// The number in the request's id.
+        id: u64,
+    },
+    /// A field is out of range.
+    #[error("{field}: {message}")]
+    Invalid {
+        /// Name of the field of [`GenRequest`] or [`Sampling`].
+        field: &'static str,
+        /// What is allowed and what was given.
+        message: String,
+    },
+}
+
+/// Something that happened to a request in a step.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GenEvent {
+    /// The request.
+    pub id: RequestId,
+    /// What happened.
+    pub kind: GenEventKind,
+}
+
+/// What happened to a request. Every accepted request ends with exactly one `Finished` or `Failed`, unless it is cancelled.
+#[derive(Debug, Clone, PartialEq)]
+pub enum GenEventKind {
+    /// A token was generated, the end token included.
+    Token {
+        /// Text that became certain with this token: possibly empty (a character or a possible stop string is still
+        /// incomplete), possibly with text held back earlier. The texts of a request, joined, are its answer.
+        text: String,
+        /// The token id.
+        token: u32,
+        /// Present when the request asked for log-probabilities.
+        logprobs: Option<TokenLogprobs>,
+    },
+    /// The answer is complete.
+    Finished {
+        /// Why it ended.
+        reason: FinishReason,
+        /// What it took.
+        usage: Usage,
+    },
+    /// The model gave numbers that are no probabilities (not finite): nothing after the texts so far is an answer.
+    Failed {
+        /// What was seen.
+        message: String,
+    },
+}
+
+/// Log-probability of one token.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TokenLogprob {
+    /// The token id.
+    pub token: u32,
+    /// Its text on its own; a part of a character shows as U+FFFD.
+    pub text: String,
+    /// Natural logarithm of its probability under the model (temperature 1, before penalties and cuts).
+    pub logprob: f32,
+}
+
+/// Log-probabilities at one position.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TokenLogprobs {
+    /// The token that was generated.
+    pub chosen: TokenLogprob,
+    /// The most probable tokens, best first; as many as were asked for.
+    pub top: Vec<TokenLogprob>,
+}
+
+/// Why an answer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FinishReason {
+    /// An end token or a stop string.
+    Stop,
+    /// `max_tokens` were generated.
+    Length,
+}
+
+/// Tokens of a request.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Tokens generated, the end token included.
+    pub completion_tokens: usize,
+}
+
+/// A whole answer, as [`crate::Engine::generate`] gives it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Output {
+    /// The answer without end token and stop string.
+    pub text: String,
+    /// Why it ended.
+    pub reason: FinishReason,
+    /// Tokens generated, the end token included.
+    pub num_tokens: usize,
+    /// The ids of these tokens.
+    pub ids: Vec<u32>,
+    /// Log-probabilities for each token; empty unless asked for.
+    pub logprobs: Vec<TokenLogprobs>,
+}
