@@ -25,6 +25,11 @@ pub enum Event {
         /// False when the file is neither in the inbox nor in the dataset's folder.
         found: bool,
     },
+    /// [`Effect::MoveRejected`] or [`Effect::DropDuplicate`] ended: the dataset's folder is gone.
+    Filed {
+        /// The dataset.
+        dataset: DatasetId,
+    },
     /// [`Effect::Check`] ended with a report (also stored in the dataset's folder).
     Checked {
         /// The dataset.
@@ -200,52 +205,62 @@ pub enum Command {
     },
 }
 
-/// Work at the rim. Idempotent, and re-derivable from the state by `recover`.
+/// Work at the rim. Idempotent, and re-derivable from the state by `recover`. An effect that cannot be done
+/// for a reason of this host (no room, no permission) sends no event: it is logged, and tried again by the
+/// daemon or at the next start.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "effect", rename_all = "snake_case")]
 pub enum Effect {
-    /// Rename the file from the inbox into the dataset's folder (nothing to do if it is there already).
+    /// Rename the file from the inbox into the dataset's folder. When it is in that folder already there is
+    /// nothing to do, *whatever lies in the inbox by now*. Comes back as [`Event::FileTaken`].
     TakeFile {
         /// The dataset.
         dataset: DatasetId,
         /// Relative to `inbox/`.
         inbox_path: String,
     },
-    /// Run both gates in a `check-job` child.
+    /// Run both gates in a `check-job` child. Comes back as [`Event::Checked`] (the report is stored in the
+    /// dataset's folder before) or [`Event::CheckFailed`].
     Check {
         /// The dataset.
         dataset: DatasetId,
     },
-    /// Move a refused file to `rejected/` with its report, and drop its folder.
+    /// Move a refused file to `rejected/` with its report, and drop its folder. Comes back as [`Event::Filed`].
     MoveRejected {
         /// The dataset.
         dataset: DatasetId,
     },
-    /// Drop the folder of a file whose bytes are already a dataset.
+    /// Drop the folder of a file whose bytes are already a dataset. Comes back as [`Event::Filed`].
     DropDuplicate {
         /// The dataset.
         dataset: DatasetId,
     },
-    /// Start a `train-job` child for one slice.
+    /// Start a `train-job` child for one slice: from the newest published checkpoint, at the job's position,
+    /// with the settings frozen in the job. Comes back as [`Event::WorkerProgress`], at most one
+    /// [`Event::CheckpointStaged`], and always [`Event::WorkerExited`] (also when it could not be started).
     StartSlice {
         /// The job.
         job: JobId,
         /// The lease that it works under.
         token: LeaseToken,
     },
-    /// Start an `eval-job` child.
+    /// Start an `eval-job` child on the suites that lie in `validation/` now. Comes back as
+    /// [`Event::WorkerProgress`], at most one [`Event::Evaluated`], and always [`Event::WorkerExited`]. Where
+    /// there is no suite the daemon may leave the child out and send `Evaluated` with none, then `WorkerExited`.
     StartEval {
         /// The checkpoint.
         checkpoint: CheckpointId,
         /// The lease that it works under.
         token: LeaseToken,
     },
-    /// Ask the child to write a checkpoint at the next step and end.
+    /// Ask the child to write a checkpoint at the next step and end. A child without a finished step since its
+    /// start may end (exit 0) without a checkpoint.
     AskToYield {
         /// Its lease.
         token: LeaseToken,
     },
-    /// End the child's process group and reap it; comes back as `WorkerExited { Crashed }`.
+    /// End the child's process group and reap it; comes back as `WorkerExited { Crashed }`. Nothing to do when
+    /// it has ended: its exit is on the way.
     KillWorker {
         /// Its lease.
         token: LeaseToken,
@@ -253,16 +268,19 @@ pub enum Effect {
         reason: String,
     },
     /// Verify the staged folders, sync, rename them into place (nothing to do if they are there already).
+    /// Comes back as [`Event::CheckpointPublished`] or [`Event::PublishFailed`].
     Publish {
         /// The checkpoint.
         checkpoint: CheckpointId,
     },
-    /// Stage, verify, load, smoke, switch, confirm on the deployment's target.
+    /// Stage, verify, load, smoke, switch, confirm on the deployment's target. Comes back as
+    /// [`Event::Deployed`] or [`Event::DeployFailed`]. Never two at once for one target.
     Deploy {
         /// The deployment.
         deployment: DeploymentId,
     },
-    /// End the daemon: nothing runs any more.
+    /// End the daemon: no child holds the device and no checkpoint waits to be published. Checks and
+    /// deployments under way are ended; the next start does them again.
     Exit,
 }
 

@@ -35,6 +35,9 @@ pub struct State {
     pub lease: Option<Lease>,
     /// Numbers that never repeat.
     pub counters: Counters,
+    /// True while arriving files wait in the inbox because the queue is full.
+    #[serde(default)]
+    pub queue_full: bool,
 }
 
 /// Numbers that only grow.
@@ -140,6 +143,12 @@ pub struct Dataset {
     /// Where generated data came from (skill, level, seed, split): the sidecar's `provenance`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provenance: Option<serde_json::Value>,
+    /// True while a check of it was started and has not come back; cleared by `recover`.
+    #[serde(default)]
+    pub check_started: bool,
+    /// For a rejected or duplicate dataset: true once its folder is gone (`Event::Filed`).
+    #[serde(default)]
+    pub filed: bool,
 }
 
 /// How far a dataset is. The file is moved by effects *after* the state says so, so a restart repeats the move.
@@ -215,7 +224,7 @@ pub struct Position {
 pub enum JobState {
     /// Waits for the device.
     Queued,
-    /// A slice of it runs, or it has the device next while its checkpoint is evaluated.
+    /// A slice of it runs, or it has the device next (while its checkpoint is evaluated, while paused).
     Running,
     /// All its rows were trained.
     Completed,
@@ -275,6 +284,13 @@ pub struct Lease {
     pub until_ms: TimeMs,
     /// Set once the holder was told to stop early (pause, skip, stop).
     pub asked_to_yield: bool,
+    /// When it was given.
+    #[serde(default)]
+    pub since_ms: TimeMs,
+    /// True once the holder delivered what it was started for (a staged checkpoint, results): only its
+    /// exit is still to come, and how it exits no longer matters.
+    #[serde(default)]
+    pub delivered: bool,
 }
 
 /// What a child with the device does.
@@ -358,6 +374,12 @@ pub struct Evaluation {
     /// Set when it could not be done.
     #[serde(default)]
     pub error: Option<String>,
+    /// Tries that crashed.
+    #[serde(default)]
+    pub tries: u32,
+    /// With an error: not before this time it is tried again; `None` means that the record is final.
+    #[serde(default)]
+    pub retry_at_ms: Option<TimeMs>,
 }
 
 /// Loss of one checkpoint on one suite.
@@ -431,6 +453,13 @@ pub struct Deployment {
     pub created_ms: TimeMs,
     /// Finished steps and when: stage, verify, load, smoke, switch, confirm.
     pub steps: Vec<(String, TimeMs)>,
+    /// True while `Effect::Deploy` is under way; cleared by `recover`. A superseded one may be so, too:
+    /// the next one on its target waits for its outcome.
+    #[serde(default)]
+    pub in_flight: bool,
+    /// When its target began to serve it; `None` when it never did.
+    #[serde(default)]
+    pub live_since_ms: Option<TimeMs>,
 }
 
 /// How far a deployment is.
@@ -482,6 +511,11 @@ pub enum Change {
     },
     /// Advance the counters.
     SetCounters(Counters),
+    /// Note whether arriving files wait because the queue is full.
+    SetQueueFull {
+        /// Whether they do.
+        full: bool,
+    },
     /// Append to the event log that people and the monitor read; not part of [`State`].
     Log(LogEntry),
 }
@@ -537,6 +571,7 @@ impl State {
             Change::PutDeployment(deployment) => drop(self.deployments.insert(deployment.id, deployment)),
             Change::SetLease { lease } => self.lease = lease,
             Change::SetCounters(counters) => self.counters = counters,
+            Change::SetQueueFull { full } => self.queue_full = full,
             Change::Log(_) => {}
         }
     }
@@ -545,6 +580,15 @@ impl State {
     #[must_use]
     pub fn latest_checkpoint(&self) -> Option<&Checkpoint> {
         self.checkpoints.values().rev().find(|c| c.state == CheckpointState::Published)
+    }
+
+    /// BLAKE3 over the ordered ids of all rows that a job has in the published chain; empty before its first
+    /// checkpoint. What [`crate::wire::TrainRequest::rows_digest`] wants.
+    #[must_use]
+    pub fn rows_digest(&self, job: JobId) -> &str {
+        let of_job = |c: &&Checkpoint| c.job == Some(job);
+        let visible = |c: &&Checkpoint| matches!(c.state, CheckpointState::Published | CheckpointState::Pruned);
+        self.checkpoints.values().rev().filter(of_job).find(visible).map_or("", |c| &c.rows_digest)
     }
 
     /// What is live on a target.
