@@ -1,1 +1,31 @@
-//! The loop that owns the state, and the effects at its rim.
+//! The loop that owns the state of a workspace, and the effects at its rim.
+//!
+//! [`run`] is the daemon: it takes the owner lock, recovers what a crash left, and then receives events one
+//! at a time, decides (`hone_pipeline::decide`), commits the changes, and starts the effects. The effects
+//! run on threads of their own and come back as events. Everything that computes runs in child processes
+//! (`worker`); this crate knows no tensors and no async runtime.
+//!
+//! | module | what |
+//! | --- | --- |
+//! | [`options`] | what the daemon is told by its caller |
+//! | [`control`] | the socket through which people's commands enter |
+//! | [`inbox`] | which files of `inbox/` are complete; how `hone submit` places one |
+//! | [`deploy`] | bringing a checkpoint to a server, step by step |
+//! | [`skill`] | the client of Skill API v1 |
+//! | [`data_manager`] | asking a skill for new data when the queue runs dry |
+//! | [`supervisor`] | `hone up`: role processes, restarted when they fail |
+//! | [`status`] | the view `status/training_status.json` |
+
+pub mod control;
+pub mod data_manager;
+pub mod deploy;
+pub mod inbox;
+pub mod options;
+pub mod skill;
+pub mod status;
+pub mod supervisor;
+
+mod run_loop;
+
+pub use options::{DaemonOptions, DataManagerConfig, Limits, LoopConfig, SkillEndpoint};
+pub use run_loop::{apply_offline, run};

@@ -1,0 +1,1 @@
+//! A target reached only through its HTTP door.

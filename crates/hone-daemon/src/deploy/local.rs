@@ -1,0 +1,1 @@
+//! A target whose blob folder is on this machine: files are linked, not sent.

@@ -1,0 +1,150 @@
+//! What the daemon is told by its caller. Plain values, already validated; nothing here reads a file or the
+//! environment.
+
+use anyhow::Result;
+use hone_pipeline::config::Settings;
+use hone_pipeline::state::Priority;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Everything that is fixed while a daemon runs.
+pub struct DaemonOptions {
+    /// Root of the workspace (absolute).
+    pub root: PathBuf,
+    /// The `hone` binary; children are `program child KIND --request FILE`.
+    pub program: PathBuf,
+    /// Reads the configuration; called at the start and again whenever work may begin.
+    pub load_settings: Box<dyn Fn() -> Result<LoopConfig> + Send>,
+    /// Time between two scans of the inbox.
+    pub scan_interval: Duration,
+    /// How long a file must not have changed before it is complete.
+    pub settle: Duration,
+    /// How long a torn last line is waited for.
+    pub torn: Duration,
+    /// Key for the doors of deployment targets, where they ask for one. Never logged.
+    pub admin_key: Option<String>,
+    /// True when a person started this daemon: an earlier `stop` is over. False for a restart by a
+    /// supervisor, which must not undo a `stop`.
+    pub started_by_hand: bool,
+}
+
+impl DaemonOptions {
+    /// Options with the default times, no admin key, started by hand.
+    #[must_use]
+    pub fn new(
+        root: PathBuf,
+        program: PathBuf,
+        load_settings: Box<dyn Fn() -> Result<LoopConfig> + Send>,
+    ) -> DaemonOptions {
+        DaemonOptions {
+            root,
+            program,
+            load_settings,
+            scan_interval: Duration::from_millis(200),
+            settle: Duration::from_secs(2),
+            torn: Duration::from_secs(60),
+            admin_key: None,
+            started_by_hand: true,
+        }
+    }
+}
+
+/// What `config.json` says to the loop; read again whenever work may begin.
+#[derive(Clone, Debug, Default)]
+pub struct LoopConfig {
+    /// What decisions read.
+    pub settings: Settings,
+    /// The configured `schema_id`; `None` = the default applies (`chat_sft_v1`).
+    pub schema_id: Option<String>,
+    /// When and where new data is asked for.
+    pub data_manager: DataManagerConfig,
+    /// Named limits of the effects.
+    pub limits: Limits,
+}
+
+/// The `auto_generate` group and the configured skills.
+#[derive(Clone, Debug)]
+pub struct DataManagerConfig {
+    /// Whether the daemon asks by itself.
+    pub enabled: bool,
+    /// Samples per request.
+    pub count: u64,
+    /// It asks when at most so many jobs are open.
+    pub threshold: usize,
+    /// Time between two requests.
+    pub cooldown_ms: u64,
+    /// Priority of the file.
+    pub priority: Priority,
+    /// The skills, asked in turn.
+    pub skills: Vec<SkillEndpoint>,
+}
+
+impl Default for DataManagerConfig {
+    fn default() -> Self {
+        DataManagerConfig {
+            enabled: false,
+            count: 1000,
+            threshold: 0,
+            cooldown_ms: 60_000,
+            priority: Priority::Low,
+            skills: Vec::new(),
+        }
+    }
+}
+
+/// Where a skill is served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SkillEndpoint {
+    /// Name within hone, e.g. `binary`.
+    pub name: String,
+    /// Base URL, e.g. `http://127.0.0.1:8090`.
+    pub url: String,
+}
+
+/// Named limits of the effects: reaching one is an answer, never an endless wait.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Longest accepted line of a data file in bytes.
+    pub max_line_bytes: u64,
+    /// Largest accepted data file in bytes.
+    pub max_file_bytes: u64,
+    /// Time limit of one check.
+    pub check_max_ms: u64,
+    /// Address space of a check in bytes; 0 = no limit.
+    pub check_max_memory_bytes: u64,
+    /// How long a child of an earlier daemon is waited for before it is killed.
+    pub earlier_child_wait_ms: u64,
+    /// Time limit of the call in which a server verifies, loads and tries a checkpoint.
+    pub deploy_load_ms: u64,
+    /// Time limit of every other call to a server's door (sending one file has ten times as long).
+    pub deploy_call_ms: u64,
+    /// Time limit of one call to a skill.
+    pub skill_call_ms: u64,
+    /// Largest answer of a skill in bytes.
+    pub skill_max_answer_bytes: u64,
+    /// Resume states that are kept, newest first.
+    pub keep_resume: usize,
+    /// Most tokens of an answer in an evaluation.
+    pub max_answer_tokens: usize,
+    /// How long the end of the daemon waits for effects under way.
+    pub exit_wait_ms: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            max_line_bytes: 100 << 20,
+            max_file_bytes: 10 << 30,
+            check_max_ms: 15 * 60_000,
+            check_max_memory_bytes: 8 << 30,
+            earlier_child_wait_ms: 10_000,
+            deploy_load_ms: 10 * 60_000,
+            deploy_call_ms: 30_000,
+            skill_call_ms: 60_000,
+            skill_max_answer_bytes: 256 << 20,
+            keep_resume: 2,
+            max_answer_tokens: 256,
+            exit_wait_ms: 10_000,
+        }
+    }
+}

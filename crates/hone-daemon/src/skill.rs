@@ -1,0 +1,191 @@
+//! The client of Skill API v1. Blocking, with a time and a size limit on every call.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::time::Duration;
+
+/// Why a call to a skill gave nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum SkillError {
+    /// It does not answer (in time): try again later.
+    #[error("skill at {url} does not answer: {reason}")]
+    Unreachable {
+        /// Base URL.
+        url: String,
+        /// What the connection says.
+        reason: String,
+    },
+    /// It answers with an error status.
+    #[error("skill at {url} refused with status {status}: {message}")]
+    Refused {
+        /// Base URL.
+        url: String,
+        /// HTTP status.
+        status: u16,
+        /// Its message.
+        message: String,
+    },
+    /// It answers with something that is not the contract's shape.
+    #[error("skill at {url} answered outside the contract: {reason}")]
+    Contract {
+        /// Base URL.
+        url: String,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// `GET /info`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SkillInfo {
+    /// Short name, e.g. `binary`.
+    pub skill: String,
+    /// Name for people.
+    pub name: String,
+    /// One sentence.
+    pub description: String,
+    /// Version of generator and checker.
+    pub version: String,
+    /// Version of the API, `1`.
+    pub api_version: Value,
+    /// Levels are 1 to this.
+    pub total_levels: u32,
+}
+
+/// One entry of `GET /levels`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SkillLevel {
+    /// From 1.
+    pub level: u32,
+    /// Name for people.
+    pub name: String,
+    /// One sentence.
+    pub description: String,
+    /// Questions of one evaluation.
+    pub eval_samples: u64,
+    /// Share of right answers to pass.
+    pub pass_threshold: f64,
+}
+
+/// Which of the two disjoint pools samples come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Split {
+    /// For training.
+    Train,
+    /// For evaluation; never trained.
+    Eval,
+}
+
+/// The answer to `POST /generate`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Generated {
+    /// Short name of the skill.
+    pub skill: String,
+    /// Version of the generator.
+    pub version: String,
+    /// The level asked for.
+    pub level: u32,
+    /// The samples.
+    pub samples: Vec<Sample>,
+}
+
+/// A generated sample: a conversation that ends with the right answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    /// Unique within skill and version.
+    pub id: String,
+    /// The conversation.
+    pub messages: Vec<Value>,
+    /// What the checker needs.
+    pub metadata: Value,
+}
+
+/// One entry of `POST /verify`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VerifySample {
+    /// Id of the sample.
+    pub id: String,
+    /// Its level.
+    pub level: u32,
+    /// Its metadata.
+    pub metadata: Value,
+    /// What the model said.
+    pub response: String,
+}
+
+/// One result of `POST /verify`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VerifyResult {
+    /// Id of the sample.
+    pub id: String,
+    /// Right or not.
+    pub solved: bool,
+    /// 0 to 1.
+    pub score: f64,
+    /// False when no answer could be read out of the response.
+    pub parsed: bool,
+    /// Why it is not right.
+    #[serde(default)]
+    pub reason: Value,
+}
+
+/// A skill server.
+pub struct SkillClient {
+    url: String,
+    timeout: Duration,
+    max_answer_bytes: u64,
+}
+
+impl SkillClient {
+    /// A client of the server at `url` (no request is made).
+    #[must_use]
+    pub fn new(url: &str, timeout: Duration, max_answer_bytes: u64) -> SkillClient {
+        SkillClient { url: url.trim_end_matches('/').to_string(), timeout, max_answer_bytes }
+    }
+
+    /// `GET /health`: true when it answers `{"status":"ok"}`.
+    ///
+    /// # Errors
+    /// See [`SkillError`].
+    pub fn health(&self) -> Result<bool, SkillError> {
+        Err(self.not_built())
+    }
+
+    /// `GET /info`.
+    ///
+    /// # Errors
+    /// See [`SkillError`].
+    pub fn info(&self) -> Result<SkillInfo, SkillError> {
+        Err(self.not_built())
+    }
+
+    /// `GET /levels`.
+    ///
+    /// # Errors
+    /// See [`SkillError`].
+    pub fn levels(&self) -> Result<Vec<SkillLevel>, SkillError> {
+        Err(self.not_built())
+    }
+
+    /// `POST /generate`: exactly `count` samples of the level asked for, or an error.
+    ///
+    /// # Errors
+    /// See [`SkillError`].
+    pub fn generate(&self, _level: u32, _count: u64, _seed: u64, _split: Split) -> Result<Generated, SkillError> {
+        Err(self.not_built())
+    }
+
+    /// `POST /verify`: one result per sample, in the order of the samples.
+    ///
+    /// # Errors
+    /// See [`SkillError`].
+    pub fn verify(&self, _samples: &[VerifySample]) -> Result<Vec<VerifyResult>, SkillError> {
+        Err(self.not_built())
+    }
+
+    fn not_built(&self) -> SkillError {
+        let _ = (self.timeout, self.max_answer_bytes);
+        SkillError::Contract { url: self.url.clone(), reason: "not built yet".to_string() }
+    }
+}
