@@ -1,1 +1,21 @@
 //! The numeric engine: configuration, weights, forward, backward, optimizer, decoding.
+//!
+//! Token ids in, numbers out. It knows tensors and nothing else of the system: no text, no data sets, no
+//! files but model folders. One decoder family is written by hand, forward and backward, with switches read
+//! from `config.json` ([`Config`]); a dozen operations on one arena of numbers make up a [`device::Device`].
+//!
+//! Shapes in the documentation: `N` tokens of a micro-batch, `H` hidden size, `A` query heads, `K` key/value
+//! heads, `D` numbers per head, `I` intermediate size, `V` vocabulary. All tensors are row-major f32.
+
+mod batch;
+mod config;
+pub mod device;
+mod score;
+mod train;
+mod weights;
+
+pub use batch::{Batch, BatchStats, SegmentScore};
+pub use config::{Config, ConfigError, Family, ParameterSpec, Rope, RopeScaling};
+pub use score::Scorer;
+pub use train::{AdamW, OptimizerState, Trainer, TrainerOptions};
+pub use weights::{Dtype, HostWeights};
