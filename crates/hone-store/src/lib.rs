@@ -1,1 +1,18 @@
-//! The workspace on disk: folders, the SQLite state, the owner lock.
+//! The workspace on disk: its folders ([`Layout`]), the state in SQLite ([`Store`]), the owner lock, and the
+//! moves of files that follow from decisions ([`datasets`], [`publish`]).
+//!
+//! Only this crate knows SQLite. It decides nothing: what is written comes from `hone_pipeline::decide`.
+
+#![cfg_attr(test, expect(clippy::disallowed_methods, reason = "tests write fixtures"))]
+
+pub mod datasets;
+mod filesystem;
+mod layout;
+mod owner;
+pub mod publish;
+mod store;
+
+pub use filesystem::network_file_system;
+pub use layout::Layout;
+pub use owner::{OwnerLock, OwnerLockError, owner_lock};
+pub use store::{FORMAT_VERSION, OpenError, Store};

@@ -1,0 +1,94 @@
+//! From staged folders to visible checkpoints, and the cleaning up behind them.
+
+use crate::Layout;
+use anyhow::{Context, Result, bail, ensure};
+use hone_pipeline::state::{Checkpoint, CheckpointState, State};
+use std::collections::BTreeSet;
+use std::path::Path;
+
+/// How many resume folders stay, beside the latest checkpoint's.
+pub const KEEP_RESUME: usize = 2;
+
+/// Makes a staged checkpoint visible: verifies both staged folders against their manifests (the weights against
+/// the hash that the worker told), syncs them, renames the resume state to `resume/step-N` and then the weights
+/// to `checkpoints/checkpoint-N`. Nothing to do for a part that is in place already with the same manifest.
+///
+/// Errors are about the content: something missing or different from what the worker said.
+pub fn publish(layout: &Layout, checkpoint: &Checkpoint) -> Result<()> {
+    let CheckpointState::Staged { staging, resume_staging } = &checkpoint.state else {
+        bail!("{} is not staged", checkpoint.id);
+    };
+    let (staging, resume_staging) = (layout.root().join(staging), layout.root().join(resume_staging));
+    // The weights come last: where they are visible, the resume state is, too.
+    move_into_place(&resume_staging, &layout.resume(checkpoint.id), None).context("publish the resume state")?;
+    let expected = Some(checkpoint.manifest_hash.as_str());
+    move_into_place(&staging, &layout.checkpoint(checkpoint.id), expected).context("publish the weights")
+}
+
+/// Removes what unfinished slices left behind: staging folders that no staged checkpoint and no lease names,
+/// and temporary names in `checkpoints/`, `resume/` and `datasets/`. For the start of a daemon, when no child
+/// of an earlier one lives any more.
+pub fn sweep_staging(layout: &Layout, state: &State) -> Result<()> {
+    let mut keep: BTreeSet<String> = BTreeSet::new();
+    for checkpoint in state.checkpoints.values() {
+        if let CheckpointState::Staged { staging, resume_staging } = &checkpoint.state {
+            keep.extend([staging.clone(), resume_staging.clone()]);
+        }
+    }
+    if let Some(lease) = &state.lease {
+        keep.extend([Layout::checkpoint_staging(lease.token), Layout::resume_staging(lease.token)]);
+    }
+    for folder in ["checkpoints", "resume", "datasets"] {
+        for name in names_in(&layout.root().join(folder))? {
+            let left_over = name.starts_with(".staging-") || (name.starts_with('.') && name.ends_with(".tmp"));
+            let relative = format!("{folder}/{name}");
+            if left_over && !keep.contains(&relative) {
+                remove_any(&layout.root().join(relative))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Removes old resume folders: the [`KEEP_RESUME`] newest and the latest checkpoint's stay. Returns the steps
+/// whose folders went.
+pub fn prune_resume(layout: &Layout, state: &State) -> Result<Vec<u64>> {
+    let names = names_in(&layout.resume_root())?;
+    let mut steps: Vec<u64> = names.iter().filter_map(|name| name.strip_prefix("step-")?.parse().ok()).collect();
+    steps.sort_unstable();
+    let latest = state.latest_checkpoint().map(|checkpoint| checkpoint.id.0);
+    let num_old = steps.len().saturating_sub(KEEP_RESUME);
+    steps.truncate(num_old);
+    steps.retain(|step| latest.is_none_or(|latest| *step < latest));
+    for step in &steps {
+        hone_disk::remove_tree(&layout.resume(hone_pipeline::ids::CheckpointId(*step)))?;
+    }
+    Ok(steps)
+}
+
+fn move_into_place(staging: &Path, place: &Path, expected_hash: Option<&str>) -> Result<()> {
+    if !staging.is_dir() {
+        // Done by an earlier try, or lost; the manifest tells.
+        hone_disk::manifest::verify(place, expected_hash)?;
+        return Ok(());
+    }
+    hone_disk::manifest::verify(staging, expected_hash)?;
+    if place.is_dir() {
+        // A folder of that number can only be of a checkpoint that never became visible in the ledger.
+        hone_disk::remove_tree(place)?;
+    }
+    hone_disk::sync_tree(staging)?;
+    hone_disk::rename(staging, place)?;
+    ensure!(place.is_dir(), "{} did not appear", place.display());
+    Ok(())
+}
+
+fn names_in(folder: &Path) -> Result<Vec<String>> {
+    let list = || std::fs::read_dir(folder)?.collect::<std::io::Result<Vec<_>>>();
+    let entries = list().with_context(|| format!("list {}", folder.display()))?;
+    Ok(entries.iter().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
+}
+
+fn remove_any(path: &Path) -> Result<()> {
+    if path.is_dir() { hone_disk::remove_tree(path) } else { hone_disk::remove_file(path) }
+}
