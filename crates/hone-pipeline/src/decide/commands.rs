@@ -1,0 +1,122 @@
+//! What people ask for. `Pause` and `Stop` let a slice write a checkpoint at its next step and end an evaluation
+//! at once (it is done again later); `Stop` wins over `Pause` and cannot be taken back. Checks of arriving files
+//! go on while paused.
+
+use super::deployment;
+use super::device::{ask_to_yield, end_skipped, is_publishing};
+use super::draft::Draft;
+use crate::event::Command;
+use crate::ids::JobId;
+use crate::state::{Change, Control, Job, JobState, Priority, Work};
+
+pub(super) fn command(draft: &mut Draft, command: &Command) {
+    let reply = match command {
+        Command::Pause { reason } => pause(draft, reason),
+        Command::Resume => resume(draft),
+        Command::Skip { reason } => skip(draft, reason),
+        Command::Stop { reason } => stop(draft, reason),
+        Command::MoveJob { job, priority } => move_job(draft, *job, *priority),
+        Command::CancelJob { job } => cancel(draft, *job),
+        Command::RetryJob { job } => retry(draft, *job),
+        Command::Deploy { checkpoint, reason } => deployment::deploy_by_hand(draft, *checkpoint, reason),
+        Command::Rollback { reason } => deployment::rollback_by_hand(draft, reason),
+    };
+    draft.reply(reply);
+}
+
+/// Whoever starts a daemon again wants it to run; a pause is kept.
+pub(super) fn recover(draft: &mut Draft) {
+    if let Control::Stopping { .. } = draft.state().control {
+        draft.put(Change::SetControl(Control::Running));
+    }
+}
+
+fn pause(draft: &mut Draft, reason: &str) -> Result<String, String> {
+    if let Control::Stopping { .. } = draft.state().control {
+        return Err("the daemon is stopping".to_string());
+    }
+    draft.put(Change::SetControl(Control::Paused { reason: reason.to_string() }));
+    draft.info("paused", "control", format!("paused: {reason}"));
+    ask_to_yield(draft, "paused");
+    Ok(match draft.state().lease {
+        Some(_) => "pausing at the next step".to_string(),
+        None => "paused".to_string(),
+    })
+}
+
+fn resume(draft: &mut Draft) -> Result<String, String> {
+    match draft.state().control {
+        Control::Running => Ok("it runs already".to_string()),
+        Control::Stopping { .. } => Err("the daemon is stopping; start it again".to_string()),
+        Control::Paused { .. } => {
+            draft.put(Change::SetControl(Control::Running));
+            draft.info("resumed", "control", "resumed");
+            Ok("resumed".to_string())
+        }
+    }
+}
+
+fn stop(draft: &mut Draft, reason: &str) -> Result<String, String> {
+    draft.put(Change::SetControl(Control::Stopping { reason: reason.to_string() }));
+    draft.info("stopping", "control", format!("stopping: {reason}"));
+    ask_to_yield(draft, "the daemon stops");
+    Ok("stopping".to_string())
+}
+
+fn skip(draft: &mut Draft, reason: &str) -> Result<String, String> {
+    let running = draft.state().jobs.values().find(|job| job.state == JobState::Running).cloned();
+    let job = running.ok_or("no job runs")?;
+    let id = job.id;
+    draft.put_job(Job { skip_reason: Some(reason.to_string()), ..job });
+    let work = draft.state().lease.as_ref().map(|lease| lease.work.clone());
+    if work == Some(Work::Train { job: id }) {
+        ask_to_yield(draft, "skipped");
+        return Ok(format!("{id} ends at its next step"));
+    }
+    if is_publishing(draft.state(), id) {
+        return Ok(format!("{id} ends with the checkpoint that is being published"));
+    }
+    end_skipped(draft, id);
+    Ok(format!("{id} skipped"))
+}
+
+fn move_job(draft: &mut Draft, id: JobId, priority: Priority) -> Result<String, String> {
+    let job = find(draft, id)?;
+    if job.state != JobState::Queued {
+        return Err(format!("{id} is not waiting in the queue"));
+    }
+    draft.put_job(Job { priority, ..job });
+    Ok(format!("{id} moved"))
+}
+
+fn cancel(draft: &mut Draft, id: JobId) -> Result<String, String> {
+    let job = find(draft, id)?;
+    match job.state {
+        JobState::Queued => {}
+        JobState::Running => return Err(format!("{id} is running (hint: `hone skip` ends it)")),
+        _ => return Err(format!("{id} has ended already")),
+    }
+    draft.put_job(Job { state: JobState::Cancelled, ended_ms: Some(draft.now), ..job });
+    draft.info("job_cancelled", id, "taken out of the queue by hand");
+    Ok(format!("{id} cancelled"))
+}
+
+/// Queues a job again *at its position*: rows that are in a published checkpoint are not trained twice. One that
+/// never reached a checkpoint takes the settings of now.
+fn retry(draft: &mut Draft, id: JobId) -> Result<String, String> {
+    let job = find(draft, id)?;
+    match job.state {
+        JobState::Failed { .. } | JobState::Skipped { .. } | JobState::Cancelled => {}
+        JobState::Completed => return Err(format!("{id} was completed; all its rows are trained")),
+        JobState::Queued | JobState::Running => return Err(format!("{id} is in the queue already")),
+    }
+    let settings = job.settings.clone().filter(|_| job.position.job_step > 0);
+    let state = JobState::Queued;
+    draft.put_job(Job { state, settings, tries: 0, not_before_ms: 0, skip_reason: None, ended_ms: None, ..job });
+    draft.info("job_retried", id, "queued again by hand");
+    Ok(format!("{id} queued again"))
+}
+
+fn find(draft: &Draft, id: JobId) -> Result<Job, String> {
+    draft.state().jobs.get(&id).cloned().ok_or_else(|| format!("there is no {id}"))
+}

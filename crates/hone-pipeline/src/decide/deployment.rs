@@ -1,0 +1,179 @@
+//! What should be served where. What is wanted on every target is the champion.
+//!
+//! Per target at most one `Effect::Deploy` is under way. A newer wish supersedes one that is pending; where that
+//! one is under way already, the newer waits for its outcome, so that the target never gets two orders at once.
+//! A transient failure is tried again after a growing wait without end; any other one is final. Targets do not
+//! wait for each other.
+
+use super::draft::Draft;
+use crate::event::Effect;
+use crate::ids::{CheckpointId, DeploymentId};
+use crate::state::{Change, CheckpointState, Deployment, DeploymentState, State, TimeMs};
+
+/// Asks for a checkpoint on every configured target.
+pub(super) fn want(draft: &mut Draft, checkpoint: CheckpointId, reason: &str) {
+    for target in &draft.settings.targets {
+        want_on(draft, &target.name, checkpoint, reason);
+    }
+}
+
+pub(super) fn deployed(draft: &mut Draft, id: DeploymentId, steps: &[(String, TimeMs)]) {
+    let Some(deployment) = under_way(draft.state(), id) else { return };
+    let live = |d: &&Deployment| d.target == deployment.target && d.state == DeploymentState::Live;
+    for old in draft.state().deployments.values().filter(live).cloned().collect::<Vec<_>>() {
+        draft.put(Change::PutDeployment(Deployment { state: DeploymentState::Superseded, ..old }));
+    }
+    let message = format!("{} is served on {}", deployment.checkpoint, deployment.target);
+    draft.put(Change::PutDeployment(Deployment {
+        state: DeploymentState::Live,
+        in_flight: false,
+        live_since_ms: Some(draft.now),
+        steps: steps.to_vec(),
+        ..deployment
+    }));
+    draft.info("deployed", id, message);
+}
+
+pub(super) fn failed(draft: &mut Draft, id: DeploymentId, reason: &str, transient: bool) {
+    let Some(mut deployment) = under_way(draft.state(), id) else { return };
+    let (checkpoint, target) = (deployment.checkpoint, deployment.target.clone());
+    deployment.in_flight = false;
+    if deployment.state == DeploymentState::Superseded {
+        return draft.put(Change::PutDeployment(deployment));
+    }
+    deployment.tries += 1;
+    deployment.not_before_ms = draft.retry_at(deployment.tries);
+    let wait_ms = deployment.not_before_ms - draft.now;
+    if transient {
+        draft.put(Change::PutDeployment(deployment));
+        let message = format!("{checkpoint} is not yet on {target}: {reason}; tried again in {wait_ms} ms");
+        draft.warning("deploy_try_failed", id, message);
+    } else {
+        deployment.state = DeploymentState::Failed { reason: reason.to_string() };
+        draft.put(Change::PutDeployment(deployment));
+        let message = format!("{checkpoint} cannot be served on {target}, which goes on as before: {reason}");
+        draft.error("deploy_failed", id, message);
+    }
+}
+
+/// Starts every pending deployment that is due and whose target is free.
+pub(super) fn start(draft: &mut Draft) {
+    let pending = |d: &&Deployment| d.state == DeploymentState::Pending && !d.in_flight && d.not_before_ms <= draft.now;
+    for deployment in draft.state().deployments.values().filter(pending).cloned().collect::<Vec<_>>() {
+        let id = deployment.id;
+        if !draft.settings.targets.iter().any(|target| target.name == deployment.target) {
+            let reason = format!("{} is not a configured target any more", deployment.target);
+            let state = DeploymentState::Failed { reason: reason.clone() };
+            draft.put(Change::PutDeployment(Deployment { state, ..deployment }));
+            draft.warning("deploy_failed", id, reason);
+        } else if !is_busy(draft.state(), &deployment.target) {
+            draft.put(Change::PutDeployment(Deployment { in_flight: true, ..deployment }));
+            draft.effect(Effect::Deploy { deployment: id });
+        }
+    }
+}
+
+/// Starts again what was under way, and asks for the champion where it is neither served nor about to be.
+pub(super) fn recover(draft: &mut Draft) {
+    for deployment in draft.state().deployments.values().filter(|d| d.in_flight).cloned().collect::<Vec<_>>() {
+        draft.put(Change::PutDeployment(Deployment { in_flight: false, ..deployment }));
+    }
+    if let Some(champion) = draft.state().champion {
+        want(draft, champion, "the champion was not served here");
+    }
+}
+
+/// A person's decision: makes the checkpoint champion and asks for it everywhere.
+pub(super) fn deploy_by_hand(
+    draft: &mut Draft,
+    checkpoint: Option<CheckpointId>,
+    reason: &str,
+) -> Result<String, String> {
+    let id = checkpoint.or(draft.state().champion).ok_or("there is no champion yet; name a checkpoint")?;
+    let known = draft.state().checkpoints.get(&id).ok_or_else(|| format!("{id} is not in the ledger"))?;
+    if known.state != CheckpointState::Published {
+        return Err(format!("{id} has no files here"));
+    }
+    if draft.settings.targets.is_empty() {
+        return Err("no deployment target is configured".to_string());
+    }
+    choose(draft, id, &format!("by hand: {reason}"));
+    Ok(format!("{id} is wanted on every target"))
+}
+
+/// A person's decision: back to what each target served before. What the first target goes back to is champion.
+pub(super) fn rollback_by_hand(draft: &mut Draft, reason: &str) -> Result<String, String> {
+    let previous: Vec<_> =
+        draft.settings.targets.iter().map(|t| (&t.name, previous_on(draft.state(), &t.name))).collect();
+    let champion = previous.iter().find_map(|(_, checkpoint)| *checkpoint);
+    let champion = champion.ok_or("no target has served another checkpoint before")?;
+    draft.put(Change::SetChampion { checkpoint: Some(champion) });
+    for (target, checkpoint) in previous {
+        want_on(draft, target, checkpoint.unwrap_or(champion), &format!("rolled back by hand: {reason}"));
+    }
+    draft.warning("rolled_back", champion, format!("rolled back to {champion} by hand: {reason}"));
+    Ok(format!("going back to {champion}"))
+}
+
+fn choose(draft: &mut Draft, id: CheckpointId, reason: &str) {
+    if draft.state().champion != Some(id) {
+        draft.put(Change::SetChampion { checkpoint: Some(id) });
+        draft.info("champion_chosen", id, reason);
+    }
+    // A person does not wait for the back-off.
+    let resting =
+        |d: &&Deployment| d.state == DeploymentState::Pending && d.checkpoint == id && d.not_before_ms > draft.now;
+    for deployment in draft.state().deployments.values().filter(resting).cloned().collect::<Vec<_>>() {
+        draft.put(Change::PutDeployment(Deployment { not_before_ms: 0, ..deployment }));
+    }
+    want(draft, id, reason);
+}
+
+fn want_on(draft: &mut Draft, target: &str, checkpoint: CheckpointId, reason: &str) {
+    let here = |d: &&Deployment| d.target == target;
+    let pending = |d: &&Deployment| d.state == DeploymentState::Pending;
+    let state = draft.state();
+    if state.deployments.values().filter(here).filter(pending).any(|d| d.checkpoint == checkpoint) {
+        return;
+    }
+    let served = state.live_on(target).is_some_and(|live| live.checkpoint == checkpoint);
+    let older: Vec<_> = state.deployments.values().filter(here).filter(pending).cloned().collect();
+    let busy = is_busy(state, target);
+    for deployment in older {
+        draft.put(Change::PutDeployment(Deployment { state: DeploymentState::Superseded, ..deployment }));
+    }
+    if served && !busy {
+        return;
+    }
+    let deployment = Deployment {
+        id: DeploymentId(draft.next(|counters| &mut counters.deployment)),
+        checkpoint,
+        target: target.to_string(),
+        state: DeploymentState::Pending,
+        tries: 0,
+        not_before_ms: 0,
+        reason: reason.to_string(),
+        created_ms: draft.now,
+        steps: Vec::new(),
+        in_flight: false,
+        live_since_ms: None,
+    };
+    draft.put(Change::PutDeployment(deployment));
+}
+
+fn is_busy(state: &State, target: &str) -> bool {
+    state.deployments.values().any(|d| d.target == target && d.in_flight)
+}
+
+fn under_way(state: &State, id: DeploymentId) -> Option<Deployment> {
+    state.deployments.get(&id).filter(|deployment| deployment.in_flight).cloned()
+}
+
+/// The last other checkpoint that a target has served and whose files are still here.
+fn previous_on(state: &State, target: &str) -> Option<CheckpointId> {
+    let live = state.live_on(target)?.checkpoint;
+    let is_here = |id: CheckpointId| state.checkpoints.get(&id).is_some_and(|c| c.state == CheckpointState::Published);
+    let was_live = |d: &&Deployment| d.target == target && d.live_since_ms.is_some();
+    let others = state.deployments.values().filter(was_live).filter(|d| d.checkpoint != live && is_here(d.checkpoint));
+    others.max_by_key(|d| (d.live_since_ms, d.id)).map(|d| d.checkpoint)
+}

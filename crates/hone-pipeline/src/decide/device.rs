@@ -1,0 +1,225 @@
+//! Who has the device: one lease at a time, renewed by progress, freed only by the holder's exit.
+//!
+//! The next holder, when the device is free and the workspace runs: an evaluation that is due, else the open job
+//! with the best priority; within one priority a job that was begun goes on before others, then the order of
+//! arrival. A job of higher priority gets the device when the running one's slice ends.
+
+use super::draft::Draft;
+use super::{PROGRESS_EVERY_MS, evaluation};
+use crate::event::{Effect, WorkerExit};
+use crate::ids::{JobId, LeaseToken};
+use crate::state::{Change, CheckpointState, Control, Job, JobState, Lease, Progress, State, Work};
+
+pub(super) fn progress(draft: &mut Draft, token: LeaseToken, progress: Option<&Progress>) {
+    let Some(lease) = in_force(draft.state(), token).cloned() else { return };
+    // A commit is not free: a lease is renewed once a quarter of it has passed.
+    let until_ms = draft.now + draft.settings.lease_ms;
+    if until_ms >= lease.until_ms + draft.settings.lease_ms / 4 {
+        draft.put(Change::SetLease { lease: Some(Lease { until_ms, ..lease.clone() }) });
+    }
+    let (Work::Train { job }, Some(progress)) = (lease.work, progress) else { return };
+    let Some(job) = draft.state().jobs.get(&job) else { return };
+    let shown_ms = job.progress.as_ref().map_or(0, |shown| shown.at_ms);
+    if draft.now >= shown_ms + PROGRESS_EVERY_MS {
+        let progress = Progress { at_ms: draft.now, ..progress.clone() };
+        let job = Job { progress: Some(progress), ..job.clone() };
+        draft.put_job(job);
+    }
+}
+
+pub(super) fn exited(draft: &mut Draft, token: LeaseToken, exit: &WorkerExit) {
+    let Some(lease) = in_force(draft.state(), token).cloned() else {
+        return draft.warning("stale_worker", token, "a worker that lost its lease ended");
+    };
+    draft.put(Change::SetLease { lease: None });
+    match lease.work {
+        Work::Train { job } => slice_ended(draft, job, &lease, exit),
+        Work::Evaluate { checkpoint } if !lease.delivered => evaluation::ended_without(draft, checkpoint, &lease, exit),
+        Work::Evaluate { .. } => {}
+    }
+}
+
+/// Ends a holder that is lost (no progress for a lease) or beyond its time.
+pub(super) fn check_limits(draft: &mut Draft) {
+    let Some(lease) = draft.state().lease.clone() else { return };
+    let limit_ms = lease.since_ms + draft.settings.evaluation_max_ms + draft.settings.lease_ms;
+    let overdue = matches!(lease.work, Work::Evaluate { .. }) && draft.now > limit_ms;
+    let reason = match () {
+        () if draft.now > lease.until_ms => format!("no progress for {} s", draft.settings.lease_ms / 1_000),
+        () if overdue => format!("the evaluation took more than {} s", draft.settings.evaluation_max_ms / 1_000),
+        () => return,
+    };
+    draft.warning("worker_lost", lease.token, format!("{reason}; it is ended"));
+    draft.effect(Effect::KillWorker { token: lease.token, reason });
+    // Asked again only after another lease. The evaluation's clock starts anew for the same reason.
+    let (until_ms, since_ms) = (draft.now + draft.settings.lease_ms, if overdue { draft.now } else { lease.since_ms });
+    draft.put(Change::SetLease { lease: Some(Lease { until_ms, since_ms, ..lease }) });
+}
+
+/// Tells the holder, once, to end early: a slice writes a checkpoint at its next step, an evaluation is ended
+/// (it is done again later).
+pub(super) fn ask_to_yield(draft: &mut Draft, reason: &str) {
+    let Some(lease) = draft.state().lease.clone().filter(|lease| !lease.asked_to_yield && !lease.delivered) else {
+        return;
+    };
+    let token = lease.token;
+    draft.effect(match lease.work {
+        Work::Train { .. } => Effect::AskToYield { token },
+        Work::Evaluate { .. } => Effect::KillWorker { token, reason: reason.to_string() },
+    });
+    draft.put(Change::SetLease { lease: Some(Lease { asked_to_yield: true, ..lease }) });
+}
+
+/// Gives the free device to whoever is next; ends the daemon when it is stopping and nothing is under way.
+pub(super) fn assign(draft: &mut Draft) {
+    let state = draft.state();
+    let publishing = state.checkpoints.values().any(|c| matches!(c.state, CheckpointState::Staged { .. }));
+    if state.lease.is_some() || publishing {
+        return;
+    }
+    match state.control {
+        Control::Stopping { .. } => draft.effect(Effect::Exit),
+        Control::Paused { .. } => {}
+        Control::Running => {
+            if let Some(checkpoint) = evaluation::next_due(state, draft.now) {
+                let token = give(draft, Work::Evaluate { checkpoint });
+                draft.effect(Effect::StartEval { checkpoint, token });
+            } else if let Some(job) = next_job(draft) {
+                start_slice(draft, job);
+            }
+        }
+    }
+}
+
+/// The state was left by a daemon that is gone, and so are its children.
+pub(super) fn recover(draft: &mut Draft) {
+    if draft.state().lease.is_some() {
+        draft.put(Change::SetLease { lease: None });
+    }
+    for job in draft.state().jobs.values().cloned().collect::<Vec<_>>() {
+        if job.progress.is_some() {
+            draft.put_job(Job { progress: None, ..job.clone() });
+        }
+        if job.state.is_open() && job.skip_reason.is_some() && !is_publishing(draft.state(), job.id) {
+            end_skipped(draft, job.id);
+        }
+    }
+}
+
+/// A try of a job came to nothing, and another one may go better.
+pub(super) fn job_try_failed(draft: &mut Draft, id: JobId, reason: &str) {
+    let Some(mut job) = open_job(draft.state(), id) else { return };
+    if job.skip_reason.is_some() {
+        return end_skipped(draft, id);
+    }
+    job.tries += 1;
+    if job.tries >= draft.settings.max_tries {
+        return end_failed(draft, id, &format!("{reason} (given up after {} tries)", job.tries));
+    }
+    job.state = JobState::Queued;
+    job.not_before_ms = draft.retry_at(job.tries);
+    job.progress = None;
+    let (tries, wait_ms) = (job.tries, job.not_before_ms - draft.now);
+    draft.put_job(job);
+    let max_tries = draft.settings.max_tries;
+    draft.warning("job_try_failed", id, format!("{reason}; try {tries} of {max_tries}, the next one in {wait_ms} ms"));
+}
+
+/// Ends a job as skipped at the last row that is in the published chain.
+pub(super) fn end_skipped(draft: &mut Draft, id: JobId) {
+    let Some(mut job) = open_job(draft.state(), id) else { return };
+    let at_row = job.position.rows_trained;
+    job.state = JobState::Skipped { at_row };
+    job.progress = None;
+    job.ended_ms = Some(draft.now);
+    let reason = job.skip_reason.clone().unwrap_or_default();
+    draft.put_job(job);
+    draft.info("job_skipped", id, format!("skipped after {at_row} rows: {reason}"));
+}
+
+pub(super) fn in_force(state: &State, token: LeaseToken) -> Option<&Lease> {
+    state.lease.as_ref().filter(|lease| lease.token == token)
+}
+
+pub(super) fn open_job(state: &State, id: JobId) -> Option<Job> {
+    state.jobs.get(&id).filter(|job| job.state.is_open()).cloned()
+}
+
+/// True while a checkpoint of the job is staged and not yet published.
+pub(super) fn is_publishing(state: &State, id: JobId) -> bool {
+    let staged = |c: &&crate::state::Checkpoint| matches!(c.state, CheckpointState::Staged { .. });
+    state.checkpoints.values().filter(staged).any(|c| c.job == Some(id))
+}
+
+fn slice_ended(draft: &mut Draft, id: JobId, lease: &Lease, exit: &WorkerExit) {
+    if let Some(job) = open_job(draft.state(), id).filter(|job| job.progress.is_some()) {
+        draft.put_job(Job { progress: None, ..job });
+    }
+    if lease.delivered {
+        if *exit != WorkerExit::Done {
+            draft.warning("worker_ended_badly", id, format!("after its checkpoint was staged: {}", in_words(exit)));
+        }
+        return;
+    }
+    match exit {
+        WorkerExit::Failed { reason } => {
+            let skipped = open_job(draft.state(), id).is_some_and(|job| job.skip_reason.is_some());
+            if skipped { end_skipped(draft, id) } else { end_failed(draft, id, reason) }
+        }
+        // It was asked to yield before its first step ended: nothing is lost, nobody is to blame.
+        WorkerExit::Done if lease.asked_to_yield => {
+            let skipped = open_job(draft.state(), id).is_some_and(|job| job.skip_reason.is_some());
+            if skipped {
+                end_skipped(draft, id);
+            }
+        }
+        WorkerExit::Done | WorkerExit::Crashed { .. } => job_try_failed(draft, id, &in_words(exit)),
+    }
+}
+
+fn end_failed(draft: &mut Draft, id: JobId, reason: &str) {
+    let Some(mut job) = open_job(draft.state(), id) else { return };
+    job.state = JobState::Failed { reason: reason.to_string() };
+    job.progress = None;
+    job.ended_ms = Some(draft.now);
+    draft.put_job(job);
+    draft.error("job_failed", id, reason);
+}
+
+fn in_words(exit: &WorkerExit) -> String {
+    match exit {
+        WorkerExit::Done => "the worker ended without a result".to_string(),
+        WorkerExit::Failed { reason } => reason.clone(),
+        WorkerExit::Crashed { reason } => format!("the worker crashed: {reason}"),
+    }
+}
+
+fn next_job(draft: &Draft) -> Option<JobId> {
+    draft.state().latest_checkpoint()?;
+    let due = |job: &&Job| job.state.is_open() && job.not_before_ms <= draft.now;
+    let key = |job: &&Job| (job.priority, job.state != JobState::Running, job.id);
+    draft.state().jobs.values().filter(due).min_by_key(key).map(|job| job.id)
+}
+
+fn start_slice(draft: &mut Draft, id: JobId) {
+    let preempted = |job: &&Job| job.state == JobState::Running && job.id != id;
+    for job in draft.state().jobs.values().filter(preempted).cloned().collect::<Vec<_>>() {
+        draft.put_job(Job { state: JobState::Queued, ..job });
+    }
+    let token = give(draft, Work::Train { job: id });
+    let mut job = draft.state().jobs[&id].clone();
+    job.state = JobState::Running;
+    job.settings.get_or_insert_with(|| draft.settings.train.clone());
+    job.started_ms.get_or_insert(draft.now);
+    job.progress = None;
+    draft.put_job(job);
+    draft.effect(Effect::StartSlice { job: id, token });
+}
+
+fn give(draft: &mut Draft, work: Work) -> LeaseToken {
+    let token = LeaseToken(draft.next(|counters| &mut counters.lease));
+    let (since_ms, until_ms) = (draft.now, draft.now + draft.settings.lease_ms);
+    let lease = Lease { token, work, until_ms, asked_to_yield: false, since_ms, delivered: false };
+    draft.put(Change::SetLease { lease: Some(lease) });
+    token
+}

@@ -1,0 +1,191 @@
+//! Evaluations, and what follows from them: judgements and the champion.
+//!
+//! The first champion is the base model, once its evaluation is final (also when it could not be evaluated:
+//! something must be served). Every newer checkpoint is judged once, when its evaluation is final. Where the
+//! suites have changed since the champion's evaluation, the champion is evaluated again first. A failed
+//! evaluation never blocks training: a crash is tried again after a wait, up to `max_tries` in all.
+
+use super::deployment;
+use super::device::in_force;
+use super::draft::Draft;
+use crate::compare;
+use crate::event::WorkerExit;
+use crate::ids::{CheckpointId, LeaseToken};
+use crate::state::{
+    Change, Checkpoint, CheckpointState, Evaluation, Judgement, Lease, Outcome, State, SuiteResult, TimeMs, Work,
+};
+
+pub(super) fn evaluated(draft: &mut Draft, token: LeaseToken, evaluation: &Evaluation) {
+    let id = evaluation.checkpoint;
+    let Some(lease) = in_force(draft.state(), token).cloned() else {
+        return draft.warning("stale_worker", token, format!("results for {id} refused: the lease is not in force"));
+    };
+    let manifest_hash = draft.state().checkpoints.get(&id).map(|c| c.manifest_hash.as_str());
+    if lease.work != (Work::Evaluate { checkpoint: id }) || manifest_hash != Some(&evaluation.manifest_hash) {
+        return draft.error("evaluation_refused", id, "the results are of other files than the checkpoint's");
+    }
+    let (at_ms, until_ms) = (draft.now, draft.now + draft.settings.lease_ms);
+    let evaluation = Evaluation { at_ms, tries: 0, retry_at_ms: None, ..evaluation.clone() };
+    let message = summary(&evaluation);
+    draft.put(Change::PutEvaluation(evaluation));
+    draft.put(Change::SetLease { lease: Some(Lease { delivered: true, until_ms, ..lease }) });
+    draft.info("checkpoint_evaluated", id, message);
+}
+
+/// An evaluation's worker ended without results.
+pub(super) fn ended_without(draft: &mut Draft, id: CheckpointId, lease: &Lease, exit: &WorkerExit) {
+    if lease.asked_to_yield {
+        return;
+    }
+    let Some(checkpoint) = draft.state().checkpoints.get(&id) else { return };
+    let old = draft.state().evaluations.get(&id);
+    let tries = old.filter(|e| e.error.is_some()).map_or(0, |e| e.tries) + 1;
+    let (reason, transient) = match exit {
+        WorkerExit::Done => ("the evaluation ended without results".to_string(), true),
+        WorkerExit::Failed { reason } => (reason.clone(), false),
+        WorkerExit::Crashed { reason } => (format!("the evaluation crashed: {reason}"), true),
+    };
+    let again = transient && tries < draft.settings.max_tries;
+    let evaluation = Evaluation {
+        checkpoint: id,
+        manifest_hash: checkpoint.manifest_hash.clone(),
+        template_hash: old.map(|e| e.template_hash.clone()).unwrap_or_default(),
+        suites: old.map(|e| e.suites.clone()).unwrap_or_default(),
+        at_ms: draft.now,
+        error: Some(reason.clone()),
+        tries,
+        retry_at_ms: again.then(|| draft.retry_at(tries)),
+    };
+    draft.put(Change::PutEvaluation(evaluation));
+    let next = if again { "it is tried again" } else { "given up" };
+    draft.warning("evaluation_failed", id, format!("{reason}; {next}"));
+}
+
+/// The checkpoint to evaluate now, if any.
+pub(super) fn next_due(state: &State, now: TimeMs) -> Option<CheckpointId> {
+    let due = |id: &CheckpointId| match state.evaluations.get(id) {
+        None => true,
+        Some(evaluation) => evaluation.retry_at_ms.is_some_and(|at| at <= now),
+    };
+    let published = |id: &CheckpointId| is_published(state, *id);
+    let first = first_champion(state).filter(due);
+    let newest = || state.latest_checkpoint().map(|c| c.id).filter(due);
+    let champion = || state.champion.filter(published).filter(due);
+    let stale = || {
+        let champion = state.champion.filter(published)?;
+        let waits = |id: CheckpointId| champion_is_stale(state, champion, id);
+        // One that waits for its next try is not started by this door.
+        let resting = state.evaluations.get(&champion).is_some_and(|e| e.retry_at_ms.is_some());
+        (!resting && challengers(state).into_iter().any(waits)).then_some(champion)
+    };
+    first.or_else(newest).or_else(champion).or_else(stale)
+}
+
+/// Judges every checkpoint that can be judged now, oldest first.
+pub(super) fn judge_all(draft: &mut Draft) {
+    if let Some(first) = first_champion(draft.state()).filter(|id| is_final(draft.state(), *id)) {
+        judge(draft, first);
+    }
+    if draft.state().champion.is_none() {
+        return;
+    }
+    for id in challengers(draft.state()) {
+        let Some(champion) = draft.state().champion.filter(|champion| *champion < id) else { continue };
+        if !champion_is_stale(draft.state(), champion, id) {
+            judge(draft, id);
+        }
+    }
+}
+
+fn judge(draft: &mut Draft, challenger: CheckpointId) {
+    let state = draft.state();
+    let champion = state.champion;
+    let evaluation = &state.evaluations[&challenger];
+    let champion_evaluation =
+        champion.map(|id| state.evaluations.get(&id).cloned().unwrap_or_else(|| absent(state, id)));
+    let (outcome, reason) = compare::judge(evaluation, champion_evaluation.as_ref(), draft.settings);
+    let judgement = Judgement { challenger, champion, outcome, reason: reason.clone(), at_ms: draft.now };
+    draft.put(Change::PutJudgement(judgement));
+    if outcome == Outcome::Promote {
+        draft.put(Change::SetChampion { checkpoint: Some(challenger) });
+        draft.info("promoted", challenger, &reason);
+        deployment::want(draft, challenger, &reason);
+    } else {
+        draft.info("not_promoted", challenger, reason);
+    }
+}
+
+/// The checkpoint that becomes champion when there is none yet: the oldest.
+fn first_champion(state: &State) -> Option<CheckpointId> {
+    if state.champion.is_some() {
+        return None;
+    }
+    state.checkpoints.values().find(|c| c.state == CheckpointState::Published).map(|c| c.id)
+}
+
+/// Published checkpoints newer than the champion with a final evaluation and no judgement, oldest first.
+fn challengers(state: &State) -> Vec<CheckpointId> {
+    let open = |c: &&Checkpoint| {
+        c.state == CheckpointState::Published
+            && state.champion.is_none_or(|champion| champion < c.id)
+            && !state.judgements.contains_key(&c.id)
+            && is_final(state, c.id)
+    };
+    state.checkpoints.values().filter(open).map(|c| c.id).collect()
+}
+
+/// Whether the champion must be evaluated (again) before this challenger can be judged.
+fn champion_is_stale(state: &State, champion: CheckpointId, challenger: CheckpointId) -> bool {
+    let Some(new) = state.evaluations.get(&challenger).filter(|e| e.error.is_none() && !e.suites.is_empty()) else {
+        return false;
+    };
+    if !is_published(state, champion) {
+        return false;
+    }
+    match state.evaluations.get(&champion) {
+        None => true,
+        Some(old) if old.retry_at_ms.is_some() => true,
+        Some(old) => old.at_ms < new.at_ms && !measured_alike(old, new),
+    }
+}
+
+/// Whether every suite of `new` was measured for `old` on the same rows with the same template.
+fn measured_alike(old: &Evaluation, new: &Evaluation) -> bool {
+    let same = |a: &SuiteResult, b: &SuiteResult| a.suite == b.suite && a.suite_hash == b.suite_hash;
+    old.error.is_none()
+        && old.template_hash == new.template_hash
+        && new.suites.iter().all(|suite| old.suites.iter().any(|other| same(suite, other)))
+}
+
+fn is_final(state: &State, id: CheckpointId) -> bool {
+    state.evaluations.get(&id).is_some_and(|evaluation| evaluation.retry_at_ms.is_none())
+}
+
+fn is_published(state: &State, id: CheckpointId) -> bool {
+    state.checkpoints.get(&id).is_some_and(|c| c.state == CheckpointState::Published)
+}
+
+/// Stands for an evaluation that never was.
+fn absent(state: &State, id: CheckpointId) -> Evaluation {
+    Evaluation {
+        checkpoint: id,
+        manifest_hash: state.checkpoints.get(&id).map(|c| c.manifest_hash.clone()).unwrap_or_default(),
+        template_hash: String::new(),
+        suites: Vec::new(),
+        at_ms: 0,
+        error: Some("it was never evaluated".to_string()),
+        tries: 0,
+        retry_at_ms: None,
+    }
+}
+
+fn summary(evaluation: &Evaluation) -> String {
+    let one = |s: &SuiteResult| {
+        format!("{}: loss {:.4}, token accuracy {:.1} %", s.suite, s.mean_nll, s.token_accuracy * 100.0)
+    };
+    match (&evaluation.error, evaluation.suites.as_slice()) {
+        (Some(error), _) => format!("could not be evaluated: {error}"),
+        (None, []) => "there is no evaluation suite".to_string(),
+        (None, suites) => suites.iter().map(one).collect::<Vec<_>>().join("; "),
+    }
+}

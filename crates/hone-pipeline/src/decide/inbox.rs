@@ -1,0 +1,181 @@
+//! From a file in the inbox to a job in the queue.
+//!
+//! A file is a dataset from the instant it is seen: `Arriving` is committed before it is renamed, so a restart
+//! repeats the rename. Checks run `max_checks` at a time in the order of arrival. A file whose bytes are an
+//! accepted dataset already is a duplicate of it; of two equal files on the way, the one checked first wins.
+
+use super::MAX_REASONS;
+use super::draft::Draft;
+use crate::event::Effect;
+use crate::finding::Report;
+use crate::ids::{DatasetId, JobId};
+use crate::state::{Change, Dataset, DatasetState, Job, JobState, Position, Priority, State};
+
+pub(super) fn file_arrived(draft: &mut Draft, inbox_path: &str, priority: Priority, schema_flag: Option<&str>) {
+    let on_its_way = |d: &Dataset| d.state == DatasetState::Arriving && d.inbox_path == inbox_path;
+    if draft.state().datasets.values().any(on_its_way) {
+        return;
+    }
+    if num_waiting(draft.state()) >= draft.settings.max_queued_jobs {
+        if !draft.state().queue_full {
+            draft.put(Change::SetQueueFull { full: true });
+            let message = format!("the queue is full ({} files); files wait in the inbox", num_waiting(draft.state()));
+            draft.warning("queue_full", "queue", message);
+        }
+        return;
+    }
+    let dataset = Dataset {
+        id: DatasetId(draft.next(|counters| &mut counters.dataset)),
+        file_name: inbox_path.rsplit('/').next().unwrap_or(inbox_path).to_string(),
+        inbox_path: inbox_path.to_string(),
+        priority,
+        schema_flag: schema_flag.map(str::to_string),
+        state: DatasetState::Arriving,
+        arrived_ms: draft.now,
+        schema_id: None,
+        blake3: None,
+        rows: 0,
+        provenance: None,
+        check_started: false,
+        filed: false,
+    };
+    draft.effect(Effect::TakeFile { dataset: dataset.id, inbox_path: dataset.inbox_path.clone() });
+    draft.put(Change::PutDataset(dataset));
+}
+
+pub(super) fn file_taken(draft: &mut Draft, id: DatasetId, found: bool) {
+    let Some(mut dataset) = in_state(draft, id, &DatasetState::Arriving) else { return };
+    if found {
+        dataset.state = DatasetState::Checking;
+        draft.info("file_taken", id, format!("{} taken from the inbox", dataset.inbox_path));
+    } else {
+        dataset.state = DatasetState::Vanished;
+        draft.info("file_vanished", id, format!("{} left the inbox before it was taken", dataset.inbox_path));
+    }
+    draft.put(Change::PutDataset(dataset));
+}
+
+pub(super) fn checked(draft: &mut Draft, id: DatasetId, report: &Report, provenance: Option<&serde_json::Value>) {
+    let Some(mut dataset) = in_state(draft, id, &DatasetState::Checking) else { return };
+    dataset.check_started = false;
+    dataset.schema_id = Some(report.schema_id.clone());
+    dataset.blake3 = Some(report.blake3.clone()).filter(|hash| !hash.is_empty());
+    dataset.rows = report.rows;
+    dataset.provenance = provenance.cloned();
+    if !report.is_accepted() {
+        let reasons = report.error_lines().take(MAX_REASONS).collect();
+        return reject(draft, dataset, reasons);
+    }
+    if let Some(of) = accepted_twin(draft.state(), &dataset) {
+        dataset.state = DatasetState::Duplicate { of };
+        let message = format!("{} has the same bytes as {of}; it is not trained again", dataset.inbox_path);
+        draft.put(Change::PutDataset(dataset));
+        draft.effect(Effect::DropDuplicate { dataset: id });
+        return draft.warning("file_duplicate", id, message);
+    }
+    dataset.state = DatasetState::Accepted;
+    let job = Job {
+        id: JobId(draft.next(|counters| &mut counters.job)),
+        datasets: vec![id],
+        priority: dataset.priority,
+        state: JobState::Queued,
+        tries: 0,
+        not_before_ms: 0,
+        settings: None,
+        position: Position::default(),
+        skip_reason: None,
+        progress: None,
+        created_ms: draft.now,
+        started_ms: None,
+        ended_ms: None,
+    };
+    let message =
+        format!("{} accepted: {} rows of {}, {} queued", dataset.inbox_path, report.rows, report.schema_id, job.id);
+    draft.put(Change::PutDataset(dataset));
+    draft.put_job(job);
+    draft.info("file_accepted", id, message);
+}
+
+pub(super) fn check_failed(draft: &mut Draft, id: DatasetId, reason: &str) {
+    let Some(mut dataset) = in_state(draft, id, &DatasetState::Checking) else { return };
+    dataset.check_started = false;
+    reject(draft, dataset, vec![format!("the check did not end: {reason}")]);
+}
+
+pub(super) fn filed(draft: &mut Draft, id: DatasetId) {
+    let Some(dataset) = draft.state().datasets.get(&id).filter(|d| waits_for_filing(d)) else { return };
+    let dataset = Dataset { filed: true, ..dataset.clone() };
+    draft.put(Change::PutDataset(dataset));
+}
+
+/// Starts checks, oldest dataset first, as long as fewer than `max_checks` are under way.
+pub(super) fn start_checks(draft: &mut Draft) {
+    let checking = |d: &&Dataset| d.state == DatasetState::Checking;
+    let num_running = draft.state().datasets.values().filter(checking).filter(|d| d.check_started).count();
+    let num_free = draft.settings.max_checks.max(1).saturating_sub(num_running);
+    let due = draft.state().datasets.values().filter(checking).filter(|d| !d.check_started).take(num_free);
+    for dataset in due.cloned().collect::<Vec<_>>() {
+        draft.effect(Effect::Check { dataset: dataset.id });
+        draft.put(Change::PutDataset(Dataset { check_started: true, ..dataset }));
+    }
+}
+
+/// Notes once that the queue has room again.
+pub(super) fn note_room(draft: &mut Draft) {
+    if draft.state().queue_full && num_waiting(draft.state()) < draft.settings.max_queued_jobs {
+        draft.put(Change::SetQueueFull { full: false });
+        draft.info("queue_has_room", "queue", "the queue has room again");
+    }
+}
+
+/// Starts again what was not answered. Checks are started by [`start_checks`].
+pub(super) fn recover(draft: &mut Draft) {
+    for dataset in draft.state().datasets.values().cloned().collect::<Vec<_>>() {
+        let id = dataset.id;
+        match dataset.state {
+            DatasetState::Arriving => draft.effect(Effect::TakeFile { dataset: id, inbox_path: dataset.inbox_path }),
+            DatasetState::Rejected { .. } if !dataset.filed => draft.effect(Effect::MoveRejected { dataset: id }),
+            DatasetState::Duplicate { .. } if !dataset.filed => draft.effect(Effect::DropDuplicate { dataset: id }),
+            DatasetState::Checking if dataset.check_started => {
+                draft.put(Change::PutDataset(Dataset { check_started: false, ..dataset }));
+            }
+            _ => {}
+        }
+    }
+}
+
+fn reject(draft: &mut Draft, mut dataset: Dataset, reasons: Vec<String>) {
+    let (id, more) = (dataset.id, reasons.len().saturating_sub(1));
+    let mut message = format!("{} rejected", dataset.inbox_path);
+    if let Some(first) = reasons.first() {
+        message.push_str(&format!(": {first}"));
+    }
+    if more > 0 {
+        message.push_str(&format!(" (and {more} more)"));
+    }
+    dataset.state = DatasetState::Rejected { reasons };
+    draft.put(Change::PutDataset(dataset));
+    draft.effect(Effect::MoveRejected { dataset: id });
+    draft.warning("file_rejected", id, message);
+}
+
+/// Files on the way and jobs that are not done: what `max_queued_jobs` bounds.
+fn num_waiting(state: &State) -> usize {
+    let on_the_way = |d: &&Dataset| matches!(d.state, DatasetState::Arriving | DatasetState::Checking);
+    let num_files = state.datasets.values().filter(on_the_way).count();
+    num_files + state.jobs.values().filter(|job| job.state.is_open()).count()
+}
+
+fn accepted_twin(state: &State, dataset: &Dataset) -> Option<DatasetId> {
+    let hash = dataset.blake3.as_ref()?;
+    let twin = |d: &&Dataset| d.state == DatasetState::Accepted && d.blake3.as_ref() == Some(hash);
+    state.datasets.values().find(twin).map(|d| d.id)
+}
+
+fn waits_for_filing(dataset: &Dataset) -> bool {
+    !dataset.filed && matches!(dataset.state, DatasetState::Rejected { .. } | DatasetState::Duplicate { .. })
+}
+
+fn in_state(draft: &Draft, id: DatasetId, state: &DatasetState) -> Option<Dataset> {
+    draft.state().datasets.get(&id).filter(|dataset| dataset.state == *state).cloned()
+}
