@@ -1,1 +1,288 @@
+//! What readers may rely on: old or new, never half; complete or not visible.
 
+use crate::blobs::BlobDir;
+use crate::{FileLock, faults, manifest};
+use expect_test::{Expect, expect};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn folder() -> (tempfile::TempDir, PathBuf) {
+    let temporary = tempfile::tempdir().unwrap();
+    let path = temporary.path().to_path_buf();
+    (temporary, path)
+}
+
+/// Runs `action` once whole and then once per durable operation with a crash there. `inspect` looks at the folder
+/// after every crash; then `action` runs again without faults, and `finished` must hold.
+#[track_caller]
+fn crash_everywhere(
+    prepare: &dyn Fn(&Path),
+    action: &dyn Fn(&Path) -> anyhow::Result<()>,
+    inspect: &dyn Fn(&Path),
+    finished: &dyn Fn(&Path),
+) -> usize {
+    let run = |crash: Option<usize>| {
+        let (_guard, dir) = folder();
+        prepare(&dir);
+        faults::crash_at(crash);
+        let result = action(&dir);
+        let num_operations = faults::operations().len();
+        faults::crash_at(None);
+        inspect(&dir);
+        if crash.is_some() {
+            action(&dir).expect("it goes on after the crash");
+        } else {
+            result.expect("it succeeds without a crash");
+        }
+        finished(&dir);
+        num_operations
+    };
+    let num_operations = run(None);
+    for index in 0..num_operations {
+        run(Some(index));
+    }
+    num_operations
+}
+
+#[track_caller]
+fn check_operations(action: impl FnOnce(&Path), expected: Expect) {
+    let (_guard, dir) = folder();
+    fs::create_dir(dir.join("sub")).unwrap();
+    fs::write(dir.join("there"), "there").unwrap();
+    faults::crash_at(None);
+    action(&dir);
+    expected.assert_eq(&faults::operations().join(" "));
+}
+
+#[test]
+fn syncs_bytes_before_the_rename_and_names_after_it() {
+    check_operations(
+        |dir| crate::write_atomic(&dir.join("a"), b"x").unwrap(),
+        expect!["create write sync_file rename sync_dir"],
+    );
+    check_operations(|dir| crate::rename(&dir.join("there"), &dir.join("b")).unwrap(), expect!["rename sync_dir"]);
+    check_operations(
+        |dir| crate::rename(&dir.join("there"), &dir.join("sub/b")).unwrap(),
+        expect!["rename sync_dir sync_dir"],
+    );
+    check_operations(|dir| crate::create_dir(&dir.join("x/y")).unwrap(), expect!["mkdir sync_dir mkdir sync_dir"]);
+}
+
+#[test]
+fn an_atomic_write_shows_old_or_new_at_every_crash() {
+    let text = |dir: &Path| fs::read_to_string(dir.join("state.json")).unwrap();
+    let num_operations = crash_everywhere(
+        &|dir| fs::write(dir.join("state.json"), "old").unwrap(),
+        &|dir| crate::write_atomic(&dir.join("state.json"), b"new"),
+        &|dir| assert!(["old", "new"].contains(&text(dir).as_str()), "{}", text(dir)),
+        &|dir| assert_eq!(text(dir), "new"),
+    );
+    assert_eq!(num_operations, 5);
+}
+
+#[test]
+fn a_folder_becomes_visible_complete_at_every_crash() {
+    let stage_and_publish = |dir: &Path| -> anyhow::Result<()> {
+        let (staging, place) = (dir.join(".staging"), dir.join("checkpoint-1"));
+        if place.is_dir() {
+            return Ok(());
+        }
+        crate::remove_tree(&staging)?;
+        crate::create_dir(&staging.join("sub"))?;
+        crate::write_atomic(&staging.join("weights"), &[7; 5000])?;
+        crate::write_atomic(&staging.join("sub/tokens"), b"abc")?;
+        let hash = manifest::write(&staging)?;
+        manifest::verify(&staging, Some(&hash))?;
+        crate::rename(&staging, &place)
+    };
+    let complete_if_visible = |dir: &Path| {
+        if dir.join("checkpoint-1").exists() {
+            let manifest = manifest::verify(&dir.join("checkpoint-1"), None).expect("what is visible is complete");
+            assert_eq!(manifest.files.len(), 2);
+        }
+    };
+    let num_operations = crash_everywhere(&|_| {}, &stage_and_publish, &complete_if_visible, &|dir| {
+        assert!(dir.join("checkpoint-1/sub/tokens").is_file());
+    });
+    assert!(num_operations > 20, "{num_operations}");
+}
+
+#[test]
+fn a_removed_folder_is_whole_or_gone_at_every_crash() {
+    crash_everywhere(
+        &|dir| {
+            fs::create_dir(dir.join("data")).unwrap();
+            fs::write(dir.join("data/a"), "a").unwrap();
+            fs::write(dir.join("data/b"), "b").unwrap();
+        },
+        &|dir| crate::remove_tree(&dir.join("data")),
+        &|dir| {
+            let files = ["a", "b"].map(|name| dir.join("data").join(name).exists());
+            assert!(files[0] == files[1], "half of the folder is there");
+        },
+        &|dir| assert!(!dir.join("data").exists()),
+    );
+}
+
+#[test]
+fn a_failed_write_leaves_no_temporary_file() {
+    let (_guard, dir) = folder();
+    fs::create_dir(dir.join("taken")).unwrap();
+    fs::write(dir.join("taken/x"), "").unwrap();
+    crate::write_atomic(&dir.join("taken"), b"a folder of that name is in the way").unwrap_err();
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 1);
+}
+
+#[test]
+fn moves_between_file_systems() {
+    // The memory file system of this machine, where there is one, is never the one of the temporary folder.
+    let Ok(elsewhere) = tempfile::tempdir_in("/dev/shm") else { return };
+    let (_guard, dir) = folder();
+    fs::create_dir(elsewhere.path().join("tree")).unwrap();
+    fs::write(elsewhere.path().join("tree/a"), "a").unwrap();
+    crate::rename(&elsewhere.path().join("tree"), &dir.join("tree")).unwrap();
+    assert_eq!(fs::read_to_string(dir.join("tree/a")).unwrap(), "a");
+    assert!(!elsewhere.path().join("tree").exists());
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 1, "no temporary name is left");
+}
+
+#[test]
+fn a_link_replaces_what_was_there() {
+    let (_guard, dir) = folder();
+    fs::write(dir.join("from"), "new").unwrap();
+    fs::write(dir.join("to"), "old").unwrap();
+    crate::link_or_copy(&dir.join("from"), &dir.join("to")).unwrap();
+    crate::link_or_copy(&dir.join("from"), &dir.join("to")).unwrap();
+    assert_eq!(fs::read_to_string(dir.join("to")).unwrap(), "new");
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 2, "no temporary name is left");
+}
+
+#[test]
+fn removing_what_is_absent_is_fine() {
+    let (_guard, dir) = folder();
+    crate::remove_file(&dir.join("none")).unwrap();
+    crate::remove_tree(&dir.join("none")).unwrap();
+}
+
+#[test]
+fn appends_whole_lines() {
+    let (_guard, dir) = folder();
+    crate::append_line(&dir.join("log"), "one").unwrap();
+    crate::append_line(&dir.join("log"), "two").unwrap();
+    assert_eq!(fs::read_to_string(dir.join("log")).unwrap(), "one\ntwo\n");
+}
+
+#[test]
+fn hashes_as_the_blake3_tool_does() {
+    let (_guard, dir) = folder();
+    fs::write(dir.join("empty"), "").unwrap();
+    // The first test vector of the BLAKE3 team (input length 0).
+    let hash = "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262";
+    assert_eq!(crate::hash_file(&dir.join("empty")).unwrap(), (0, hash.to_string()));
+}
+
+#[track_caller]
+fn check_damage(damage: impl FnOnce(&Path), expected: Expect) {
+    let (_guard, dir) = folder();
+    let dir = dir.join("checkpoint-1");
+    fs::create_dir_all(dir.join("sub")).unwrap();
+    fs::write(dir.join("a"), "aaaa").unwrap();
+    fs::write(dir.join("sub/b"), "bb").unwrap();
+    let hash = manifest::write(&dir).unwrap();
+    damage(&dir);
+    let verdict = match manifest::verify(&dir, Some(&hash)) {
+        Ok(manifest) => format!("ok: {}", manifest.files.iter().map(|f| f.path.as_str()).collect::<Vec<_>>().join(" ")),
+        Err(error) => {
+            let hashes = |text: String| {
+                text.replace(&hash, "THE-TOLD-HASH")
+                    .replace(&*manifest::read(&dir).map_or("none".to_string(), |read| read.1), "ITS-HASH")
+            };
+            hashes(format!("{error:#}").replace(&dir.to_string_lossy().into_owned(), "DIR"))
+        }
+    };
+    expected.assert_eq(&verdict);
+}
+
+#[test]
+fn a_manifest_tells_every_damage() {
+    check_damage(|_| {}, expect!["ok: a sub/b"]);
+    check_damage(|dir| fs::write(dir.join("a"), "aaab").unwrap(), expect!["DIR/a differs from its manifest"]);
+    check_damage(|dir| fs::write(dir.join("a"), "aaa").unwrap(), expect!["DIR/a has 3 bytes, its manifest says 4"]);
+    check_damage(
+        |dir| fs::remove_file(dir.join("sub/b")).unwrap(),
+        expect!["read DIR/sub/b: No such file or directory (os error 2)"],
+    );
+    check_damage(|dir| fs::write(dir.join("extra"), "").unwrap(), expect!["DIR/extra is not in the manifest"]);
+    check_damage(
+        |dir| fs::remove_file(dir.join("manifest.json")).unwrap(),
+        expect!["read DIR/manifest.json: No such file or directory (os error 2)"],
+    );
+    check_damage(
+        |dir| {
+            // Honest about its files, but not the manifest that was told.
+            fs::write(dir.join("a"), "other").unwrap();
+            manifest::write(dir).unwrap();
+        },
+        expect!["DIR/manifest.json has hash ITS-HASH, expected THE-TOLD-HASH"],
+    );
+    check_damage(
+        |dir| {
+            let text = fs::read_to_string(dir.join("manifest.json")).unwrap();
+            fs::write(dir.join("manifest.json"), text.replace("sub/b", "../b")).unwrap();
+        },
+        expect![[r#"DIR/manifest.json names "../b", outside its folder"#]],
+    );
+    check_damage(
+        |dir| {
+            let text = fs::read_to_string(dir.join("manifest.json")).unwrap();
+            fs::write(dir.join("manifest.json"), text.replace("\"format_version\": 1", "\"format_version\": 2"))
+                .unwrap();
+        },
+        expect!["DIR/manifest.json has format 2, this hone reads 1"],
+    );
+}
+
+#[test]
+fn a_blob_is_what_its_name_says() {
+    let (_guard, dir) = folder();
+    let blobs = BlobDir::open(&dir.join("blobs")).unwrap();
+    let hash = blake3::hash(b"hello").to_hex().to_string();
+    let other = blake3::hash(b"other").to_hex().to_string();
+    assert_eq!(blobs.missing(&[hash.clone(), other.clone(), hash.clone()]), [hash.clone(), other.clone()]);
+
+    blobs.put(&other, &mut &b"hello"[..]).unwrap_err();
+    assert_eq!(fs::read_dir(dir.join("blobs")).unwrap().count(), 0, "a wrong blob leaves nothing behind");
+    blobs.put(&hash, &mut &b"hello"[..]).unwrap();
+    assert!(blobs.contains(&hash));
+
+    fs::write(dir.join("file"), "hello").unwrap();
+    blobs.put_file(&other, &dir.join("file")).unwrap_err();
+    blobs.put_file(&hash, &dir.join("file")).unwrap();
+    blobs.link_to(&hash, &dir.join("linked")).unwrap();
+    assert_eq!(fs::read_to_string(dir.join("linked")).unwrap(), "hello");
+    assert_eq!(blobs.missing(&[hash.clone(), other.clone()]), [other]);
+}
+
+#[test]
+fn a_blob_name_cannot_leave_the_folder() {
+    let (_guard, dir) = folder();
+    let blobs = BlobDir::open(&dir.join("blobs")).unwrap();
+    for name in ["../file", "", "AF1349", &"A".repeat(64), &format!("../{}", "a".repeat(61))] {
+        blobs.put(name, &mut &b"x"[..]).unwrap_err();
+        assert!(!blobs.contains(name));
+    }
+}
+
+#[test]
+fn a_lock_is_held_until_it_is_dropped_whatever_the_file_says() {
+    let (_guard, dir) = folder();
+    let path = dir.join("owner.lock");
+    fs::write(&path, "pid 1 on host of long ago, and much longer than what will be written now").unwrap();
+    let lock = FileLock::try_exclusive(&path).unwrap().expect("a stale file does not block");
+    assert!(FileLock::try_exclusive(&path).unwrap().is_none());
+    let holder = FileLock::holder(&path).unwrap();
+    assert!(holder.starts_with(&format!("pid {} on host ", std::process::id())), "{holder}");
+    assert!(!holder.contains("long ago"), "{holder}");
+    drop(lock);
+    assert!(FileLock::try_exclusive(&path).unwrap().is_some());
+}
