@@ -10,6 +10,8 @@
 //! Letters: `N` rows (tokens), `H` columns, `A` query heads, `K` key/value heads, `D` numbers per head,
 //! `I` intermediate size, `V` vocabulary, `P` positions.
 
+mod reference;
+
 use anyhow::{Result, bail};
 use std::ops::Range;
 
@@ -247,7 +249,8 @@ pub struct Attention<'a> {
 /// An unknown name, or threads that cannot be started.
 pub fn open(name: &str, threads: usize) -> Result<Box<dyn Device>> {
     match name {
-        "cpu" | "reference" => bail!("device `{name}` is not built yet ({threads} threads)"),
+        "cpu" => bail!("device `{name}` is not built yet ({threads} threads)"),
+        "reference" => Ok(Box::new(reference::Reference::new())),
         _ => bail!("unknown device `{name}`; known: cpu, reference"),
     }
 }

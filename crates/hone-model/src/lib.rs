@@ -10,6 +10,7 @@
 mod batch;
 mod config;
 pub mod device;
+mod model;
 mod score;
 mod train;
 mod weights;
