@@ -11,6 +11,7 @@ mod batch;
 mod config;
 pub mod device;
 mod model;
+pub mod gguf;
 mod score;
 mod train;
 mod weights;
