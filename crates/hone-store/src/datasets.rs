@@ -127,3 +127,6 @@ fn rejected_report(layout: &Layout, dataset: &Dataset) -> Result<Value> {
     report["file"] = json!(dataset.inbox_path);
     Ok(report)
 }
+
+#[cfg(test)]
+mod tests;

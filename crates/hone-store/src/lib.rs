@@ -7,6 +7,8 @@
 
 pub mod datasets;
 mod filesystem;
+#[cfg(test)]
+mod fixtures;
 mod layout;
 mod owner;
 pub mod publish;

@@ -92,3 +92,6 @@ fn names_in(folder: &Path) -> Result<Vec<String>> {
 fn remove_any(path: &Path) -> Result<()> {
     if path.is_dir() { hone_disk::remove_tree(path) } else { hone_disk::remove_file(path) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -312,3 +312,6 @@ fn read_event(row: &rusqlite::Row) -> rusqlite::Result<(u64, LogEntry)> {
     };
     Ok((seq.max(0).unsigned_abs(), entry))
 }
+
+#[cfg(test)]
+mod tests;
