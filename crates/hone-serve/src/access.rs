@@ -1,0 +1,114 @@
+//! Who may ask what: keys in constant time, and what holds when there are none.
+
+use crate::error::ApiError;
+use crate::options::Keys;
+use anyhow::{Result, ensure};
+use axum::http::{HeaderMap, StatusCode, header};
+use std::net::SocketAddr;
+use subtle::{Choice, ConstantTimeEq};
+
+/// What a path needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Level {
+    /// Nothing.
+    Open,
+    /// A read or an admin key.
+    Read,
+    /// An admin key.
+    Admin,
+}
+
+/// The rule in force.
+pub struct Access {
+    keys: Keys,
+}
+
+impl Access {
+    /// Refuses to serve beyond loopback without keys, and empty keys.
+    pub fn new(keys: Keys, listen: SocketAddr) -> Result<Access> {
+        ensure!(
+            !keys.is_empty() || listen.ip().is_loopback(),
+            "{listen} can be reached from other machines and no key is configured; set HONE_READ_KEY and HONE_ADMIN_KEY, \
+             or listen on 127.0.0.1"
+        );
+        ensure!(keys.read.iter().chain(&keys.admin).all(|key| !key.trim().is_empty()), "an empty key is configured");
+        Ok(Access { keys })
+    }
+
+    /// Whether a request may go on.
+    pub fn check(&self, path: &str, headers: &HeaderMap) -> Result<(), ApiError> {
+        let level = level_of(path);
+        if level == Level::Open {
+            return Ok(());
+        }
+        if self.keys.is_empty() {
+            return check_local(headers);
+        }
+        let Some(given) = given_key(headers) else {
+            let message = "a key is needed: send it as `Authorization: Bearer KEY` or `X-API-Key: KEY`";
+            return Err(ApiError::new(StatusCode::UNAUTHORIZED, "missing_api_key", message));
+        };
+        // Both lists are always gone through, so that the time tells nothing.
+        let is_admin = is_one_of(given, &self.keys.admin);
+        let is_read = is_one_of(given, &self.keys.read);
+        if bool::from(is_admin) || (level == Level::Read && bool::from(is_read)) {
+            return Ok(());
+        }
+        if bool::from(is_read) {
+            let message = "this key may read only; /admin needs an admin key";
+            return Err(ApiError::new(StatusCode::FORBIDDEN, "admin_key_required", message));
+        }
+        Err(ApiError::new(StatusCode::UNAUTHORIZED, "invalid_api_key", "the key is not valid"))
+    }
+}
+
+fn level_of(path: &str) -> Level {
+    match path {
+        "/health" | "/ready" => Level::Open,
+        _ if path == "/admin" || path.starts_with("/admin/") => Level::Admin,
+        _ => Level::Read,
+    }
+}
+
+fn given_key(headers: &HeaderMap) -> Option<&[u8]> {
+    if let Some(value) = headers.get(header::AUTHORIZATION) {
+        let (scheme, key) = value.as_bytes().split_at_checked("Bearer ".len())?;
+        return scheme.eq_ignore_ascii_case(b"Bearer ").then(|| key.trim_ascii());
+    }
+    headers.get("x-api-key").map(|value| value.as_bytes().trim_ascii())
+}
+
+fn is_one_of(given: &[u8], keys: &[String]) -> Choice {
+    keys.iter().fold(Choice::from(0), |found, key| found | key.as_bytes().ct_eq(given))
+}
+
+/// Without keys, only programs of this machine may ask: a web page that its browser shows must not, neither
+/// directly (`Origin`) nor through a name that resolves to this machine (`Host`).
+fn check_local(headers: &HeaderMap) -> Result<(), ApiError> {
+    let host = headers.get(header::HOST).map(|value| value.as_bytes());
+    let origin = headers.get(header::ORIGIN).map(|value| value.as_bytes());
+    let origin_host = origin.map(|origin| match std::str::from_utf8(origin).ok().and_then(|o| o.split_once("://")) {
+        Some((_, host)) => host.as_bytes(),
+        None => b"",
+    });
+    if host.is_none_or(is_loopback_name) && origin_host.is_none_or(is_loopback_name) {
+        return Ok(());
+    }
+    let message =
+        "without keys this server answers programs of this machine only; configure keys to ask from elsewhere";
+    Err(ApiError::new(StatusCode::FORBIDDEN, "loopback_only", message))
+}
+
+/// `host` or `host:port` of this machine.
+fn is_loopback_name(authority: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(authority) else { return false };
+    let host = match text.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
+        _ => text,
+    };
+    let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+    host.eq_ignore_ascii_case("localhost") || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+#[cfg(test)]
+mod tests;

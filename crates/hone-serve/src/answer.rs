@@ -1,0 +1,245 @@
+//! From a prepared request to the response: admission, and the events of the engine as one body or as a stream.
+//! Dropping what this module returns drops the receiver, which is how a request is cancelled.
+
+use crate::app::App;
+use crate::clock::{now_ms, random_u64};
+use crate::engine_thread::{Admission, ChoiceEvent, EngineOrder, GenerateOrder, Serving};
+use crate::error::ApiError;
+use crate::metrics::Metrics;
+use crate::openai::chunk::{self, Delta};
+use crate::openai::request::Endpoint;
+use crate::openai::response::{Choice, Head, TotalUsage, whole};
+use crate::prepare::{PrepareOrder, Prepared};
+use crate::served::Served;
+use axum::Json;
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use hone_generate::{GenEventKind, TokenLogprobs};
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio_stream::Stream;
+
+/// A request that the engine admitted, with all that its answer needs.
+struct Answer {
+    head: Head,
+    served: Arc<Served>,
+    choices: Vec<Choice>,
+    usage: TotalUsage,
+    events: mpsc::Receiver<ChoiceEvent>,
+    metrics: Arc<Metrics>,
+    started: Instant,
+    saw_token: bool,
+    /// The places in the queue that the choices take.
+    _permit: OwnedSemaphorePermit,
+}
+
+/// Answers a body. `permit` is the place that was taken when the request came.
+pub async fn answer(
+    app: &App,
+    endpoint: Endpoint,
+    body: Bytes,
+    permit: OwnedSemaphorePermit,
+    started: Instant,
+) -> Result<Response, ApiError> {
+    let (serving, prepared, events, permit) = admit(app, endpoint, body, permit).await?;
+    app.metrics.add_prompt_tokens(prepared.prompt_tokens);
+    let prefix = match endpoint {
+        Endpoint::Chat => "chatcmpl",
+        Endpoint::Completions => "cmpl",
+    };
+    let answer = Answer {
+        head: Head {
+            endpoint,
+            id: format!("{prefix}-{:016x}", random_u64()),
+            created_s: now_ms() / 1000,
+            model: app.model_name.clone(),
+            system_fingerprint: serving.served.stamp(),
+            logprobs: prepared.logprobs,
+            include_usage: prepared.include_usage,
+        },
+        served: serving.served,
+        choices: vec![Choice::default(); prepared.num_choices],
+        usage: TotalUsage { prompt_tokens: prepared.prompt_tokens, completion_tokens: 0 },
+        events,
+        metrics: app.metrics.clone(),
+        started,
+        saw_token: false,
+        _permit: permit,
+    };
+    if prepared.stream { Ok(answer.into_stream()) } else { answer.into_whole().await }
+}
+
+/// Headers that name the checkpoint.
+pub fn stamp_headers(headers: &mut HeaderMap, served: &Served) {
+    let value = |text: &str| HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static("invalid"));
+    headers.insert("x-hone-checkpoint", value(&served.checkpoint.to_string()));
+    headers.insert("x-hone-manifest", value(&served.manifest_hash));
+}
+
+type Admitted = (Serving, Prepared, mpsc::Receiver<ChoiceEvent>, OwnedSemaphorePermit);
+
+/// Prepares for the serving model and hands over; again when another model was switched to in between.
+async fn admit(
+    app: &App,
+    endpoint: Endpoint,
+    body: Bytes,
+    mut permit: OwnedSemaphorePermit,
+) -> Result<Admitted, ApiError> {
+    loop {
+        let serving = app.serving()?;
+        let (reply, prepared) = oneshot::channel();
+        let order = PrepareOrder { endpoint, body: body.clone(), served: serving.served.clone(), reply };
+        app.prepare.send(order).await.map_err(|_| ApiError::internal())?;
+        let mut prepared = prepared.await.map_err(|_| ApiError::internal())??;
+        let places_wanted = prepared.num_choices.saturating_sub(permit.num_permits());
+        let places = app.places.clone().try_acquire_many_owned(u32::try_from(places_wanted).unwrap_or(u32::MAX));
+        permit.merge(places.map_err(|_| ApiError::queue_full())?);
+
+        let (admitted, admission) = oneshot::channel();
+        let requests = std::mem::take(&mut prepared.requests);
+        let order = GenerateOrder { served: serving.served.clone(), requests, admitted };
+        app.engine.send(EngineOrder::Generate(order)).await.map_err(|_| ApiError::internal())?;
+        match admission.await.map_err(|_| ApiError::internal())? {
+            Admission::Admitted(events) => return Ok((serving, prepared, events, permit)),
+            Admission::Stale => {}
+            Admission::Refused(error) => return Err(error),
+        }
+    }
+}
+
+/// What an event means for the client.
+enum Step {
+    /// More text for a choice, possibly none, and what is reported of its token.
+    Text { choice: usize, text: String, logprobs: Vec<TokenLogprobs>, offset: usize },
+    /// The choice is complete.
+    Finish { choice: usize, reason: hone_generate::FinishReason },
+}
+
+impl Answer {
+    /// Takes one event into the books. `None`: the engine gave the request up.
+    fn record(&mut self, event: Option<ChoiceEvent>) -> Result<Step, ApiError> {
+        let ChoiceEvent { choice, kind } = event.ok_or_else(ApiError::internal)?;
+        match kind {
+            GenEventKind::Token { text, token, logprobs } => {
+                if !self.saw_token {
+                    self.saw_token = true;
+                    self.metrics.observe_first_token(self.started.elapsed());
+                }
+                // The end token is no part of the answer.
+                let ends = self.served.context.tokenizer.eos_ids().contains(&token);
+                let logprobs: Vec<TokenLogprobs> = logprobs.into_iter().filter(|_| !ends).collect();
+                let offset = self.choices[choice].reported_chars;
+                self.choices[choice].reported_chars +=
+                    logprobs.iter().map(|position| position.chosen.text.chars().count()).sum::<usize>();
+                Ok(Step::Text { choice, text, logprobs, offset })
+            }
+            GenEventKind::Finished { reason, usage } => {
+                self.usage.completion_tokens += usage.completion_tokens;
+                self.choices[choice].reason = Some(reason);
+                if self.is_complete() {
+                    self.metrics.observe_whole(self.started.elapsed());
+                }
+                Ok(Step::Finish { choice, reason })
+            }
+            GenEventKind::Failed { .. } => Err(ApiError::internal()),
+        }
+    }
+
+    fn is_complete(&self) -> bool {
+        self.choices.iter().all(|choice| choice.reason.is_some())
+    }
+
+    async fn into_whole(mut self) -> Result<Response, ApiError> {
+        while !self.is_complete() {
+            let event = self.events.recv().await;
+            if let Step::Text { choice, text, logprobs, .. } = self.record(event)? {
+                self.choices[choice].text.push_str(&text);
+                self.choices[choice].logprobs.extend(logprobs);
+            }
+        }
+        let mut response = Json(whole(&self.head, &self.choices, self.usage)).into_response();
+        stamp_headers(response.headers_mut(), &self.served);
+        Ok(response)
+    }
+
+    fn into_stream(self) -> Response {
+        let served = self.served.clone();
+        let first = match self.head.endpoint {
+            Endpoint::Chat => {
+                (0..self.choices.len()).map(|index| chunk::event(&self.head, index, &Delta::Role)).collect()
+            }
+            Endpoint::Completions => VecDeque::new(),
+        };
+        let mut response = Body::from_stream(AnswerStream { answer: self, ready: first, ended: false }).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+        stamp_headers(headers, &served);
+        response
+    }
+}
+
+/// The body of a streamed answer. The client going away drops it, and with it the receiver.
+struct AnswerStream {
+    answer: Answer,
+    ready: VecDeque<String>,
+    ended: bool,
+}
+
+impl Stream for AnswerStream {
+    type Item = Result<Bytes, Infallible>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let stream = self.get_mut();
+        loop {
+            if let Some(event) = stream.ready.pop_front() {
+                return Poll::Ready(Some(Ok(Bytes::from(event))));
+            }
+            if stream.ended {
+                return Poll::Ready(None);
+            }
+            match stream.answer.events.poll_recv(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(event) => stream.take(event),
+            }
+        }
+    }
+}
+
+impl AnswerStream {
+    fn take(&mut self, event: Option<ChoiceEvent>) {
+        let step = match self.answer.record(event) {
+            Ok(step) => step,
+            Err(error) => {
+                self.ready.push_back(chunk::error_event(&error));
+                self.ended = true;
+                return;
+            }
+        };
+        let head = &self.answer.head;
+        match step {
+            Step::Text { text, logprobs, .. } if text.is_empty() && logprobs.is_empty() => {}
+            Step::Text { choice, text, logprobs, offset } => {
+                let delta = Delta::Text { text: &text, logprobs: &logprobs, offset };
+                self.ready.push_back(chunk::event(head, choice, &delta));
+            }
+            Step::Finish { choice, reason } => {
+                self.ready.push_back(chunk::event(head, choice, &Delta::Finish(reason)));
+            }
+        }
+        if self.answer.is_complete() {
+            if head.include_usage {
+                self.ready.push_back(chunk::usage_event(head, self.answer.usage));
+            }
+            self.ready.push_back(chunk::DONE.to_string());
+            self.ended = true;
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! The thread that owns the models and does all computing. One model serves; models that were switched away from
+//! finish what they admitted and are then dropped. A request never changes its model: either the one that its
+//! prompt was made for admits it, or it is told to prepare again.
+//!
+//! Nothing is cancelled by message: a request whose receiver is gone is forgotten before the next step.
+
+use crate::clock::now_ms;
+use crate::error::ApiError;
+use crate::metrics::Metrics;
+use crate::served::Served;
+use hone_generate::{Engine, GenEventKind, GenRequest, Refusal, RequestId};
+use std::collections::HashMap;
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{error, info};
+
+/// Orders that may wait for the thread; senders wait beyond.
+pub const ORDER_QUEUE: usize = 64;
+/// Events of one choice beyond one for each token: its end, and some air.
+const EVENTS_BEYOND_TOKENS: usize = 4;
+
+/// What the thread is asked to do.
+pub enum EngineOrder {
+    /// Answer.
+    Generate(GenerateOrder),
+    /// Give new requests to this model from now on.
+    Switch {
+        /// The new model.
+        model: Box<Loaded>,
+        /// Told when it is so.
+        done: oneshot::Sender<()>,
+    },
+}
+
+/// A request with all its choices.
+pub struct GenerateOrder {
+    /// The model that the prompts were made for.
+    pub served: Arc<Served>,
+    /// One per choice.
+    pub requests: Vec<GenRequest>,
+    /// Told whether it was admitted, and where its events will come from.
+    pub admitted: oneshot::Sender<Admission>,
+}
+
+/// Whether a request was admitted.
+pub enum Admission {
+    /// Yes.
+    Admitted(mpsc::Receiver<ChoiceEvent>),
+    /// Another model serves by now: prepare again.
+    Stale,
+    /// No.
+    Refused(ApiError),
+}
+
+/// Something that happened to one choice of a request. The channel holds all events that can come, so the thread
+/// never waits for a slow client.
+#[derive(Debug)]
+pub struct ChoiceEvent {
+    /// Index of the choice.
+    pub choice: usize,
+    /// What happened.
+    pub kind: GenEventKind,
+}
+
+/// A model in memory.
+pub struct Loaded {
+    /// What it is.
+    pub served: Arc<Served>,
+    /// What computes.
+    pub engine: Engine,
+}
+
+/// The serving model and since when, as everybody else sees it.
+#[derive(Clone)]
+pub struct Serving {
+    /// The model.
+    pub served: Arc<Served>,
+    /// Since when, in ms since the epoch.
+    pub since_ms: u64,
+}
+
+struct Model {
+    loaded: Loaded,
+    running: HashMap<RequestId, (usize, mpsc::Sender<ChoiceEvent>)>,
+}
+
+struct EngineThread {
+    serving: watch::Sender<Option<Serving>>,
+    metrics: Arc<Metrics>,
+    /// The serving model is the last one.
+    models: Vec<Model>,
+    next_id: u64,
+}
+
+/// Body of the thread: ends when the last sender is gone.
+pub fn run(mut orders: mpsc::Receiver<EngineOrder>, serving: watch::Sender<Option<Serving>>, metrics: Arc<Metrics>) {
+    let mut thread = EngineThread { serving, metrics, models: Vec::new(), next_id: 0 };
+    loop {
+        thread.drop_drained();
+        thread.report();
+        if thread.is_idle() {
+            match orders.blocking_recv() {
+                Some(order) => thread.take(order),
+                None => return,
+            }
+        }
+        loop {
+            match orders.try_recv() {
+                Ok(order) => thread.take(order),
+                Err(mpsc::error::TryRecvError::Empty) => break,
+                Err(mpsc::error::TryRecvError::Disconnected) => return,
+            }
+        }
+        thread.forget_abandoned();
+        for model in &mut thread.models {
+            model.step(&thread.metrics);
+        }
+    }
+}
+
+impl EngineThread {
+    fn is_idle(&self) -> bool {
+        self.models.iter().all(|model| model.running.is_empty())
+    }
+
+    fn take(&mut self, order: EngineOrder) {
+        match order {
+            EngineOrder::Generate(order) => self.admit(order),
+            EngineOrder::Switch { model, done } => self.switch(*model, done),
+        }
+    }
+
+    fn switch(&mut self, loaded: Loaded, done: oneshot::Sender<()>) {
+        info!(checkpoint = %loaded.served.checkpoint, deployment = loaded.served.deployment, "serving model switched");
+        let serving = Serving { served: loaded.served.clone(), since_ms: now_ms() };
+        self.models.push(Model { loaded, running: HashMap::new() });
+        self.serving.send_replace(Some(serving));
+        let _ = done.send(());
+    }
+
+    fn admit(&mut self, order: GenerateOrder) {
+        let GenerateOrder { served, requests, admitted } = order;
+        let answer = match self.models.last_mut() {
+            Some(model) if Arc::ptr_eq(&model.loaded.served, &served) => model.submit(requests, &mut self.next_id),
+            _ => Admission::Stale,
+        };
+        // When the client is gone its receiver is dropped here, and the next sweep forgets the request.
+        let _ = admitted.send(answer);
+    }
+
+    fn forget_abandoned(&mut self) {
+        for model in &mut self.models {
+            let engine = &mut model.loaded.engine;
+            model.running.retain(|id, (_, events)| {
+                let wanted = !events.is_closed();
+                if !wanted {
+                    engine.cancel(*id);
+                }
+                wanted
+            });
+        }
+    }
+
+    fn drop_drained(&mut self) {
+        let last = self.models.len().saturating_sub(1);
+        let mut index = 0;
+        self.models.retain(|model| {
+            let keep = index == last || !model.running.is_empty();
+            index += 1;
+            keep
+        });
+    }
+
+    fn report(&self) {
+        let engines = || self.models.iter().map(|model| &model.loaded.engine);
+        self.metrics.set_running(engines().map(Engine::num_running).sum());
+        self.metrics.set_waiting(engines().map(Engine::num_waiting).sum());
+        self.metrics.set_models(self.models.len());
+    }
+}
+
+impl Model {
+    /// Submits all choices or none.
+    fn submit(&mut self, requests: Vec<GenRequest>, next_id: &mut u64) -> Admission {
+        let capacity = requests.iter().map(|request| request.max_tokens + EVENTS_BEYOND_TOKENS).sum();
+        let (sender, receiver) = mpsc::channel(capacity);
+        let mut ids = Vec::with_capacity(requests.len());
+        for (choice, request) in requests.into_iter().enumerate() {
+            *next_id += 1;
+            let id = RequestId(*next_id);
+            if let Err(refusal) = self.loaded.engine.submit(id, request) {
+                for (id, _) in ids {
+                    self.loaded.engine.cancel(id);
+                }
+                return Admission::Refused(refusal_error(refusal));
+            }
+            ids.push((id, choice));
+        }
+        self.running.extend(ids.into_iter().map(|(id, choice)| (id, (choice, sender.clone()))));
+        Admission::Admitted(receiver)
+    }
+
+    fn step(&mut self, metrics: &Metrics) {
+        if self.running.is_empty() {
+            return;
+        }
+        let events = match self.loaded.engine.step() {
+            Ok(events) => events,
+            Err(problem) => {
+                error!(checkpoint = %self.loaded.served.checkpoint, "failed to generate: {problem:#}");
+                // Dropping the senders tells every client that its answer ended early.
+                for (id, _) in self.running.drain() {
+                    self.loaded.engine.cancel(id);
+                }
+                return;
+            }
+        };
+        for event in events {
+            let ends = match &event.kind {
+                GenEventKind::Token { .. } => {
+                    metrics.add_token();
+                    false
+                }
+                GenEventKind::Finished { .. } => true,
+                GenEventKind::Failed { message } => {
+                    error!(checkpoint = %self.loaded.served.checkpoint, "failed to generate: {message}");
+                    true
+                }
+            };
+            let Some((choice, events)) = self.running.get(&event.id) else { continue };
+            // Closed: forgotten in the next sweep. Full cannot be: the channel holds every event that can come.
+            let _ = events.try_send(ChoiceEvent { choice: *choice, kind: event.kind });
+            if ends {
+                self.running.remove(&event.id);
+            }
+        }
+    }
+}
+
+fn refusal_error(refusal: Refusal) -> ApiError {
+    match refusal {
+        Refusal::ContextOverflow { limit, need } => ApiError::context_overflow("prompt", limit, need, 0),
+        Refusal::Full { .. } => ApiError::queue_full(),
+        Refusal::Invalid { field, message } => ApiError::invalid(field, message),
+        Refusal::Duplicate { id } => {
+            error!(id, "a request id was used twice");
+            ApiError::internal()
+        }
+    }
+}

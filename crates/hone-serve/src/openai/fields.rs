@@ -1,0 +1,81 @@
+//! Typed reading of a JSON object, field by field. A `null` counts as absent, as OpenAI's own server has it;
+//! a wrong type or a value out of range is an error that names the field.
+
+use crate::error::ApiError;
+use serde_json::{Map, Value};
+use std::ops::RangeInclusive;
+
+/// A request body.
+pub struct Fields<'a>(pub &'a Map<String, Value>);
+
+impl<'a> Fields<'a> {
+    /// The value of a field that is there and not `null`.
+    pub fn get(&self, name: &str) -> Option<&'a Value> {
+        self.0.get(name).filter(|value| !value.is_null())
+    }
+
+    /// A text.
+    pub fn text(&self, name: &str) -> Result<Option<&'a str>, ApiError> {
+        self.get(name).map(|value| value.as_str().ok_or_else(|| wrong_type(name, "a string", value))).transpose()
+    }
+
+    /// True or false.
+    pub fn flag(&self, name: &str) -> Result<Option<bool>, ApiError> {
+        self.get(name).map(|value| value.as_bool().ok_or_else(|| wrong_type(name, "a boolean", value))).transpose()
+    }
+
+    /// An object.
+    pub fn object(&self, name: &str) -> Result<Option<&'a Map<String, Value>>, ApiError> {
+        self.get(name).map(|value| value.as_object().ok_or_else(|| wrong_type(name, "an object", value))).transpose()
+    }
+
+    /// A list.
+    pub fn list(&self, name: &str) -> Result<Option<&'a Vec<Value>>, ApiError> {
+        self.get(name).map(|value| value.as_array().ok_or_else(|| wrong_type(name, "a list", value))).transpose()
+    }
+
+    /// A number within bounds.
+    pub fn number(&self, name: &str, allowed: RangeInclusive<f64>) -> Result<Option<f32>, ApiError> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        let number = value.as_f64().ok_or_else(|| wrong_type(name, "a number", value))?;
+        if allowed.contains(&number) {
+            return Ok(Some(number as f32));
+        }
+        Err(out_of_range(name, allowed.start(), allowed.end(), &number))
+    }
+
+    /// A whole number within bounds.
+    pub fn integer(&self, name: &str, allowed: RangeInclusive<i64>) -> Result<Option<i64>, ApiError> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        let number = value.as_i64().ok_or_else(|| wrong_type(name, "an integer", value))?;
+        if allowed.contains(&number) {
+            return Ok(Some(number));
+        }
+        Err(out_of_range(name, allowed.start(), allowed.end(), &number))
+    }
+
+    /// A count within bounds.
+    pub fn count(&self, name: &str, allowed: RangeInclusive<usize>) -> Result<Option<usize>, ApiError> {
+        let allowed = (*allowed.start() as i64)..=(i64::try_from(*allowed.end()).unwrap_or(i64::MAX));
+        Ok(self.integer(name, allowed)?.map(|number| number as usize))
+    }
+}
+
+/// The error about a value of another type.
+pub fn wrong_type(param: &str, expected: &str, value: &Value) -> ApiError {
+    let found = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(number) if number.is_f64() => "a number with a fraction",
+        Value::Number(_) => "an integer",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    };
+    let error = ApiError::invalid(param, format!("`{param}` must be {expected}, not {found}"));
+    ApiError { code: Some("invalid_type"), ..error }
+}
+
+fn out_of_range<T: std::fmt::Display>(param: &str, low: &T, high: &T, given: &T) -> ApiError {
+    ApiError::invalid(param, format!("`{param}` must be from {low} to {high}, not {given}"))
+}
