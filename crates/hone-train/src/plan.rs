@@ -1,7 +1,12 @@
 //! What a job will take, before it starts.
 
-use anyhow::{Result, bail};
+use crate::slice::{job_order, trainer_options};
+use crate::{refuse, rows};
+use anyhow::Result;
+use hone_data::ChatContext;
+use hone_model::{Config, Trainer, device};
 use hone_pipeline::config::TrainSettings;
+use hone_pipeline::ids::JobId;
 use hone_pipeline::wire::TrainFile;
 use serde::Serialize;
 use std::path::Path;
@@ -11,7 +16,7 @@ use std::path::Path;
 pub struct Plan {
     /// Rows of all files.
     pub rows: u64,
-    /// Rows left out as overlong.
+    /// Rows left out: longer than `max_length`, or not to be tokenised with a mask.
     pub rows_skipped: u64,
     /// Training examples: rows, or assistant turns where the template needs one example per turn.
     pub examples: u64,
@@ -23,13 +28,34 @@ pub struct Plan {
     pub steps: u64,
     /// Tokens of the longest example.
     pub longest: u64,
-    /// Tokens of the largest micro-batch.
+    /// Tokens of the largest micro-batch, for the order of job 1.
     pub largest_micro_batch: u64,
     /// Memory that the engine plans for weights, gradients, optimizer and activations, in bytes.
     pub planned_bytes: u64,
 }
 
 /// Reads and tokenises the files and counts; trains nothing.
-pub fn plan(_model_dir: &Path, _files: &[TrainFile], _settings: &TrainSettings) -> Result<Plan> {
-    bail!("not built yet")
+///
+/// # Errors
+/// As [`crate::train_slice`] would fail before its first step, but for the self-check of shares.
+pub fn plan(model_dir: &Path, files: &[TrainFile], settings: &TrainSettings) -> Result<Plan> {
+    let config = Config::from_dir(model_dir).map_err(|e| refuse(e.into()))?;
+    let ctx = ChatContext::from_dir(model_dir, &settings.profile, &settings.chat_template_kwargs).map_err(refuse)?;
+    let limits =
+        rows::Limits { max_length: settings.max_length.min(config.max_positions), overlong: settings.overlong };
+    let examples = rows::load(&ctx, files, limits, &mut |_| {})?;
+    let order = job_order(&examples, settings, JobId(1));
+    let options = trainer_options(&order, &examples, settings, 0);
+    let device = device::open(&settings.device, settings.threads).map_err(refuse)?;
+    Ok(Plan {
+        rows: examples.rows,
+        rows_skipped: examples.rows_overlong + examples.rows_refused,
+        examples: examples.list.len() as u64,
+        tokens: examples.num_tokens(),
+        trained_tokens: examples.num_trained_tokens(),
+        steps: order.total_steps(),
+        longest: examples.longest() as u64,
+        largest_micro_batch: options.max_tokens as u64,
+        planned_bytes: Trainer::planned_bytes(&config, &options, device.as_ref())?,
+    })
 }

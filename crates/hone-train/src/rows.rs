@@ -1,0 +1,198 @@
+//! Data files to tokenised training examples, the same on every run: the order is that of the files and
+//! their lines. What is left out is counted and named, never dropped silently.
+
+use crate::{Refusal, refuse, selfcheck};
+use anyhow::{Context, Result};
+use hone_data::tokenize::{ChatContext, TokenRow, fit, tokenize};
+use hone_pipeline::config::Overlong;
+use hone_pipeline::wire::{TrainFile, WorkerMessage};
+
+#[cfg(test)]
+mod tests;
+
+/// Lines that a warning names.
+const MAX_NAMED_LINES: usize = 20;
+/// Rows between two signs of life.
+const ROWS_PER_SIGN: u64 = 256;
+
+/// One training example: a row, or one assistant turn of it where the template needs that.
+#[derive(Clone, Debug)]
+pub struct Example {
+    /// Index into the files of the request.
+    pub file: usize,
+    /// Which example of its row, from 0.
+    pub part: usize,
+    /// Ids and mask.
+    pub tokens: TokenRow,
+}
+
+/// All examples of a job, in the order of files and lines.
+#[derive(Clone, Debug, Default)]
+pub struct Examples {
+    /// The examples.
+    pub list: Vec<Example>,
+    /// Names of the files.
+    pub files: Vec<String>,
+    /// Rows read.
+    pub rows: u64,
+    /// Rows left out because they are longer than the limit.
+    pub rows_overlong: u64,
+    /// Rows left out because they cannot be tokenised with a mask.
+    pub rows_refused: u64,
+}
+
+/// The limits of one load.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Longest example in tokens.
+    pub max_length: usize,
+    /// What happens to longer ones.
+    pub overlong: Overlong,
+}
+
+/// Lines with one problem.
+#[derive(Default)]
+struct Lines {
+    count: u64,
+    named: Vec<String>,
+}
+
+/// Reads and tokenises `files`, and holds rows against the self-check. Warnings and signs of life go to `report`.
+///
+/// # Errors
+/// A [`Refusal`] for an unreadable row, an overlong row under [`Overlong::Reject`], or a failed self-check.
+pub fn load(
+    ctx: &ChatContext,
+    files: &[TrainFile],
+    limits: Limits,
+    report: &mut dyn FnMut(WorkerMessage),
+) -> Result<Examples> {
+    let examples = Examples { files: files.iter().map(|f| f.name.clone()).collect(), ..Examples::default() };
+    let mut loader = Loader { ctx, limits, examples, overlong: Lines::default() };
+    for (index, file) in files.iter().enumerate() {
+        loader
+            .read(index, file, report)
+            .with_context(|| format!("read {} ({})", file.name, file.path.display()))
+            .map_err(refuse)?;
+    }
+    Ok(loader.finish(report))
+}
+
+/// What a load gathers.
+struct Loader<'a> {
+    ctx: &'a ChatContext,
+    limits: Limits,
+    examples: Examples,
+    overlong: Lines,
+}
+
+impl Loader<'_> {
+    fn read(&mut self, index: usize, file: &TrainFile, report: &mut dyn FnMut(WorkerMessage)) -> Result<()> {
+        for (number, row) in hone_data::rows(&file.path, &file.schema_id)?.enumerate() {
+            let row = row?;
+            if self.examples.rows.is_multiple_of(ROWS_PER_SIGN) {
+                report(WorkerMessage::Alive { phase: "tokenizing".to_string() });
+            }
+            self.examples.rows += 1;
+            let name = format!("{}:{}", file.name, row.line);
+            match tokenize(self.ctx, &row) {
+                Ok(parts) => {
+                    if selfcheck::is_sampled(number) {
+                        let checked = selfcheck::check_row(self.ctx, &row, &parts);
+                        checked.map_err(|why| Refusal(format!("{name}: {why}")))?;
+                    }
+                    self.add(index, name, parts)?;
+                }
+                Err(error) => {
+                    self.examples.rows_refused += 1;
+                    if self.examples.rows_refused <= MAX_NAMED_LINES as u64 {
+                        let message = format!("{name} is not trained: {}", error.kind);
+                        report(WorkerMessage::Warning { code: error.kind.code().to_string(), message });
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a row's examples, or leaves the whole row out when one is too long.
+    fn add(&mut self, file: usize, name: String, parts: Vec<TokenRow>) -> Result<()> {
+        let Limits { max_length, overlong } = self.limits;
+        let fitted: Option<Vec<TokenRow>> = parts.into_iter().map(|part| fit(part, max_length, overlong)).collect();
+        match fitted {
+            Some(parts) => {
+                let parts = parts.into_iter().enumerate();
+                self.examples.list.extend(parts.map(|(part, tokens)| Example { file, part, tokens }));
+                Ok(())
+            }
+            None if overlong == Overlong::Reject => {
+                Err(Refusal(format!("{name} is longer than {max_length} tokens")).into())
+            }
+            None => {
+                self.overlong.add(name);
+                Ok(())
+            }
+        }
+    }
+
+    fn finish(self, report: &mut dyn FnMut(WorkerMessage)) -> Examples {
+        let Loader { limits, mut examples, overlong, .. } = self;
+        examples.rows_overlong = overlong.count;
+        if overlong.count > 0 {
+            let (count, rows, max_length) = (overlong.count, examples.rows, limits.max_length);
+            let message = format!(
+                "{count} of {rows} rows are longer than {max_length} tokens and are not trained: {}",
+                overlong.names()
+            );
+            report(WorkerMessage::Warning { code: "rows_overlong".to_string(), message });
+        }
+        if examples.rows_refused > MAX_NAMED_LINES as u64 {
+            let message = format!("{} rows in all cannot be tokenised and are not trained", examples.rows_refused);
+            report(WorkerMessage::Warning { code: "rows_refused".to_string(), message });
+        }
+        examples
+    }
+}
+
+impl Examples {
+    /// `dataset-3:17` (`dataset-3:17#2` for the third example of a row).
+    #[must_use]
+    pub fn name(&self, index: usize) -> String {
+        let example = &self.list[index];
+        let part = if example.part == 0 { String::new() } else { format!("#{}", example.part) };
+        format!("{}:{}{part}", self.files[example.file], example.tokens.line)
+    }
+
+    /// Tokens of one pass.
+    #[must_use]
+    pub fn num_tokens(&self) -> u64 {
+        self.list.iter().map(|e| e.tokens.ids.len() as u64).sum()
+    }
+
+    /// Tokens of one pass that carry loss.
+    #[must_use]
+    pub fn num_trained_tokens(&self) -> u64 {
+        self.list.iter().map(|e| e.tokens.num_trained() as u64).sum()
+    }
+
+    /// Tokens of the longest example.
+    #[must_use]
+    pub fn longest(&self) -> usize {
+        self.list.iter().map(|e| e.tokens.ids.len()).max().unwrap_or(0)
+    }
+}
+
+impl Lines {
+    fn add(&mut self, name: String) {
+        self.count += 1;
+        if self.named.len() < MAX_NAMED_LINES {
+            self.named.push(name);
+        }
+    }
+
+    fn names(&self) -> String {
+        let more = self.count - self.named.len() as u64;
+        let tail = if more > 0 { format!(" and {more} more") } else { String::new() };
+        format!("{}{tail}", self.named.join(", "))
+    }
+}
