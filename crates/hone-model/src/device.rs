@@ -10,6 +10,7 @@
 //! Letters: `N` rows (tokens), `H` columns, `A` query heads, `K` key/value heads, `D` numbers per head,
 //! `I` intermediate size, `V` vocabulary, `P` positions.
 
+mod cpu;
 mod reference;
 
 use anyhow::{Result, bail};
@@ -249,7 +250,7 @@ pub struct Attention<'a> {
 /// An unknown name, or threads that cannot be started.
 pub fn open(name: &str, threads: usize) -> Result<Box<dyn Device>> {
     match name {
-        "cpu" => bail!("device `{name}` is not built yet ({threads} threads)"),
+        "cpu" => Ok(Box::new(cpu::Cpu::new(threads)?)),
         "reference" => Ok(Box::new(reference::Reference::new())),
         _ => bail!("unknown device `{name}`; known: cpu, reference"),
     }

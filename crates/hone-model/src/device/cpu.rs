@@ -1,1 +1,214 @@
-//! The fast device.
+//! The fast device: the `gemm` crate for products, vectorised loops for the rest, a pool of threads of its own.
+//!
+//! Results depend on the number of threads in a few sums (weights of norms), on nothing else.
+
+mod attention;
+mod cached;
+mod matmul;
+mod norms;
+mod pointwise;
+mod simd;
+
+use super::{AdamWUpdate, Attention, Cache, CacheRow, Device, HeadNorms, Heads, Matrix, Rotation, Span};
+use anyhow::{Context, Result};
+use rayon::{ThreadPool, ThreadPoolBuilder};
+use std::sync::Arc;
+
+/// The device `cpu`.
+pub(super) struct Cpu {
+    pool: Arc<ThreadPool>,
+    arena: Vec<f32>,
+}
+
+impl Cpu {
+    pub(super) fn new(threads: usize) -> Result<Cpu> {
+        let builder = ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("cpu-{i}"));
+        let pool = builder.build().context("start threads")?;
+        Ok(Cpu { pool: Arc::new(pool), arena: Vec::new() })
+    }
+
+    /// The pool, and disjoint parts of the arena.
+    fn parts<const N: usize>(&mut self, spans: [Span; N]) -> (&ThreadPool, [&mut [f32]; N]) {
+        let parts = self.arena.get_disjoint_mut(spans.map(Span::range));
+        (&self.pool, parts.expect("operands are inside the arena and do not overlap"))
+    }
+}
+
+impl Device for Cpu {
+    fn name(&self) -> &'static str {
+        "cpu"
+    }
+
+    fn threads(&self) -> usize {
+        self.pool.current_num_threads()
+    }
+
+    fn reserve(&mut self, len: usize) -> Result<()> {
+        self.arena = Vec::new();
+        self.arena.try_reserve_exact(len).with_context(|| format!("reserve {} MB of memory", len / 250_000))?;
+        self.arena.resize(len, 0.0);
+        Ok(())
+    }
+
+    fn run(&mut self, work: &mut (dyn FnMut(&mut dyn Device) + Send)) {
+        Arc::clone(&self.pool).install(|| work(self));
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn upload(&mut self, dst: Span, values: &[f32]) -> Result<()> {
+        self.arena[dst.range()].copy_from_slice(values);
+        Ok(())
+    }
+
+    fn download(&mut self, src: Span, values: &mut [f32]) -> Result<()> {
+        values.copy_from_slice(&self.arena[src.range()]);
+        Ok(())
+    }
+
+    fn fill(&mut self, dst: Span, value: f32) {
+        let (pool, [dst]) = self.parts([dst]);
+        pool.install(|| pointwise::fill(dst, value));
+    }
+
+    fn copy(&mut self, dst: Span, src: Span) {
+        let (pool, [dst, src]) = self.parts([dst, src]);
+        pool.install(|| pointwise::copy(dst, src));
+    }
+
+    fn matmul(&mut self, c: Matrix, a: Matrix, b: Matrix, accumulate: bool) {
+        let (pool, [c_part, a_part, b_part]) = self.parts([c.span(), a.span(), b.span()]);
+        pool.install(|| matmul::matmul((c_part, c), (a_part, a), (b_part, b), accumulate));
+    }
+
+    fn linear_by_row(&mut self, y: Matrix, x: Matrix, w: Matrix) {
+        let (pool, [y_part, x_part, w_part]) = self.parts([y.span(), x.span(), w.span()]);
+        pool.install(|| cached::linear_by_row((y_part, y), (x_part, x), (w_part, w)));
+    }
+
+    fn gather_rows(&mut self, y: Span, x: Span, rows: &[u32]) {
+        let (pool, [y, x]) = self.parts([y, x]);
+        pool.install(|| pointwise::gather_rows(y, x, rows));
+    }
+
+    fn scatter_add_rows(&mut self, x: Span, y: Span, rows: &[u32]) {
+        let (_, [x, y]) = self.parts([x, y]);
+        pointwise::scatter_add_rows(x, y, rows);
+    }
+
+    fn add_bias(&mut self, y: Span, bias: Span) {
+        let (pool, [y, bias]) = self.parts([y, bias]);
+        pool.install(|| pointwise::add_bias(y, bias));
+    }
+
+    fn add_bias_backward(&mut self, dbias: Span, dy: Span) {
+        let (pool, [dbias, dy]) = self.parts([dbias, dy]);
+        pool.install(|| pointwise::add_bias_backward(dbias, dy));
+    }
+
+    fn rms_norm(&mut self, y: Span, scale: Span, x: Span, w: Span, eps: f32) {
+        let (pool, [y, scale, x, w]) = self.parts([y, scale, x, w]);
+        pool.install(|| norms::rms_norm(y, scale, x, w, eps));
+    }
+
+    fn rms_norm_again(&mut self, y: Span, scale: Span, x: Span, w: Span) {
+        let (pool, [y, scale, x, w]) = self.parts([y, scale, x, w]);
+        pool.install(|| norms::rms_norm_again(y, scale, x, w));
+    }
+
+    fn rms_norm_backward(&mut self, dx: Span, dw: Span, dy: Span, scale: Span, x: Span, w: Span) {
+        let (pool, [dx, dw, dy, scale, x, w]) = self.parts([dx, dw, dy, scale, x, w]);
+        pool.install(|| norms::rms_norm_backward(dx, dw, dy, scale, x, w));
+    }
+
+    fn rotate(&mut self, rotated: Span, scale: Span, qkv: Span, rotation: &Rotation<'_>, heads: Heads) {
+        let Rotation { table, positions, norms } = *rotation;
+        let [query, key] = norm_spans(norms);
+        let (pool, [rotated, scale, qkv, table, query, key]) = self.parts([rotated, scale, qkv, table, query, key]);
+        let norms = norms.map(|norms| norms::NormWeights { query, key, eps: norms.eps });
+        pool.install(|| norms::rotate(rotated, scale, qkv, &norms::RotationData { table, positions, norms, heads }));
+    }
+
+    fn rotate_backward(
+        &mut self,
+        dqkv: Span,
+        dnorms: Option<HeadNorms>,
+        scale: Span,
+        qkv: Span,
+        rotation: &Rotation<'_>,
+        heads: Heads,
+    ) {
+        let Rotation { table, positions, norms } = *rotation;
+        let ([query, key], [dquery, dkey]) = (norm_spans(norms), norm_spans(dnorms));
+        let (pool, [dqkv, dquery, dkey, scale, qkv, table, query, key]) =
+            self.parts([dqkv, dquery, dkey, scale, qkv, table, query, key]);
+        let norms = norms.map(|norms| norms::NormWeights { query, key, eps: norms.eps });
+        let dnorms = dnorms.map(|_| (dquery, dkey));
+        let data = norms::RotationData { table, positions, norms, heads };
+        pool.install(|| norms::rotate_backward(dqkv, dnorms, scale, qkv, &data));
+    }
+
+    fn attention_workspace(&self, max_segment: usize, heads: Heads) -> usize {
+        attention::workspace(self.threads(), max_segment, heads)
+    }
+
+    fn attention(&mut self, io: &Attention<'_>) {
+        let (segments, heads) = (io.segments, io.heads);
+        let (pool, [out, lse, rotated, qkv, workspace]) =
+            self.parts([io.out, io.lse, io.rotated, io.qkv, io.workspace]);
+        let inputs = attention::Inputs { rotated, qkv, segments, heads };
+        pool.install(|| attention::forward(out, lse, &inputs, workspace));
+    }
+
+    fn attention_backward(&mut self, dqkv: Span, dout: Span, io: &Attention<'_>) {
+        let (segments, heads) = (io.segments, io.heads);
+        let (pool, [dqkv, dout, out, lse, rotated, qkv, workspace]) =
+            self.parts([dqkv, dout, io.out, io.lse, io.rotated, io.qkv, io.workspace]);
+        let inputs = attention::Inputs { rotated, qkv, segments, heads };
+        let results = attention::Results { dout, out, lse };
+        pool.install(|| attention::backward(dqkv, &inputs, &results, workspace));
+    }
+
+    fn cache_store(&mut self, cache: Cache, rotated: Span, qkv: Span, rows: &[CacheRow], heads: Heads) {
+        let (_, [keys, values, rotated, qkv]) = self.parts([cache.keys, cache.values, rotated, qkv]);
+        cached::store(keys, values, cache.max_context, rotated, qkv, rows, heads);
+    }
+
+    fn cache_attention(&mut self, out: Span, rotated: Span, cache: Cache, rows: &[CacheRow], heads: Heads) {
+        let (pool, [out, rotated, keys, values]) = self.parts([out, rotated, cache.keys, cache.values]);
+        let data = cached::CacheData { keys, values, max_context: cache.max_context, heads };
+        pool.install(|| cached::attention(out, rotated, rows, &data));
+    }
+
+    fn swiglu(&mut self, y: Span, gate_up: Span, intermediate: usize) {
+        let (pool, [y, gate_up]) = self.parts([y, gate_up]);
+        pool.install(|| pointwise::swiglu(y, gate_up, intermediate));
+    }
+
+    fn swiglu_backward(&mut self, y: Span, gate_up: Span, intermediate: usize) {
+        let (pool, [y, gate_up]) = self.parts([y, gate_up]);
+        pool.install(|| pointwise::swiglu_backward(y, gate_up, intermediate));
+    }
+
+    fn cross_entropy(&mut self, logits: Span, losses: Span, correct: Span, targets: &[u32], grad_scale: Option<f32>) {
+        let (pool, [logits, losses, correct]) = self.parts([logits, losses, correct]);
+        pool.install(|| pointwise::cross_entropy(logits, losses, correct, targets, grad_scale));
+    }
+
+    fn sum_of_squares(&mut self, x: Span) -> Result<f64> {
+        let (pool, [x]) = self.parts([x]);
+        Ok(pool.install(|| pointwise::sum_of_squares(x)))
+    }
+
+    fn adamw(&mut self, w: Span, g: Span, m: Span, v: Span, update: &AdamWUpdate) {
+        let (pool, [w, g, m, v]) = self.parts([w, g, m, v]);
+        pool.install(|| pointwise::adamw(w, g, m, v, update));
+    }
+}
+
+/// Spans of the weights of query and key norms; empty without norms.
+fn norm_spans(norms: Option<HeadNorms>) -> [Span; 2] {
+    norms.map_or([Span::default(); 2], |norms| [norms.query, norms.key])
+}

@@ -11,7 +11,7 @@ pub const FAMILIES: [&str; 7] =
     ["llama_tied", "llama3_rope", "llama_linear_rope", "qwen2", "qwen3", "qwen3_untied", "qwen3_yarn_rope"];
 
 /// Every device that the numbers are met on.
-pub const DEVICES: [&str; 1] = ["reference"];
+pub const DEVICES: [&str; 2] = ["reference", "cpu"];
 
 /// One folder of `testdata/reference`.
 pub struct Recorded {

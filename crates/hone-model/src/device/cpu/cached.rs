@@ -1,0 +1,140 @@
+//! Decoding: products and attention whose result for a row does not depend on the rows beside it.
+
+use super::simd::{self, LANES, vectorised};
+use crate::device::{CacheRow, Heads, Matrix};
+use rayon::prelude::*;
+
+/// Outputs that one task computes.
+const OUTPUTS: usize = 16;
+
+/// Keys and values of all slots, and how they are laid out.
+#[derive(Clone, Copy)]
+pub(super) struct CacheData<'a> {
+    pub(super) keys: &'a [f32],
+    pub(super) values: &'a [f32],
+    pub(super) max_context: usize,
+    pub(super) heads: Heads,
+}
+
+/// y `[N,O]` := x `[N,I]` · w `[O,I]`ᵀ on slices that begin at each matrix's first element.
+pub(super) fn linear_by_row(y: (&mut [f32], Matrix), x: (&[f32], Matrix), w: (&[f32], Matrix)) {
+    let ((y, y_shape), (x, x_shape), (w, w_shape)) = (y, x, w);
+    assert!(y_shape.rows == x_shape.rows && y_shape.cols == w_shape.rows && x_shape.cols == w_shape.cols);
+    assert!(x_shape.col_stride == 1 && w_shape.col_stride == 1, "rows are contiguous");
+    let width = x_shape.cols;
+    let rows: Vec<&[f32]> = (0..x_shape.rows).map(|r| &x[r * x_shape.row_stride..][..width]).collect();
+    // [tasks, N, OUTPUTS]: a task's outputs stand together, so that no two threads share a row of y.
+    let results: Vec<Vec<f32>> = (0..w_shape.rows.div_ceil(OUTPUTS))
+        .into_par_iter()
+        .map(|task| {
+            let first = task * OUTPUTS;
+            let count = OUTPUTS.min(w_shape.rows - first);
+            let mut results = vec![0.0; rows.len() * count];
+            dots(&mut results, &rows, &w[first * w_shape.row_stride..], w_shape.row_stride, count);
+            results
+        })
+        .collect();
+    for (task, results) in results.iter().enumerate() {
+        let count = results.len() / rows.len().max(1);
+        for (r, results) in results.chunks_exact(count.max(1)).enumerate() {
+            for (c, &value) in results.iter().enumerate() {
+                y[r * y_shape.row_stride + (task * OUTPUTS + c) * y_shape.col_stride] = value;
+            }
+        }
+    }
+}
+
+/// Puts keys and values of rows at their places.
+pub(super) fn store(
+    keys: &mut [f32],
+    values: &mut [f32],
+    max_context: usize,
+    rotated: &[f32],
+    qkv: &[f32],
+    rows: &[CacheRow],
+    heads: Heads,
+) {
+    let width = heads.kv_width();
+    for (i, row) in rows.iter().enumerate() {
+        assert!(row.position < max_context, "position {} is inside a context of {max_context}", row.position);
+        let place = (row.slot * max_context + row.position) * width;
+        keys[place..place + width]
+            .copy_from_slice(&rotated[i * heads.rotated_width() + heads.query_width()..][..width]);
+        values[place..place + width].copy_from_slice(&qkv[i * heads.qkv_width() + heads.rotated_width()..][..width]);
+    }
+}
+
+/// out `[n,AD]` := attention of each row over its slot.
+pub(super) fn attention(out: &mut [f32], rotated: &[f32], rows: &[CacheRow], cache: &CacheData<'_>) {
+    let (heads, d) = (cache.heads, cache.heads.head_dim);
+    let group = heads.num_heads / heads.num_kv_heads;
+    out.par_chunks_mut(d).enumerate().for_each_init(Vec::new, |scores, (i, out)| {
+        let (row, head) = (i / heads.num_heads, i % heads.num_heads);
+        let query = &rotated[row * heads.rotated_width() + head * d..][..d];
+        let CacheRow { slot, position } = rows[row];
+        let start = slot * cache.max_context * heads.kv_width() + head / group * d;
+        scores.resize(position + 1, 0.0);
+        attend(out, query, &cache.keys[start..], &cache.values[start..], heads.kv_width(), scores);
+    });
+}
+
+vectorised! {
+    /// results `[rows, count]` := dot products of rows with the first `count` rows of w.
+    fn dots(results: &mut [f32], rows: &[&[f32]], w: &[f32], row_stride: usize, count: usize) {
+        for (x, results) in rows.iter().zip(results.chunks_exact_mut(count)) {
+            let mut c = 0;
+            while c + 4 <= count {
+                let w: [&[f32]; 4] = std::array::from_fn(|j| &w[(c + j) * row_stride..][..x.len()]);
+                results[c..c + 4].copy_from_slice(&four_dots(x, w));
+                c += 4;
+            }
+            for c in c..count {
+                results[c] = simd::dot(x, &w[c * row_stride..][..x.len()]);
+            }
+        }
+    }
+
+    /// softmax(q · kᵀ / √D) · v over as many cached positions as there are `scores`.
+    fn attend(out: &mut [f32], query: &[f32], keys: &[f32], values: &[f32], row_stride: usize, scores: &mut [f32]) {
+        let d = query.len();
+        let scale = 1.0 / (d as f32).sqrt();
+        for (t, score) in scores.iter_mut().enumerate() {
+            *score = simd::dot(query, &keys[t * row_stride..][..d]) * scale;
+        }
+        let max = simd::max(scores);
+        for score in scores.iter_mut() {
+            *score = simd::exp_share(*score - max);
+        }
+        let factor = 1.0 / simd::sum(scores);
+        out.fill(0.0);
+        for (t, score) in scores.iter().enumerate() {
+            let weight = score * factor;
+            for (out, value) in out.iter_mut().zip(&values[t * row_stride..][..d]) {
+                *out += weight * value;
+            }
+        }
+    }
+}
+
+/// Four dot products at once, each summed as [`simd::dot`] sums.
+#[inline(always)]
+fn four_dots(x: &[f32], w: [&[f32]; 4]) -> [f32; 4] {
+    let mut lanes = [[0.0f32; LANES]; 4];
+    let whole = x.len() / LANES * LANES;
+    for start in (0..whole).step_by(LANES) {
+        let x = &x[start..start + LANES];
+        for (lanes, w) in lanes.iter_mut().zip(&w) {
+            let w = &w[start..start + LANES];
+            for j in 0..LANES {
+                lanes[j] += x[j] * w[j];
+            }
+        }
+    }
+    std::array::from_fn(|i| {
+        let mut sum = simd::fold(&lanes[i]);
+        for j in whole..x.len() {
+            sum += x[j] * w[i][j];
+        }
+        sum
+    })
+}
