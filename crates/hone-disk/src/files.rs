@@ -37,9 +37,15 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// Writes a value as indented JSON with a final newline, by [`write_atomic`].
 pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
-    let mut bytes = serde_json::to_vec_pretty(value).with_context(|| format!("encode {}", path.display()))?;
-    bytes.push(b'\n');
+    let bytes = json_bytes(value).with_context(|| format!("encode {}", path.display()))?;
     write_atomic(path, &bytes)
+}
+
+/// The bytes that [`write_json`] writes.
+pub(crate) fn json_bytes(value: &impl Serialize) -> Result<Vec<u8>> {
+    let mut bytes = serde_json::to_vec_pretty(value)?;
+    bytes.push(b'\n');
+    Ok(bytes)
 }
 
 /// Creates (or empties) a file for streaming into a staging folder. It is not durable before

@@ -4,7 +4,7 @@
 //! `manifest.json`: `{"format_version": 1, "files": [{"path": "config.json", "size": 123, "blake3": "<hex>"}]}`,
 //! paths relative with `/`, sorted. The BLAKE3 of the manifest's own bytes names the content of the folder.
 
-use crate::files::{hash_file, write_json};
+use crate::files::{hash_file, json_bytes, write_json};
 use crate::tree::{files_below, sync_file, sync_tree};
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
@@ -39,19 +39,30 @@ pub struct Entry {
 /// Hashes and syncs every file below `dir`, then writes the manifest, durably and last. Returns the BLAKE3 of
 /// `manifest.json`.
 pub fn write(dir: &Path) -> Result<String> {
+    for path in files_below(dir)? {
+        sync_file(&dir.join(&path))?;
+    }
+    let (manifest, _) = compute(dir)?;
+    sync_tree(dir)?;
+    write_json(&dir.join(FILE), &manifest)?;
+    Ok(hash_file(&dir.join(FILE))?.1)
+}
+
+/// The manifest that `dir` would get, and the BLAKE3 that its bytes would have; nothing is written. A manifest that
+/// lies there already is not looked at. This names base models, which stay where their owner put them.
+pub fn compute(dir: &Path) -> Result<(Manifest, String)> {
     let mut files = Vec::new();
     for path in files_below(dir)? {
         if path == Path::new(FILE) {
             continue;
         }
-        sync_file(&dir.join(&path))?;
         let (size, blake3) = hash_file(&dir.join(&path))?;
         let path = path.to_str().with_context(|| format!("{} is not a UTF-8 name", path.display()))?.to_string();
         files.push(Entry { path, size, blake3 });
     }
-    sync_tree(dir)?;
-    write_json(&dir.join(FILE), &Manifest { format_version: FORMAT_VERSION, files })?;
-    Ok(hash_file(&dir.join(FILE))?.1)
+    let manifest = Manifest { format_version: FORMAT_VERSION, files };
+    let hash = blake3::hash(&json_bytes(&manifest)?).to_hex().to_string();
+    Ok((manifest, hash))
 }
 
 /// Reads a folder's manifest; returns it with the BLAKE3 of its bytes. The files are not looked at.

@@ -286,3 +286,17 @@ fn a_lock_is_held_until_it_is_dropped_whatever_the_file_says() {
     drop(lock);
     assert!(FileLock::try_exclusive(&path).unwrap().is_some());
 }
+
+#[test]
+fn a_computed_manifest_is_the_one_that_would_be_written() {
+    let dir = tempfile::tempdir().unwrap();
+    crate::write_atomic(&dir.path().join("b/two"), b"2").unwrap_or_else(|_| {
+        crate::create_dir(&dir.path().join("b")).unwrap();
+        crate::write_atomic(&dir.path().join("b/two"), b"2").unwrap();
+    });
+    crate::write_atomic(&dir.path().join("one"), b"1").unwrap();
+    let (computed, hash) = crate::manifest::compute(dir.path()).unwrap();
+    let written_hash = crate::manifest::write(dir.path()).unwrap();
+    assert_eq!(hash, written_hash);
+    assert_eq!(crate::manifest::read(dir.path()).unwrap().0, computed);
+}
