@@ -10,8 +10,8 @@
 mod batch;
 mod config;
 pub mod device;
-mod model;
 pub mod gguf;
+mod model;
 mod score;
 mod train;
 mod weights;

@@ -1,0 +1,147 @@
+//! Times full fine-tuning steps (zero, forward, backward, clip, AdamW) on the CPU and prints one line of JSON.
+//!
+//! `train_step_bench --model DIR|qwen3-3.7m --rows R --length L --steps N --threads T`; step `s` row `r` position `p` of the
+//! batch is the id `(s·7919 + r·31 + p·17 + 1) mod vocabulary`, every position but each row's last is trained. A first step
+//! is not counted. `gemm_gflops` is what one large product reaches in the same run: the machine's own limit.
+
+#![expect(clippy::print_stdout, reason = "the result of a benchmark goes to standard output")]
+
+use anyhow::{Context, Result, bail};
+use hone_model::device::{self, Span};
+use hone_model::{AdamW, Batch, Config, HostWeights, Trainer, TrainerOptions};
+use std::path::Path;
+use std::time::Instant;
+
+struct Arguments {
+    model: String,
+    rows: usize,
+    length: usize,
+    steps: usize,
+    threads: usize,
+}
+
+fn main() -> Result<()> {
+    let arguments = arguments()?;
+    let (config, weights) = model(&arguments.model)?;
+    let tokens = arguments.rows * arguments.length;
+    let options = TrainerOptions { max_tokens: tokens, max_segment_tokens: arguments.length };
+    let device = device::open("cpu", arguments.threads)?;
+    let planned_bytes = Trainer::planned_bytes(&config, &options, &*device)?;
+    let mut trainer = Trainer::new(device, &config, &weights, &options)?;
+    drop(weights);
+    let (mut losses, mut seconds) = (Vec::new(), Vec::new());
+    for step in 0..=arguments.steps {
+        let batch = batch(&arguments, step, config.vocab_size);
+        let start = Instant::now();
+        losses.push(train_step(&mut trainer, &batch, step as u64 + 1)?);
+        if step > 0 {
+            seconds.push(start.elapsed().as_secs_f64());
+        }
+    }
+    let peak_memory_bytes = peak_memory_bytes()?;
+    drop(trainer);
+    seconds.sort_by(f64::total_cmp);
+    let median = seconds[seconds.len() / 2];
+    let result = serde_json::json!({
+        "work": format!("{} {}x{}", arguments.model, arguments.rows, arguments.length),
+        "threads": arguments.threads,
+        "parameters": config.num_parameters(),
+        "tokens_per_s": tokens as f64 / median,
+        "best_tokens_per_s": tokens as f64 / seconds[0],
+        "step_ms": median * 1e3,
+        "peak_memory_bytes": peak_memory_bytes,
+        "planned_bytes": planned_bytes,
+        "losses": losses,
+        "gemm_gflops": gemm_gflops(arguments.threads)?,
+    });
+    println!("{result}");
+    Ok(())
+}
+
+fn train_step(trainer: &mut Trainer, batch: &Batch, step: u64) -> Result<f64> {
+    let trained = batch.targets.iter().filter(|&&target| target >= 0).count();
+    trainer.zero_grad();
+    let stats = trainer.accumulate(batch, 1.0 / trained as f32)?;
+    let norm = trainer.grad_norm()?;
+    trainer.adamw_step(&AdamW {
+        lr: 1e-4,
+        beta1: 0.9,
+        beta2: 0.999,
+        eps: 1e-8,
+        weight_decay: 0.01,
+        step,
+        grad_scale: (1.0 / (norm + 1e-6)).min(1.0),
+    })?;
+    Ok(stats.loss_sum / stats.trained_tokens as f64)
+}
+
+fn batch(arguments: &Arguments, step: usize, vocab_size: usize) -> Batch {
+    let mut batch = Batch { segments: vec![arguments.length; arguments.rows], ..Batch::default() };
+    for row in 0..arguments.rows {
+        let id = |position: usize| (step * 7919 + row * 31 + position * 17 + 1) % vocab_size;
+        batch.ids.extend((0..arguments.length).map(|position| id(position) as u32));
+        batch.targets.extend((1..arguments.length).map(|position| id(position) as i32));
+        batch.targets.push(-1);
+    }
+    batch
+}
+
+fn model(name: &str) -> Result<(Config, HostWeights)> {
+    if name == "qwen3-3.7m" {
+        let config = Config::from_json(&serde_json::json!({
+            "model_type": "qwen3", "vocab_size": 2048, "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64, "max_position_embeddings": 2048,
+            "rms_norm_eps": 1e-6, "tie_word_embeddings": true, "rope_theta": 10000.0,
+        }))?;
+        let weights = HostWeights::random(&config, 1);
+        return Ok((config, weights));
+    }
+    let dir = Path::new(name);
+    let config = Config::from_dir(dir)?;
+    let weights = HostWeights::load(dir, &config)?;
+    Ok((config, weights))
+}
+
+/// Billions of multiplications and additions per second in products of 1024 × 1024 matrices; the best of several.
+fn gemm_gflops(threads: usize) -> Result<f64> {
+    const SIZE: usize = 1024;
+    let mut device = device::open("cpu", threads)?;
+    device.reserve(3 * SIZE * SIZE)?;
+    let part = |i: usize| Span { offset: i * SIZE * SIZE, len: SIZE * SIZE };
+    device.fill(part(0), 0.5);
+    device.fill(part(1), 0.5);
+    let mut best = 0.0f64;
+    for _ in 0..8 {
+        let start = Instant::now();
+        device.matmul(part(2).matrix(SIZE), part(0).matrix(SIZE), part(1).matrix(SIZE).transposed(), false);
+        device.finish()?;
+        best = best.max(2.0 * (SIZE as f64).powi(3) / start.elapsed().as_secs_f64() / 1e9);
+    }
+    Ok(best)
+}
+
+/// Highest resident memory of this process so far (`VmHWM`).
+fn peak_memory_bytes() -> Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").context("read memory use")?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).context("find VmHWM")?;
+    let kilobytes = line.split_whitespace().nth(1).context("read VmHWM")?;
+    Ok(kilobytes.parse::<u64>().context("read VmHWM")? * 1024)
+}
+
+fn arguments() -> Result<Arguments> {
+    let mut arguments = Arguments { model: "qwen3-3.7m".to_owned(), rows: 16, length: 128, steps: 5, threads: 0 };
+    let mut words = std::env::args().skip(1);
+    while let Some(flag) = words.next() {
+        let value = words.next().with_context(|| format!("{flag} needs a value"))?;
+        let number = || value.parse::<usize>().with_context(|| format!("{flag} needs a number, got {value}"));
+        match flag.as_str() {
+            "--model" => arguments.model = value,
+            "--rows" => arguments.rows = number()?.max(1),
+            "--length" => arguments.length = number()?.max(2),
+            "--steps" => arguments.steps = number()?.max(1),
+            "--threads" => arguments.threads = number()?,
+            _ => bail!("unknown flag {flag}; known: --model --rows --length --steps --threads"),
+        }
+    }
+    Ok(arguments)
+}
