@@ -4,6 +4,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::fmt;
 
+/// Names under which data sets keep an assistant's reasoning, the usual one first.
+pub const REASONING_KEYS: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+
 /// Names a row independently of its file's name: from its bytes and its line number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -61,5 +64,11 @@ impl Message {
     /// A message without further keys.
     pub fn new(role: &str, content: impl Into<String>) -> Self {
         Message { role: role.to_string(), content: content.into(), extra: Map::new() }
+    }
+
+    /// The reasoning kept beside the content, under any of the names in use; `None` where there is none.
+    #[must_use]
+    pub fn reasoning(&self) -> Option<&Value> {
+        REASONING_KEYS.iter().find_map(|key| self.extra.get(*key).filter(|value| !value.is_null()))
     }
 }

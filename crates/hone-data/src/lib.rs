@@ -4,6 +4,8 @@
 //! token ids through [`Tokenizer`]; the loss mask of a row is born in [`tokenize`] together with its ids.
 //! Nothing here writes a file, knows a tensor, or talks to a network.
 
+#![cfg_attr(test, expect(clippy::disallowed_methods, reason = "tests write fixtures"))]
+
 pub mod check;
 pub mod example;
 pub mod pack;

@@ -1,14 +1,42 @@
 //! The one chat template: a model's own Jinja template, rendered as `transformers` renders it.
+//!
+//! The engine is set up as there: `trim_blocks` and `lstrip_blocks`, loop controls, `raise_exception`,
+//! `strftime_now` (in UTC), `tojson` as Python's `json.dumps`, Python's string and dict methods, the model's
+//! special tokens as variables, `tools` and `documents` always defined, keys with `null` left out of
+//! messages, and reasoning under each of its names. `{% generation %}` marks are accepted and print nothing.
+//!
+//! Files read from a model folder: `chat_template.jinja`, else `chat_template` in `tokenizer_config.json` (a
+//! text, or a list of `{name, template}` with a `default` and perhaps a `tool_use`), and the special tokens
+//! of `tokenizer_config.json` and `special_tokens_map.json`.
+
+mod clock;
+mod python_json;
 
 use crate::example::Message;
-use anyhow::{Result, anyhow};
+use crate::tokenizer::read_json;
+use anyhow::{Context, Result, anyhow};
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, Serde};
+use minijinja::{Environment, Error, ErrorKind};
 use serde_json::{Map, Value};
 use std::path::Path;
+use std::sync::Arc;
+
+const DEFAULT: &str = "default";
+const TOOL_USE: &str = "tool_use";
 
 /// A compiled chat template with the special tokens it prints. Cheap to clone, shared between threads.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ChatTemplate {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    environment: Environment<'static>,
+    source: String,
     hash: String,
+    special_tokens: Map<String, Value>,
+    has_tool_use: bool,
 }
 
 /// What is rendered.
@@ -16,21 +44,46 @@ pub struct ChatTemplate {
 pub struct RenderInput<'a> {
     /// The conversation.
     pub messages: &'a [Message],
-    /// Function schemas.
+    /// Function schemas, a list of objects.
     pub tools: Option<&'a Value>,
     /// Whether the header of the assistant's next turn is appended.
     pub add_generation_prompt: bool,
-    /// Extra variables (`chat_template_kwargs`).
+    /// Extra variables (`chat_template_kwargs`). They win over special tokens, not over the fields above.
     pub kwargs: &'a Map<String, Value>,
 }
 
 impl ChatTemplate {
-    /// The template of a model folder: `chat_template.jinja`, else `chat_template` of `tokenizer_config.json`.
+    /// The template of a model folder.
     ///
     /// # Errors
     /// The folder has no template, or it does not compile.
     pub fn from_dir(model_dir: &Path) -> Result<Self> {
-        Err(anyhow!("not built yet: {model_dir:?}"))
+        Self::find_in_dir(model_dir)?.ok_or_else(|| {
+            anyhow!(
+                "the model in {} has no chat template (neither chat_template.jinja nor chat_template in \
+                 tokenizer_config.json), so it can only be used with completion data",
+                model_dir.display()
+            )
+        })
+    }
+
+    /// The template of a model folder, `None` when it has none.
+    ///
+    /// # Errors
+    /// A broken file, or a template that does not compile.
+    pub fn find_in_dir(model_dir: &Path) -> Result<Option<Self>> {
+        let config = read_json(&model_dir.join("tokenizer_config.json"))?.unwrap_or(Value::Null);
+        let path = model_dir.join("chat_template.jinja");
+        let templates = match std::fs::read_to_string(&path) {
+            Ok(text) => vec![(DEFAULT.to_string(), text)],
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => named_templates(&config["chat_template"]),
+            Err(e) => return Err(e).with_context(|| format!("read {}", path.display())),
+        };
+        if templates.is_empty() {
+            return Ok(None);
+        }
+        let special_tokens = special_tokens(model_dir, &config)?;
+        Self::compile(templates, special_tokens).map(Some)
     }
 
     /// A template from its text; `bos` and `eos` become `bos_token` and `eos_token`.
@@ -38,20 +91,170 @@ impl ChatTemplate {
     /// # Errors
     /// The text does not compile.
     pub fn from_source(source: &str, bos: Option<&str>, eos: Option<&str>) -> Result<Self> {
-        Err(anyhow!("not built yet: {} {bos:?} {eos:?}", source.len()))
+        let tokens = [("bos_token", bos), ("eos_token", eos)];
+        let special_tokens = tokens.iter().filter_map(|(name, token)| Some((name.to_string(), (*token)?.into())));
+        Self::compile(vec![(DEFAULT.to_string(), source.to_string())], special_tokens.collect())
     }
 
     /// The conversation as text.
     ///
     /// # Errors
-    /// The template refuses the conversation (`raise_exception`) or fails.
+    /// The template refuses the conversation (`raise_exception`) or fails; the message is its own.
     pub fn render(&self, input: &RenderInput<'_>) -> Result<String> {
-        Err(anyhow!("not built yet: {}", input.messages.len()))
+        let mut variables = self.inner.special_tokens.clone();
+        variables.extend(input.kwargs.clone());
+        let messages = input.messages.iter().map(message_variables).collect();
+        variables.insert("messages".to_string(), Value::Array(messages));
+        variables.insert("tools".to_string(), input.tools.cloned().unwrap_or(Value::Null));
+        variables.entry("documents").or_insert(Value::Null);
+        variables.insert("add_generation_prompt".to_string(), input.add_generation_prompt.into());
+        let name = if input.tools.is_some() && self.inner.has_tool_use { TOOL_USE } else { DEFAULT };
+        let template = self.inner.environment.get_template(name).context("find the compiled template")?;
+        template.render(minijinja::Value::from(Serde(variables))).map_err(|e| anyhow!(explain(&e)))
     }
 
     /// BLAKE3 of the template's text, hex.
     #[must_use]
     pub fn hash(&self) -> &str {
-        &self.hash
+        &self.inner.hash
+    }
+
+    /// The template's text.
+    #[must_use]
+    pub fn source(&self) -> &str {
+        &self.inner.source
+    }
+
+    fn compile(templates: Vec<(String, String)>, special_tokens: Map<String, Value>) -> Result<Self> {
+        let mut hasher = blake3::Hasher::new();
+        let source = templates
+            .iter()
+            .find(|(name, _)| name == DEFAULT)
+            .map(|(_, text)| text.clone())
+            .ok_or_else(|| anyhow!("none of the model's chat templates is named {DEFAULT:?}"))?;
+        let mut environment = environment();
+        for (name, text) in &templates {
+            hasher.update(text.as_bytes());
+            environment
+                .add_template_owned(name.clone(), without_generation_marks(text))
+                .map_err(|e| anyhow!("compile the chat template: {e}"))?;
+        }
+        let has_tool_use = templates.iter().any(|(name, _)| name == TOOL_USE);
+        let hash = hasher.finalize().to_hex().to_string();
+        Ok(ChatTemplate { inner: Arc::new(Inner { environment, source, hash, special_tokens, has_tool_use }) })
     }
 }
+
+impl std::fmt::Debug for ChatTemplate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ChatTemplate").field("hash", &self.inner.hash).finish_non_exhaustive()
+    }
+}
+
+/// The special tokens of a model by their names (`bos_token`, …), each as its text.
+pub(crate) fn special_tokens(model_dir: &Path, tokenizer_config: &Value) -> Result<Map<String, Value>> {
+    let map = read_json(&model_dir.join("special_tokens_map.json"))?.unwrap_or(Value::Null);
+    let mut tokens = Map::new();
+    for source in [&map, tokenizer_config] {
+        for (name, value) in source.as_object().into_iter().flatten() {
+            let text = value.as_str().or_else(|| value.get("content").and_then(Value::as_str));
+            if let Some(text) = text.filter(|_| name.ends_with("_token")) {
+                tokens.insert(name.clone(), text.into());
+            }
+        }
+    }
+    Ok(tokens)
+}
+
+/// `chat_template` of a configuration: one text, or a list of named ones; only those that are used here.
+fn named_templates(value: &Value) -> Vec<(String, String)> {
+    match value {
+        Value::String(text) => vec![(DEFAULT.to_string(), text.clone())],
+        Value::Array(list) => list
+            .iter()
+            .filter_map(|entry| Some((entry["name"].as_str()?.to_string(), entry["template"].as_str()?.to_string())))
+            .filter(|(name, _)| name == DEFAULT || name == TOOL_USE)
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn environment() -> Environment<'static> {
+    let mut environment = Environment::new();
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+    environment.set_syntax(syntax.expect("only the white-space switches differ from the default"));
+    environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.add_filter("tojson", tojson);
+    environment.add_function("raise_exception", |message: String| -> Result<String, Error> {
+        Err(Error::new(ErrorKind::InvalidOperation, message))
+    });
+    environment.add_function("strftime_now", |format: String| clock::strftime_now(&format));
+    environment
+}
+
+/// Python's `json.dumps(value, ensure_ascii=False, …)` with the arguments that `transformers` lets through.
+fn tojson(value: minijinja::Value, kwargs: Kwargs) -> Result<minijinja::Value, Error> {
+    let separators: Option<Vec<String>> = kwargs.get("separators")?;
+    let style = python_json::Style {
+        ensure_ascii: kwargs.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false),
+        sort_keys: kwargs.get::<Option<bool>>("sort_keys")?.unwrap_or(false),
+        indent: kwargs.get("indent")?,
+        separators: separators.and_then(|list| <[String; 2]>::try_from(list).ok()),
+    };
+    kwargs.assert_all_used()?;
+    let json = serde_json::to_value(&value)
+        .map_err(|e| Error::new(ErrorKind::BadSerialization, "value is not JSON").with_source(e))?;
+    Ok(minijinja::Value::from_safe_string(python_json::dumps(&json, &style)))
+}
+
+/// A message as the template sees it.
+fn message_variables(message: &Message) -> Value {
+    let mut map = Map::new();
+    map.insert("role".to_string(), message.role.clone().into());
+    map.insert("content".to_string(), message.content.clone().into());
+    map.extend(message.extra.iter().filter(|(_, value)| !value.is_null()).map(|(k, v)| (k.clone(), v.clone())));
+    if let Some(reasoning) = message.reasoning().cloned() {
+        map.entry("thinking").or_insert_with(|| reasoning.clone());
+        map.insert("reasoning_content".to_string(), reasoning);
+    }
+    Value::Object(map)
+}
+
+/// What went wrong, in one sentence: the template's own words where it raised them.
+fn explain(error: &Error) -> String {
+    match (error.detail(), error.line()) {
+        (Some(detail), _) if error.kind() == ErrorKind::InvalidOperation => detail.to_string(),
+        (Some(detail), Some(line)) => format!("{}: {detail} (line {line} of the template)", error.kind()),
+        (None, Some(line)) => format!("{} (line {line} of the template)", error.kind()),
+        _ => error.to_string(),
+    }
+}
+
+/// Turns `{% generation %}` … `{% endgeneration %}` into a block that prints its body, with the same
+/// white-space control.
+fn without_generation_marks(source: &str) -> String {
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(start) = rest.find("{%") {
+        let Some(len) = rest[start..].find("%}") else { break };
+        let (tag, end) = (&rest[start + 2..start + len], start + len + 2);
+        let word = tag.trim_matches(['-', '+']).trim();
+        let block = match word {
+            "generation" => Some("if true"),
+            "endgeneration" => Some("endif"),
+            _ => None,
+        };
+        out.push_str(&rest[..start]);
+        match block {
+            Some(block) => out.push_str(&format!("{{%{}%}}", tag.replace(word, &format!(" {block} ")))),
+            None => out.push_str(&rest[start..end]),
+        }
+        rest = &rest[end..];
+    }
+    out.push_str(rest);
+    out
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,9 +1,26 @@
 //! Rows to token ids with their loss mask, born together.
+//!
+//! **Conversations.** The rendered whole is tokenized once, so its ids are those of the reference template
+//! engine. For every assistant turn the conversation before it is rendered with the generation prompt (what
+//! the server sees), and up to it (what the turn adds). Where each is a true prefix of the next and of the
+//! whole, the row is one example and its turns are the trained spans. Where it is not (Qwen3 prints an empty
+//! think block in the last turn only), each assistant turn becomes an example of its own: the conversation
+//! up to and with that turn, of which only that turn is trained.
+//!
+//! A span begins where the generation prompt ends and reaches to its last end-of-turn token, which is trained;
+//! the line break that many templates print after it is not. An empty think block that the template made is
+//! not trained, though it stays in the ids. A token that straddles the border between prompt and answer holds
+//! text of the prompt and is not trained.
+//!
+//! **Completions.** `ids = prefix + prompt + completion + end`: prompt and completion are tokenized apart, so
+//! the border never falls into a token; prefix is what the tokenizer's own post-processor puts before a text
+//! (a beginning-of-text token, or nothing); end is the model's `eos_token`, trained. A model without one gets
+//! no end.
 
-use crate::example::{Message, Row, RowId};
+use crate::example::{Example, Message, Row, RowId};
 use crate::profile::Profile;
-use crate::template::ChatTemplate;
-use crate::tokenizer::Tokenizer;
+use crate::template::{ChatTemplate, RenderInput};
+use crate::tokenizer::{Encoded, Tokenizer};
 use anyhow::{Result, anyhow};
 use hone_pipeline::config::Overlong;
 use serde_json::{Map, Value};
@@ -106,21 +123,42 @@ impl ChatContext {
     /// # Errors
     /// A broken file, or an unknown profile. A missing template is not an error here.
     pub fn from_dir(model_dir: &Path, profile: &str, kwargs: &Map<String, Value>) -> Result<Self> {
-        Err(anyhow!("not built yet: {model_dir:?} {profile} {}", kwargs.len()))
+        Ok(ChatContext {
+            template: ChatTemplate::find_in_dir(model_dir)?,
+            tokenizer: Tokenizer::from_dir(model_dir)?,
+            profile: crate::profile::find(profile)?,
+            kwargs: kwargs.clone(),
+        })
+    }
+
+    /// BLAKE3 of the chat template's text, hex; empty for a model without one.
+    #[must_use]
+    pub fn template_hash(&self) -> &str {
+        self.template.as_ref().map_or("", ChatTemplate::hash)
     }
 }
 
-/// A row as ids and mask; several where the template needs one example per assistant turn.
+/// A row, decorated by the profile, as ids and mask; several where the template needs one example per
+/// assistant turn. Pure.
 ///
 /// # Errors
 /// The row cannot be trained on, by name.
 pub fn tokenize(ctx: &ChatContext, row: &Row) -> Result<Vec<TokenRow>, RowError> {
-    let _ = ctx;
-    Err(RowError { line: row.line, row: row.id, kind: RowErrorKind::Tokenizer("not built yet".to_string()) })
+    let decorated = ctx.profile.apply(row);
+    let masked = match &decorated.example {
+        Example::Chat { messages, tools } => tokenize_chat(ctx, messages, tools.as_ref()),
+        Example::Completion { prompt, completion } => tokenize_completion(ctx, prompt.as_deref(), completion),
+    };
+    let name = |kind| RowError { line: row.line, row: row.id, kind };
+    let rows: Vec<TokenRow> = masked.map_err(name)?.into_iter().map(|m| m.into_row(row)).collect();
+    match rows.iter().all(|r| r.num_trained() > 0) && !rows.is_empty() {
+        true => Ok(rows),
+        false => Err(name(RowErrorKind::NothingTrained)),
+    }
 }
 
 /// The ids that server, preview and evaluation put before the assistant's next turn: the conversation with
-/// generation prompt. `kwargs` of the request win over the configured ones. The profile is *not* applied.
+/// generation prompt. `kwargs` of a request win over the configured ones. The profile is *not* applied.
 ///
 /// # Errors
 /// The model has no template, or it refuses the conversation.
@@ -130,15 +168,21 @@ pub fn prompt_ids(
     tools: Option<&Value>,
     kwargs: Option<&Map<String, Value>>,
 ) -> Result<Vec<u32>> {
-    Err(anyhow!("not built yet: {} {} {} {}", ctx.kwargs.len(), messages.len(), tools.is_some(), kwargs.is_some()))
+    let template = ctx.template.as_ref().ok_or_else(|| anyhow!(RowErrorKind::NoTemplate))?;
+    let mut merged = ctx.kwargs.clone();
+    merged.extend(kwargs.into_iter().flatten().map(|(key, value)| (key.clone(), value.clone())));
+    let text = template.render(&RenderInput { messages, tools, add_generation_prompt: true, kwargs: &merged })?;
+    ctx.tokenizer.encode(&text)
 }
 
-/// The ids of a plain prompt (no template), with the tokens that the tokenizer itself puts before a text.
+/// The ids of a plain prompt (no template): exactly what stands before the completion in training.
 ///
 /// # Errors
 /// The tokenizer's own failure.
 pub fn completion_prompt_ids(ctx: &ChatContext, prompt: &str) -> Result<Vec<u32>> {
-    ctx.tokenizer.encode(prompt)
+    let mut ids = ctx.tokenizer.text_prefix_ids().to_vec();
+    ids.extend(ctx.tokenizer.encode(prompt)?);
+    Ok(ids)
 }
 
 /// Brings a row to at most `max_length` tokens, or leaves it out (`None`). An answer is never cut: with
@@ -156,3 +200,109 @@ pub fn fit(row: TokenRow, max_length: usize, overlong: Overlong) -> Option<Token
     // One untrained token must stay: it predicts the first trained one.
     (cut < first_trained).then(|| TokenRow { ids: row.ids[cut..].to_vec(), mask: row.mask[cut..].to_vec(), ..row })
 }
+
+/// Ids and mask before they get the name of their row.
+struct Masked {
+    ids: Vec<u32>,
+    mask: Vec<bool>,
+}
+
+impl Masked {
+    fn untrained(ids: Vec<u32>) -> Self {
+        Masked { mask: vec![false; ids.len()], ids }
+    }
+
+    fn into_row(mut self, row: &Row) -> TokenRow {
+        if let Some(first) = self.mask.first_mut() {
+            *first = false;
+        }
+        TokenRow { row: row.id, line: row.line, ids: self.ids, mask: self.mask }
+    }
+}
+
+/// One assistant turn in the rendered conversation.
+struct Turn {
+    /// Number of the message, from 1.
+    number: usize,
+    /// Bytes before what is trained of it.
+    start: usize,
+    /// The conversation rendered up to and with it.
+    upto: String,
+}
+
+fn tokenize_chat(ctx: &ChatContext, messages: &[Message], tools: Option<&Value>) -> Result<Vec<Masked>, RowErrorKind> {
+    let template = ctx.template.as_ref().ok_or(RowErrorKind::NoTemplate)?;
+    let render = |messages: &[Message], add_generation_prompt: bool| {
+        let input = RenderInput { messages, tools, add_generation_prompt, kwargs: &ctx.kwargs };
+        template.render(&input).map_err(|e| RowErrorKind::TemplateRefuses(format!("{e:#}")))
+    };
+    let whole = render(messages, false)?;
+    let mut turns = Vec::new();
+    for (i, message) in messages.iter().enumerate().filter(|(_, message)| message.role == "assistant") {
+        let number = i + 1;
+        let prompt = render(&messages[..i], true)?;
+        let upto = if number == messages.len() { whole.clone() } else { render(&messages[..=i], false)? };
+        let added = upto.strip_prefix(prompt.as_str()).ok_or(RowErrorKind::PromptNotPrefix { turn: number })?;
+        let start = prompt.len() + template_think_len(added, message);
+        turns.push(Turn { number, start, upto });
+    }
+    let encode = |text: &str| {
+        let encoded = ctx.tokenizer.encode_with_spans(text).map_err(|e| RowErrorKind::Tokenizer(format!("{e:#}")))?;
+        Ok((Masked::untrained(encoded.ids.clone()), encoded))
+    };
+    let mut examples = Vec::new();
+    if turns.iter().all(|turn| whole.starts_with(&turn.upto)) {
+        let (mut masked, encoded) = encode(&whole)?;
+        for turn in &turns {
+            train_turn(&mut masked.mask, &encoded, turn, ctx.tokenizer.eos_ids())?;
+        }
+        examples.push(masked);
+    } else {
+        for turn in &turns {
+            let (mut masked, encoded) = encode(&turn.upto)?;
+            train_turn(&mut masked.mask, &encoded, turn, ctx.tokenizer.eos_ids())?;
+            examples.push(masked);
+        }
+    }
+    Ok(examples)
+}
+
+/// Marks the tokens of a turn from its start to its last end token.
+fn train_turn(mask: &mut [bool], encoded: &Encoded, turn: &Turn, eos_ids: &[u32]) -> Result<(), RowErrorKind> {
+    let no_end = RowErrorKind::NoEndToken { turn: turn.number };
+    let Encoded { ids, spans } = encoded;
+    let first = spans.partition_point(|(start, _)| *start < turn.start);
+    let end = first + spans[first..].partition_point(|(_, end)| *end <= turn.upto.len());
+    let Some(last) = (first..end).rev().find(|i| eos_ids.contains(&ids[*i])) else { return Err(no_end) };
+    // An end token inside the answer does not end the turn.
+    if !turn.upto[spans[last].1..].trim().is_empty() {
+        return Err(no_end);
+    }
+    mask[first..=last].fill(true);
+    Ok(())
+}
+
+/// Length in bytes of an empty think block at the beginning of a turn that the message did not bring itself.
+fn template_think_len(added: &str, message: &Message) -> usize {
+    let own = message.content.contains("<think>") || message.content.contains("</think>");
+    if own || message.reasoning().is_some_and(|reasoning| reasoning.as_str() != Some("")) {
+        return 0;
+    }
+    let block = || {
+        let inside = added.trim_start().strip_prefix("<think>")?;
+        inside.trim_start().strip_prefix("</think>").map(|rest| rest.trim_start_matches('\n'))
+    };
+    block().map_or(0, |rest| added.len() - rest.len())
+}
+
+fn tokenize_completion(ctx: &ChatContext, prompt: Option<&str>, completion: &str) -> Result<Vec<Masked>, RowErrorKind> {
+    let failed = |e: anyhow::Error| RowErrorKind::Tokenizer(format!("{e:#}"));
+    let mut masked = Masked::untrained(completion_prompt_ids(ctx, prompt.unwrap_or_default()).map_err(failed)?);
+    masked.ids.extend(ctx.tokenizer.encode(completion).map_err(failed)?);
+    masked.ids.extend(ctx.tokenizer.text_end_id());
+    masked.mask.resize(masked.ids.len(), true);
+    Ok(vec![masked])
+}
+
+#[cfg(test)]
+mod tests;

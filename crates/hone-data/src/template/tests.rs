@@ -1,0 +1,89 @@
+use super::*;
+use serde_json::json;
+
+#[track_caller]
+fn check(source: &str, messages: &[Message], expected: &str) {
+    let template = ChatTemplate::from_source(source, Some("<s>"), Some("</s>")).unwrap();
+    let input = RenderInput { messages, tools: None, add_generation_prompt: false, kwargs: &Map::new() };
+    assert_eq!(template.render(&input).unwrap(), expected);
+}
+
+#[test]
+fn white_space_of_blocks_is_trimmed_as_in_transformers() {
+    check(
+        "{% for m in messages %}\n    {% if true %}\n  {{ m.content }}\n    {% endif %}\n{% endfor %}\nend\n",
+        &[Message::new("user", "x")],
+        "  x\nend",
+    );
+}
+
+#[test]
+fn generation_marks_print_nothing_and_keep_their_white_space_control() {
+    let messages = [Message::new("assistant", "x")];
+    check("a {%- generation -%}  {{ messages[0].content }}  {%- endgeneration %} b", &messages, "ax b");
+    check("{% generation %}\n{{ messages[0].content }}{% endgeneration %}\n", &messages, "x");
+}
+
+#[test]
+fn special_tokens_methods_and_loop_controls_work() {
+    check(
+        "{{ bos_token }}{% for m in messages %}{% if m.content.startswith('skip') %}{% continue %}{% endif %}{{ m.content.split('|')[-1].strip().upper() }}{% if loop.index0 == 1 %}{% break %}{% endif %}{% endfor %}{{ eos_token }}",
+        &["skip", "a| b ", "c"].map(|text| Message::new("user", text)),
+        "<s>B</s>",
+    );
+}
+
+#[test]
+fn values_print_as_python_prints_them() {
+    let mut message = Message::new("user", "x");
+    message.extra.insert("a".into(), json!({"k": [1, 2.0, null, true, "it's"], "é": "\""}));
+    message.extra.insert("gone".into(), json!(null));
+    check(
+        "{{ messages[0].a | tojson }}|{{ true }}|{{ none }}|{{ messages[0].gone is defined }}|{{ tools is none }}",
+        &[message],
+        r#"{"k": [1, 2.0, null, true, "it's"], "é": "\""}|True|None|False|True"#,
+    );
+}
+
+#[test]
+fn reasoning_is_known_under_each_of_its_names() {
+    let mut message = Message::new("assistant", "x");
+    message.extra.insert("reasoning".into(), json!("why"));
+    check("{{ messages[0].reasoning_content }} {{ messages[0].thinking }}", &[message], "why why");
+}
+
+#[test]
+fn a_template_refuses_in_its_own_words() {
+    let template = ChatTemplate::from_source("{{ raise_exception('roles must alternate') }}", None, None).unwrap();
+    let input = RenderInput { messages: &[], tools: None, add_generation_prompt: false, kwargs: &Map::new() };
+    assert_eq!(template.render(&input).unwrap_err().to_string(), "roles must alternate");
+    assert!(ChatTemplate::from_source("{% for %}", None, None).is_err());
+}
+
+#[test]
+fn the_clock_is_readable() {
+    let year = clock::strftime_now("%Y").parse::<u32>().unwrap();
+    assert!((2024..2200).contains(&year), "{year}");
+}
+
+#[test]
+fn the_file_wins_over_the_configuration_and_a_list_has_a_default() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = ChatTemplate::from_dir(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("no chat template"), "{error}");
+    let config = json!({
+        "eos_token": {"content": "</s>", "special": true},
+        "chat_template": [{"name": "tool_use", "template": "T"}, {"name": "default", "template": "D{{ eos_token }}"}, {"name": "rag", "template": "{% broken"}],
+    });
+    std::fs::write(dir.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+    let template = ChatTemplate::from_dir(dir.path()).unwrap();
+    let tools = json!([]);
+    let mut input = RenderInput { messages: &[], tools: None, add_generation_prompt: false, kwargs: &Map::new() };
+    assert_eq!(template.render(&input).unwrap(), "D</s>");
+    input.tools = Some(&tools);
+    assert_eq!(template.render(&input).unwrap(), "T");
+    std::fs::write(dir.path().join("chat_template.jinja"), "J").unwrap();
+    let template = ChatTemplate::from_dir(dir.path()).unwrap();
+    assert_eq!(template.render(&input).unwrap(), "J");
+    assert_eq!(template.hash(), blake3::hash(b"J").to_hex().as_str());
+}
