@@ -1,11 +1,23 @@
-//! Which files of `inbox/` are complete, and how `hone submit` and the data manager place one.
+//! Which files of `inbox/` are complete ([`Scanner`]), and how a complete file is put there ([`place`]).
+//!
+//! A file with a sidecar `<file>.meta.json` that says `"submitted": true` was renamed in: it is complete at
+//! once. Any other file is complete when neither its size nor its time has changed for `settle`; a `.jsonl`
+//! file whose last line is cut short waits for `torn` and then goes to the gates as it is, which reject it.
+//! Hidden files, `*.tmp`, `*.part`, sidecars and links are never data. Nothing here moves a file that waits.
 
-use anyhow::{Result, bail};
-use hone_pipeline::state::Priority;
+mod place;
+mod scan;
+#[cfg(test)]
+mod tests;
+
+pub use place::{place, place_bytes};
+pub use scan::{ReadyFile, Scan, Scanner};
+
+use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// The sidecar `<file>.meta.json`.
+/// The sidecar `<file>.meta.json`. Keys that are not listed are left for others.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sidecar {
     /// The schema of the file.
@@ -20,28 +32,28 @@ pub struct Sidecar {
     /// True when the file was renamed in: it is complete at once.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub submitted: bool,
+    /// Everything else that it holds.
+    #[serde(flatten)]
+    pub other: serde_json::Map<String, serde_json::Value>,
 }
 
-/// Puts a copy of `source` into the inbox of the workspace `root`, complete at once: a dot-file is written,
-/// the sidecar placed, then the dot-file renamed. A sidecar that lies beside `source` is merged under
-/// `sidecar`. A name that is taken gets a number. Returns the path relative to `inbox/`.
-///
-/// # Errors
-/// `source` cannot be read or the inbox cannot be written.
-pub fn place(_root: &Path, _source: &Path, _priority: Priority, _sidecar: &Sidecar) -> Result<String> {
-    bail!("not built yet")
+/// Largest sidecar that is read.
+const MAX_SIDECAR_BYTES: u64 = 1 << 20;
+
+impl Sidecar {
+    /// Reads a sidecar; the default when there is none.
+    ///
+    /// # Errors
+    /// It cannot be read, is larger than 1 MiB, or is not a JSON object with these keys.
+    pub fn read(path: &Path) -> Result<Sidecar> {
+        let Ok(info) = path.metadata() else { return Ok(Sidecar::default()) };
+        anyhow::ensure!(info.len() <= MAX_SIDECAR_BYTES, "the sidecar is larger than {MAX_SIDECAR_BYTES} bytes");
+        let bytes = std::fs::read(path).context("read the sidecar")?;
+        serde_json::from_slice(&bytes).context("parse the sidecar as a JSON object")
+    }
 }
 
-/// As [`place`], for bytes made here.
-///
-/// # Errors
-/// The inbox cannot be written.
-pub fn place_bytes(
-    _root: &Path,
-    _name: &str,
-    _bytes: &[u8],
-    _priority: Priority,
-    _sidecar: &Sidecar,
-) -> Result<String> {
-    bail!("not built yet")
+/// True for names that never are data.
+fn is_ignored(name: &str) -> bool {
+    name.starts_with('.') || name.ends_with(".tmp") || name.ends_with(".part") || name.ends_with(".meta.json")
 }

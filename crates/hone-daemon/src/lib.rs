@@ -16,6 +16,9 @@
 //! | [`supervisor`] | `hone up`: role processes, restarted when they fail |
 //! | [`status`] | the view `status/training_status.json` |
 
+#![cfg_attr(test, expect(clippy::disallowed_methods, reason = "tests write fixtures"))]
+
+pub mod clock;
 pub mod control;
 pub mod data_manager;
 pub mod deploy;
@@ -26,6 +29,7 @@ pub mod status;
 pub mod supervisor;
 
 mod run_loop;
+mod worker;
 
 pub use options::{DaemonOptions, DataManagerConfig, Limits, LoopConfig, SkillEndpoint};
 pub use run_loop::{apply_offline, run};

@@ -1,0 +1,144 @@
+use super::*;
+use hone_pipeline::state::Priority;
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+const SETTLE: Duration = Duration::from_secs(2);
+const TORN: Duration = Duration::from_secs(60);
+
+struct Inbox {
+    root: tempfile::TempDir,
+    scanner: Scanner,
+    start: Instant,
+}
+
+impl Inbox {
+    fn new() -> Inbox {
+        let root = tempfile::tempdir().unwrap();
+        let inbox = root.path().join("inbox");
+        fs::create_dir_all(inbox.join("high/deeper")).unwrap();
+        fs::create_dir_all(inbox.join("low")).unwrap();
+        fs::create_dir_all(inbox.join("team")).unwrap();
+        Inbox { scanner: Scanner::new(&inbox, SETTLE, TORN), root, start: Instant::now() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.root.path().join("inbox").join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).unwrap();
+    }
+
+    /// The names that are ready `after_ms` after the start.
+    fn ready(&mut self, after_ms: u64) -> Vec<String> {
+        let scan = self.scanner.scan(self.start + Duration::from_millis(after_ms)).unwrap();
+        scan.ready.into_iter().map(|file| file.inbox_path).collect()
+    }
+}
+
+#[test]
+fn a_file_is_complete_when_it_has_not_changed_for_the_settle_time() {
+    let mut inbox = Inbox::new();
+    inbox.write("a.jsonl", "{}\n");
+    assert_eq!(inbox.ready(0), Vec::<String>::new());
+    assert_eq!(inbox.ready(1_999), Vec::<String>::new());
+    inbox.write("a.jsonl", "{}\n{}\n");
+    assert_eq!(inbox.ready(2_000), Vec::<String>::new(), "it has just changed");
+    assert_eq!(inbox.ready(3_999), Vec::<String>::new());
+    assert_eq!(inbox.ready(4_000), ["a.jsonl"]);
+    assert_eq!(inbox.ready(4_200), ["a.jsonl"], "reported until it is taken");
+}
+
+#[test]
+fn a_torn_last_line_waits_longer_and_garbage_does_not() {
+    let mut inbox = Inbox::new();
+    inbox.write("torn.jsonl", "{\"a\":1}\n{\"a\":");
+    inbox.write("garbage.jsonl", "abc");
+    inbox.write("empty.jsonl", "");
+    inbox.write("whole.jsonl", "{\"a\":1}");
+    inbox.write("torn.csv", "{\"a\":");
+    inbox.ready(0);
+    let mut settled = inbox.ready(2_000);
+    settled.sort();
+    assert_eq!(settled, ["empty.jsonl", "garbage.jsonl", "torn.csv", "whole.jsonl"]);
+    assert!(!inbox.ready(59_999).contains(&"torn.jsonl".to_string()));
+    assert!(inbox.ready(60_000).contains(&"torn.jsonl".to_string()));
+}
+
+#[test]
+fn hidden_and_partial_files_sidecars_and_links_are_not_data() {
+    let mut inbox = Inbox::new();
+    for name in [".a.jsonl", "a.jsonl.tmp", "a.jsonl.part", "a.jsonl.meta.json"] {
+        inbox.write(name, "{}\n");
+    }
+    fs::create_dir(inbox.path(".hidden")).unwrap();
+    inbox.write(".hidden/a.jsonl", "{}\n");
+    let outside = inbox.root.path().join("outside.jsonl");
+    fs::write(&outside, "{}\n").unwrap();
+    std::os::unix::fs::symlink(&outside, inbox.path("link.jsonl")).unwrap();
+    std::os::unix::fs::symlink(inbox.root.path(), inbox.path("loop")).unwrap();
+    inbox.ready(0);
+    let scan = inbox.scanner.scan(inbox.start + TORN * 2).unwrap();
+    assert_eq!(scan, Scan::default());
+}
+
+#[test]
+fn the_folder_gives_the_priority_and_all_folders_are_read() {
+    let mut inbox = Inbox::new();
+    for name in ["n.jsonl", "low/l.jsonl", "high/h.jsonl", "high/deeper/d.jsonl", "team/t.jsonl"] {
+        inbox.write(name, "{}\n");
+        let time = fs::File::open(inbox.path(name)).unwrap();
+        time.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    }
+    inbox.ready(0);
+    let ready = inbox.scanner.scan(inbox.start + SETTLE).unwrap().ready;
+    let listed: Vec<_> = ready.iter().map(|file| (file.inbox_path.as_str(), file.priority)).collect();
+    assert_eq!(
+        listed,
+        [
+            ("high/deeper/d.jsonl", Priority::High),
+            ("high/h.jsonl", Priority::High),
+            ("n.jsonl", Priority::Normal),
+            ("team/t.jsonl", Priority::Normal),
+            ("low/l.jsonl", Priority::Low),
+        ]
+    );
+}
+
+#[test]
+fn a_placed_file_is_complete_at_once_and_keeps_its_sidecar() {
+    let mut inbox = Inbox::new();
+    let source = inbox.root.path().join("data.jsonl");
+    fs::write(&source, "{\"text\":\"x\"}\n").unwrap();
+    fs::write(inbox.root.path().join("data.jsonl.meta.json"), r#"{"schema_id":"beside","owner":"me"}"#).unwrap();
+    let sidecar = Sidecar { schema_flag: Some("completion_v1".to_string()), ..Sidecar::default() };
+    let placed = place(inbox.root.path(), &source, Priority::High, &sidecar).unwrap();
+    assert_eq!(placed, "high/data.jsonl");
+    let ready = inbox.scanner.scan(inbox.start).unwrap().ready;
+    let expected = ReadyFile {
+        inbox_path: "high/data.jsonl".to_string(),
+        priority: Priority::High,
+        schema_flag: Some("completion_v1".to_string()),
+    };
+    assert_eq!(ready, [expected]);
+    assert_eq!(fs::read(inbox.path("high/data.jsonl")).unwrap(), fs::read(&source).unwrap());
+    let kept = Sidecar::read(&inbox.path("high/data.jsonl.meta.json")).unwrap();
+    assert_eq!((kept.schema_id.as_deref(), kept.submitted), (Some("beside"), true));
+    assert_eq!(kept.other["owner"], "me");
+
+    let again = place(inbox.root.path(), &source, Priority::High, &Sidecar::default()).unwrap();
+    assert_eq!(again, "high/data-2.jsonl", "a taken name gets a number");
+    let left: Vec<_> = fs::read_dir(inbox.path("high")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert!(!left.iter().any(|name| name.to_string_lossy().ends_with(".part")), "no hidden copy is left: {left:?}");
+}
+
+#[test]
+fn placing_refuses_names_that_the_inbox_would_never_take() {
+    let inbox = Inbox::new();
+    for name in [".hidden", "a.tmp", "a.part", "a.meta.json", "../up.jsonl", "a/b.jsonl"] {
+        let error = place_bytes(inbox.root.path(), name, b"{}", Priority::Normal, &Sidecar::default()).unwrap_err();
+        assert!(error.to_string().contains("leaves files"), "{name}: {error}");
+    }
+}
