@@ -12,6 +12,7 @@
 
 mod cpu;
 mod reference;
+mod rows;
 
 use anyhow::{Result, bail};
 use std::ops::Range;

@@ -9,6 +9,7 @@
 
 mod batch;
 mod config;
+mod decoder;
 pub mod device;
 pub mod gguf;
 mod model;
@@ -18,6 +19,7 @@ mod weights;
 
 pub use batch::{Batch, BatchStats, SegmentScore};
 pub use config::{Config, ConfigError, Family, ParameterSpec, Rope, RopeScaling};
+pub use decoder::{Decoder, DecoderOptions};
 pub use score::Scorer;
 pub use train::{AdamW, OptimizerState, Trainer, TrainerOptions};
 pub use weights::{Dtype, HostWeights};

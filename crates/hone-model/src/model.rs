@@ -7,12 +7,12 @@
 mod backward;
 mod layout;
 
-pub(crate) use layout::{Layout, Purpose, Training};
+pub(crate) use layout::{Cursor, LayerWeights, Layout, Purpose, Training, Weights};
 
 use crate::batch::Batch;
 use crate::config::Config;
 use crate::device::{Attention, Device, HeadNorms, Heads, Matrix, Rotation, Span};
-use layout::{LayerBuffers, LayerWeights, Weights};
+use layout::LayerBuffers;
 
 /// A decoder laid out in a device's arena.
 pub(crate) struct Model {

@@ -246,7 +246,12 @@ pub(crate) fn load_model(
     device.upload(layout.rope_table, &table)
 }
 
-fn upload_tensors(device: &mut dyn Device, config: &Config, tensors: &[(String, Vec<f32>)], all: Span) -> Result<()> {
+pub(crate) fn upload_tensors(
+    device: &mut dyn Device,
+    config: &Config,
+    tensors: &[(String, Vec<f32>)],
+    all: Span,
+) -> Result<()> {
     let specs = config.parameters();
     ensure!(tensors.len() == specs.len(), "{} tensors given, the model has {}", tensors.len(), specs.len());
     let mut start = 0;

@@ -130,15 +130,20 @@ pub(crate) struct Scratch {
 
 /// Hands out spans one after the other.
 #[derive(Default)]
-struct Cursor {
+pub(crate) struct Cursor {
     next: usize,
 }
 
 impl Cursor {
-    fn take(&mut self, len: usize) -> Span {
+    pub(crate) fn take(&mut self, len: usize) -> Span {
         let span = Span { offset: self.next, len };
         self.next = (self.next + len).next_multiple_of(ALIGNMENT);
         span
+    }
+
+    /// Numbers handed out, gaps included.
+    pub(crate) fn taken(&self) -> usize {
+        self.next
     }
 }
 
@@ -189,7 +194,7 @@ impl Layout {
 
 impl Weights {
     /// Roles of parameters (or what is laid out like them) that stand one after the other in `all`.
-    fn at(all: Span, config: &Config, specs: &[ParameterSpec]) -> Weights {
+    pub(crate) fn at(all: Span, config: &Config, specs: &[ParameterSpec]) -> Weights {
         let mut next = 0;
         let mut specs = specs.iter();
         // Takes the parameters whose names end in one of `suffixes`, which must follow each other here.

@@ -1,0 +1,227 @@
+//! The decoder's arena and its pass: the layers of [`crate::model`], with attention over the cache.
+
+use super::DecoderOptions;
+use crate::config::Config;
+use crate::device::{Cache, CacheRow, Device, HeadNorms, Heads, Rotation, Span};
+use crate::model::{Cursor, LayerWeights, Weights};
+use crate::train::upload_tensors;
+use crate::weights::HostWeights;
+use anyhow::{Context, Result, ensure};
+
+/// Most rows of a prompt that go through the model together.
+const PREFILL_ROWS: usize = 256;
+/// Most numbers of an arena: 1 TiB.
+const MOST_NUMBERS: u128 = 1 << 38;
+
+/// A decoder laid out in a device's arena.
+pub(super) struct Model {
+    pub(super) config: Config,
+    layout: Layout,
+}
+
+/// Rows that go through the model together.
+pub(super) struct Pass<'a> {
+    ids: &'a [u32],
+    rows: &'a [CacheRow],
+    positions: Vec<u32>,
+    /// Whether the sums of one row must not depend on the number of rows.
+    by_row: bool,
+}
+
+/// Where everything stands. `N` is `max_rows`.
+struct Layout {
+    /// Numbers in all.
+    len: usize,
+    max_rows: usize,
+    /// All parameters, in the order of [`Config::parameters`].
+    parameters: Span,
+    weights: Weights,
+    /// `[max_context, D]`; see [`crate::Rope::table`].
+    rope_table: Span,
+    /// One for each layer.
+    caches: Vec<Cache>,
+    /// The residual, `[N,H]`.
+    hidden: Span,
+    /// `[N,H]`.
+    normed: Span,
+    /// What is added to the residual when rows are computed by row, `[N,H]`.
+    added: Span,
+    /// `[N]`.
+    scale: Span,
+    /// `[N,(A+2K)D]`.
+    qkv: Span,
+    /// `[N,(A+K)D]`.
+    rotated: Span,
+    /// `[N,A+K]`.
+    head_scale: Span,
+    /// `[N,AD]`.
+    attended: Span,
+    /// `[N,2I]`.
+    gate_up: Span,
+    /// `[N,I]`.
+    active: Span,
+    /// `[slots,V]`.
+    logits: Span,
+}
+
+impl<'a> Pass<'a> {
+    pub(super) fn new(ids: &'a [u32], rows: &'a [CacheRow], by_row: bool) -> Pass<'a> {
+        // Positions are below the context length, which fits.
+        let positions = rows.iter().map(|row| row.position as u32).collect();
+        Pass { ids, rows, positions, by_row }
+    }
+}
+
+impl Model {
+    pub(super) fn plan(config: &Config, options: &DecoderOptions) -> Result<Model> {
+        Ok(Model { config: config.clone(), layout: Layout::plan(config, options)? })
+    }
+
+    pub(super) fn num_bytes(&self) -> u64 {
+        self.layout.len as u64 * 4
+    }
+
+    pub(super) fn max_rows(&self) -> usize {
+        self.layout.max_rows
+    }
+
+    pub(super) fn load(&self, device: &mut dyn Device, weights: &HostWeights) -> Result<()> {
+        device.reserve(self.layout.len)?;
+        upload_tensors(device, &self.config, &weights.tensors, self.layout.parameters).context("load weights")?;
+        let head_dim = self.config.head_dim;
+        device.upload(self.layout.rope_table, &self.config.rope.table(self.layout.rope_table.len / head_dim, head_dim))
+    }
+
+    /// Embedding and all layers; keys and values of the rows are in the cache afterwards, the residual in `hidden`.
+    pub(super) fn forward(&self, device: &mut dyn Device, pass: &Pass<'_>) {
+        let hidden = self.layout.hidden.first(pass.ids.len() * self.config.hidden_size);
+        device.gather_rows(hidden, self.layout.weights.embedding, pass.ids);
+        for (w, cache) in self.layout.weights.layers.iter().zip(&self.layout.caches) {
+            self.layer(device, pass, w, *cache);
+        }
+    }
+
+    fn layer(&self, device: &mut dyn Device, pass: &Pass<'_>, w: &LayerWeights, cache: Cache) {
+        let (n, h, i) = (pass.ids.len(), self.config.hidden_size, self.config.intermediate_size);
+        let (layout, eps) = (&self.layout, self.config.norm_eps);
+        let heads = heads(&self.config);
+        let [hidden, normed] = [layout.hidden, layout.normed].map(|span| span.first(n * h));
+        let scale = layout.scale.first(n);
+        device.rms_norm(normed, scale, hidden, w.input_norm, eps);
+        let qkv = layout.qkv.first(n * heads.qkv_width());
+        product(device, pass, qkv, normed, w.qkv);
+        if let Some(bias) = w.qkv_bias {
+            device.add_bias(qkv, bias);
+        }
+        let norms = w.head_norms.map(|(query, key)| HeadNorms { query, key, eps });
+        let rotation = Rotation { table: layout.rope_table, positions: &pass.positions, norms };
+        let rotated = layout.rotated.first(n * heads.rotated_width());
+        let head_scale = layout.head_scale.first(n * (heads.num_heads + heads.num_kv_heads));
+        device.rotate(rotated, head_scale, qkv, &rotation, heads);
+        device.cache_store(cache, rotated, qkv, pass.rows, heads);
+        let attended = layout.attended.first(n * heads.query_width());
+        device.cache_attention(attended, rotated, cache, pass.rows, heads);
+        self.add_product(device, pass, attended, w.out);
+        device.rms_norm(normed, scale, hidden, w.middle_norm, eps);
+        let (gate_up, active) = (layout.gate_up.first(n * 2 * i), layout.active.first(n * i));
+        product(device, pass, gate_up, normed, w.gate_up);
+        device.swiglu(active, gate_up, i);
+        self.add_product(device, pass, active, w.down);
+    }
+
+    /// The residual += x · wᵀ.
+    fn add_product(&self, device: &mut dyn Device, pass: &Pass<'_>, x: Span, w: Span) {
+        let len = pass.ids.len() * self.config.hidden_size;
+        let hidden = self.layout.hidden.first(len);
+        let (x, w) = (x.matrix(x.len / pass.ids.len()), w.matrix(x.len / pass.ids.len()));
+        if pass.by_row {
+            let added = self.layout.added.first(len);
+            device.linear_by_row(added.matrix(w.rows), x, w);
+            // One row that is as wide as all: plain addition.
+            device.add_bias(hidden, added);
+        } else {
+            device.matmul(hidden.matrix(w.rows), x, w.transposed(), true);
+        }
+    }
+
+    /// Final norm and head for `count` (at most `slots`) rows of the residual from `first` on.
+    pub(super) fn logits(&self, device: &mut dyn Device, first: usize, count: usize) {
+        let (h, layout) = (self.config.hidden_size, &self.layout);
+        let normed = layout.normed.first(count * h);
+        let hidden = layout.hidden.part(first * h, count * h);
+        device.rms_norm(normed, layout.scale.first(count), hidden, layout.weights.final_norm, self.config.norm_eps);
+        let logits = layout.logits.first(count * self.config.vocab_size);
+        device.linear_by_row(logits.matrix(self.config.vocab_size), normed.matrix(h), layout.weights.head.matrix(h));
+    }
+
+    /// A row that [`Model::logits`] left, `[V]`.
+    pub(super) fn read_logits(&self, device: &mut dyn Device, row: usize, values: &mut [f32]) -> Result<()> {
+        device.download(self.layout.logits.part(row * values.len(), values.len()), values)
+    }
+}
+
+impl Layout {
+    fn plan(config: &Config, options: &DecoderOptions) -> Result<Layout> {
+        let DecoderOptions { slots, max_context } = *options;
+        ensure!(slots > 0 && max_context > 0, "slots and max_context must be above 0");
+        ensure!(
+            max_context <= config.max_positions,
+            "a context of {max_context} tokens is longer than the model's {} positions (max_position_embeddings)",
+            config.max_positions
+        );
+        let heads = heads(config);
+        let cache = [slots, max_context, heads.kv_width(), 2, config.num_layers];
+        let numbers: u128 = cache.iter().map(|&factor| factor as u128).product();
+        ensure!(
+            numbers < MOST_NUMBERS,
+            "the cache of {slots} slots of {max_context} tokens needs {} GiB; ask for fewer or shorter slots",
+            numbers >> 28
+        );
+        let mut cursor = Cursor::default();
+        let parameters = cursor.take(config.num_parameters());
+        let rope_table = cursor.take(max_context * config.head_dim);
+        let n = slots.max(PREFILL_ROWS.min(max_context));
+        let (h, i) = (config.hidden_size, config.intermediate_size);
+        let mut layout = Layout {
+            len: 0,
+            max_rows: n,
+            parameters,
+            weights: Weights::at(parameters, config, &config.parameters()),
+            rope_table,
+            caches: Vec::new(),
+            hidden: cursor.take(n * h),
+            normed: cursor.take(n * h),
+            added: cursor.take(n * h),
+            scale: cursor.take(n),
+            qkv: cursor.take(n * heads.qkv_width()),
+            rotated: cursor.take(n * heads.rotated_width()),
+            head_scale: cursor.take(n * (heads.num_heads + heads.num_kv_heads)),
+            attended: cursor.take(n * heads.query_width()),
+            gate_up: cursor.take(n * 2 * i),
+            active: cursor.take(n * i),
+            logits: cursor.take(slots * config.vocab_size),
+        };
+        // Last, because only this part grows with use: memory that was never written is not yet taken from the system.
+        let size = slots * max_context * heads.kv_width();
+        layout.caches = (0..config.num_layers)
+            .map(|_| Cache { keys: cursor.take(size), values: cursor.take(size), max_context })
+            .collect();
+        layout.len = cursor.taken();
+        Ok(layout)
+    }
+}
+
+fn heads(config: &Config) -> Heads {
+    Heads { num_heads: config.num_heads, num_kv_heads: config.num_kv_heads, head_dim: config.head_dim }
+}
+
+/// y := x · wᵀ, row by row.
+fn product(device: &mut dyn Device, pass: &Pass<'_>, y: Span, x: Span, w: Span) {
+    let w = w.matrix(x.len / pass.ids.len());
+    let (y, x) = (y.matrix(w.rows), x.matrix(w.cols));
+    if pass.by_row {
+        device.linear_by_row(y, x, w);
+    } else {
+        device.matmul(y, x, w.transposed(), false);
+    }
+}

@@ -1,0 +1,220 @@
+//! On every device and every reference model: the cache changes nothing, and neither does company.
+
+use super::*;
+use crate::{Batch, Scorer, TrainerOptions, device};
+use std::path::PathBuf;
+
+const DEVICES: [&str; 1] = ["reference"];
+const MODELS: [&str; 7] =
+    ["llama_tied", "llama3_rope", "llama_linear_rope", "qwen2", "qwen3", "qwen3_untied", "qwen3_yarn_rope"];
+/// Greedy tokens must be PyTorch's where its first and second logit differ by more than this.
+const CLEAR_MARGIN: f64 = 1e-3;
+
+struct Fixture {
+    config: Config,
+    weights: HostWeights,
+    prompt: Vec<u32>,
+    greedy: Vec<u32>,
+    margins: Vec<f64>,
+}
+
+fn fixture(name: &str) -> Fixture {
+    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata/reference").join(name);
+    let expect: serde_json::Value = serde_json::from_slice(&std::fs::read(dir.join("expect.json")).unwrap()).unwrap();
+    let config = Config::from_dir(&dir.join("model")).unwrap();
+    let weights = HostWeights::load(&dir.join("model"), &config).unwrap();
+    let ids = |key: &str| serde_json::from_value(expect[key].clone()).unwrap();
+    let margins = serde_json::from_value(expect["greedy_margins"].clone()).unwrap();
+    Fixture { config, weights, prompt: ids("greedy_prompt"), greedy: ids("greedy"), margins }
+}
+
+impl Fixture {
+    fn decoder(&self, device: &str, slots: usize, max_context: usize) -> Decoder {
+        let device = device::open(device, 2).unwrap();
+        Decoder::new(device, &self.config, &self.weights, &DecoderOptions { slots, max_context }).unwrap()
+    }
+}
+
+fn for_each(check: impl Fn(&str, &str, &Fixture)) {
+    for device in DEVICES {
+        for name in MODELS {
+            check(device, name, &fixture(name));
+        }
+    }
+}
+
+fn argmax(logits: &[f32]) -> u32 {
+    let mut best = 0;
+    for (i, x) in logits.iter().enumerate() {
+        if *x > logits[best] {
+            best = i;
+        }
+    }
+    best as u32
+}
+
+/// Norm of the difference over norm.
+fn relative_difference(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let difference: f64 = a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+    let norm: f64 = b.iter().map(|b| f64::from(*b).powi(2)).sum();
+    (difference / norm).sqrt()
+}
+
+#[test]
+fn greedy_tokens_are_those_of_pytorch() {
+    for_each(|device, name, f| {
+        let mut decoder = f.decoder(device, 1, 64);
+        let mut logits = decoder.prefill(0, &f.prompt).unwrap();
+        let mut compared = 0;
+        for (&expected, &margin) in f.greedy.iter().zip(&f.margins) {
+            if margin <= CLEAR_MARGIN {
+                break;
+            }
+            assert_eq!(argmax(&logits), expected, "{device} {name}: token {compared}");
+            compared += 1;
+            logits = decoder.decode(&[(0, expected)]).unwrap().remove(0);
+        }
+        assert!(compared >= 10, "{name}: only {compared} tokens have a clear margin");
+    });
+}
+
+#[test]
+fn the_cache_equals_the_full_forward_pass() {
+    for_each(|device, name, f| {
+        let ids: Vec<u32> = f.prompt.iter().chain(&f.greedy).copied().collect();
+        let options = TrainerOptions { max_tokens: ids.len(), max_segment_tokens: ids.len() };
+        let mut scorer = Scorer::new(device::open(device, 2).unwrap(), &f.config, &f.weights, &options).unwrap();
+        let full = scorer.logits(&Batch::plain(&ids)).unwrap();
+        let full = |t: usize| &full[t * f.config.vocab_size..(t + 1) * f.config.vocab_size];
+        let mut decoder = f.decoder(device, 3, 64);
+        let (mut at, mut logits) = (f.prompt.len() - 1, decoder.prefill(1, &f.prompt).unwrap());
+        loop {
+            let difference = relative_difference(&logits, full(at));
+            assert!(difference < 1e-4, "{device} {name}: {difference} at {at}");
+            assert_eq!(argmax(&logits), argmax(full(at)), "{device} {name} at {at}");
+            at += 1;
+            if at == ids.len() {
+                break;
+            }
+            logits = decoder.decode(&[(1, ids[at])]).unwrap().remove(0);
+        }
+        assert_eq!(decoder.length(1), ids.len());
+    });
+}
+
+#[test]
+fn a_decoded_row_has_the_same_bits_alone_and_in_company() {
+    for_each(|device, name, f| {
+        let prompts: Vec<Vec<u32>> = vec![f.prompt.clone(), f.prompt[..1].to_vec(), f.greedy[..7].to_vec()];
+        let mut together = f.decoder(device, 5, 40);
+        // Slots in another order than the rows, and one slot left empty.
+        let slots = [4, 0, 2];
+        for (slot, prompt) in slots.into_iter().zip(&prompts) {
+            together.prefill(slot, prompt).unwrap();
+        }
+        let mut alone: Vec<Decoder> = prompts
+            .iter()
+            .map(|prompt| {
+                let mut decoder = f.decoder(device, 1, 64);
+                decoder.prefill(0, prompt).unwrap();
+                decoder
+            })
+            .collect();
+        for step in 0..6 {
+            let tokens: Vec<u32> = (0..3).map(|i| f.greedy[step + 2 * i]).collect();
+            let rows: Vec<(usize, u32)> = slots.into_iter().zip(tokens.iter().copied()).collect();
+            let logits = together.decode(&rows).unwrap();
+            for (i, decoder) in alone.iter_mut().enumerate() {
+                let expected = decoder.decode(&[(0, tokens[i])]).unwrap().remove(0);
+                assert!(logits[i] == expected, "{device} {name}: step {step}, sequence {i}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_prompt_in_one_piece_equals_token_by_token() {
+    for_each(|device, name, f| {
+        let mut decoder = f.decoder(device, 2, 64);
+        let whole = decoder.prefill(0, &f.prompt).unwrap();
+        let mut last = Vec::new();
+        for &id in &f.prompt {
+            last = decoder.decode(&[(1, id)]).unwrap().remove(0);
+        }
+        assert_eq!(argmax(&whole), argmax(&last), "{device} {name}");
+        let difference = relative_difference(&whole, &last);
+        assert!(difference < 1e-5, "{device} {name}: {difference}");
+    });
+}
+
+#[test]
+fn a_prompt_longer_than_one_pass_is_taken_in_parts() {
+    for device in DEVICES {
+        // 256 rows go through together: this prompt takes two passes, and its last one has a single row.
+        let f = fixture("llama_tied");
+        let mut config = f.config.clone();
+        config.max_positions = 512;
+        let f = Fixture { config, ..f };
+        let ids: Vec<u32> = (0..257).map(|i| (i * 37 % 160) as u32).collect();
+        let mut decoder = f.decoder(device, 1, 300);
+        let in_parts = decoder.prefill(0, &ids).unwrap();
+        decoder.reset(0);
+        decoder.prefill(0, &ids[..100]).unwrap();
+        let continued = decoder.prefill(0, &ids[100..]).unwrap();
+        let difference = relative_difference(&in_parts, &continued);
+        assert!(difference < 1e-5, "{device}: {difference}");
+        assert_eq!(decoder.length(0), 257);
+    }
+}
+
+#[test]
+fn a_slot_can_be_used_again() {
+    for_each(|device, name, f| {
+        let mut decoder = f.decoder(device, 1, 64);
+        let first = decoder.prefill(0, &f.prompt).unwrap();
+        decoder.decode(&[(0, 7)]).unwrap();
+        decoder.reset(0);
+        assert_eq!(decoder.length(0), 0);
+        assert!(decoder.prefill(0, &f.prompt).unwrap() == first, "{device} {name}");
+    });
+}
+
+#[test]
+fn refuses_what_does_not_fit_and_keeps_the_slots() {
+    let f = fixture("qwen3");
+    let mut decoder = f.decoder("reference", 2, 4);
+    let error = |result: Result<Vec<f32>>| result.unwrap_err().to_string();
+    assert_eq!(
+        error(decoder.prefill(0, &[1, 2, 3, 4, 5])),
+        "slot 0 holds 0 tokens, with 5 more it needs 5, its limit is 4"
+    );
+    assert_eq!(error(decoder.prefill(2, &[1])), "there is no slot 2: there are 2");
+    assert_eq!(error(decoder.prefill(0, &[160])), "token id 160 is outside the vocabulary of 160");
+    assert_eq!(error(decoder.prefill(0, &[])), "no token to add to slot 0");
+    assert_eq!(decoder.length(0), 0);
+    decoder.prefill(0, &[1, 2, 3, 4]).unwrap();
+    decoder.prefill(1, &[1]).unwrap();
+    let error = |result: Result<Vec<Vec<f32>>>| result.unwrap_err().to_string();
+    assert_eq!(
+        error(decoder.decode(&[(1, 5), (0, 5)])),
+        "slot 0 holds 4 tokens, with 1 more it needs 5, its limit is 4"
+    );
+    assert_eq!(error(decoder.decode(&[(1, 5), (1, 6)])), "slot 1 stands twice in one call");
+    assert_eq!(decoder.length(1), 1, "a refused call changes no slot");
+    assert!(decoder.decode(&[]).unwrap().is_empty());
+}
+
+#[test]
+fn refuses_sizes_that_cannot_be() {
+    let f = fixture("qwen3");
+    let plan = |slots, max_context| {
+        Decoder::planned_bytes(&f.config, &DecoderOptions { slots, max_context }).map_err(|e| e.to_string())
+    };
+    assert!(plan(1, 257).unwrap_err().contains("longer than the model's 256 positions"));
+    assert!(plan(0, 4).unwrap_err().contains("above 0"));
+    assert!(plan(usize::MAX, 256).unwrap_err().contains("ask for fewer or shorter slots"));
+    // Each further slot costs its cache (two layers of 4 positions, keys and values of 2 heads of 32) and its logits.
+    let (one, two) = (plan(257, 4).unwrap(), plan(258, 4).unwrap());
+    assert!(two - one >= 4 * (2 * 4 * 2 * 64 + 160), "{one} {two}");
+}
