@@ -12,7 +12,6 @@
 
 mod cpu;
 mod reference;
-mod rows;
 
 use anyhow::{Result, bail};
 use std::ops::Range;
