@@ -105,7 +105,7 @@ fn difference(new: &SuiteResult, champion: &Evaluation) -> Result<Difference, St
     let suite = &new.suite;
     let same = |other: &&SuiteResult| other.suite == new.suite && other.suite_hash == new.suite_hash;
     let old = champion.suites.iter().find(same);
-    let old = old.ok_or_else(|| format!("{} was not evaluated on this {suite}", champion.checkpoint))?;
+    let old = old.ok_or_else(|| format!("{} was not evaluated on the same {suite}", champion.checkpoint))?;
     let tokens = |result: &SuiteResult| result.row_nll.iter().map(|(_, tokens)| *tokens).collect::<Vec<_>>();
     if tokens(new) != tokens(old) {
         return Err(format!("{suite} was not measured on the same tokens"));

@@ -482,6 +482,7 @@ pub enum DeploymentState {
 /// A single change of the state. A transaction is a list of these; the same list is applied in memory.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "change", rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "a decision has few changes; plain values read better than boxes")]
 pub enum Change {
     /// Replace what people asked for.
     SetControl(Control),

@@ -7,7 +7,7 @@ use super::device::{ask_to_yield, end_skipped, is_publishing};
 use super::draft::Draft;
 use crate::event::Command;
 use crate::ids::JobId;
-use crate::state::{Change, Control, Job, JobState, Priority, Work};
+use crate::state::{Change, Control, Job, JobState, Lease, Priority, Work};
 
 pub(super) fn command(draft: &mut Draft, command: &Command) {
     let reply = match command {
@@ -68,8 +68,8 @@ fn skip(draft: &mut Draft, reason: &str) -> Result<String, String> {
     let job = running.ok_or("no job runs")?;
     let id = job.id;
     draft.put_job(Job { skip_reason: Some(reason.to_string()), ..job });
-    let work = draft.state().lease.as_ref().map(|lease| lease.work.clone());
-    if work == Some(Work::Train { job: id }) {
+    let trains = |lease: &Lease| lease.work == Work::Train { job: id } && !lease.delivered;
+    if draft.state().lease.as_ref().is_some_and(trains) {
         ask_to_yield(draft, "skipped");
         return Ok(format!("{id} ends at its next step"));
     }

@@ -1,1 +1,1 @@
-
+//! Seeded random schedules.

@@ -1,0 +1,314 @@
+//! What is served where.
+
+use super::*;
+use expect_test::expect;
+
+/// A ready workspace where checkpoint 4 was just promoted: deployment 2 is under way, and the device is free.
+fn promoted() -> World {
+    let mut world = training();
+    world.run("staged 1 4 0 4 32 ends; published 4; exit done; evaluated 4 loss 2; exit done");
+    world
+}
+
+/// The same with a second target, `far`.
+fn two_targets() -> World {
+    let mut world = fresh();
+    let far = Target { name: "far".to_string(), ..world.settings.targets[0].clone() };
+    world.settings.targets.push(far);
+    world.run("start; evaluated 0 loss 3; exit done");
+    world
+}
+
+#[test]
+fn the_newer_deployment_takes_the_place_of_the_older() {
+    check(
+        promoted(),
+        "",
+        "deployed 2; deployed 2",
+        expect![[r#"
+        > deployed 2
+          deployment-1 checkpoint-0 on local superseded
+          deployment-2 checkpoint-4 on local live
+          log Info deployed deployment-2: checkpoint-4 is served on local
+        > deployed 2
+    "#]],
+    );
+}
+
+#[test]
+fn a_transient_failure_is_tried_again_with_growing_waits() {
+    check(
+        promoted(),
+        "",
+        "deploy-failed 2 transient; wait 99; wait 1; deploy-failed 2 transient; wait 200; deployed 2",
+        expect![[r#"
+            > deploy-failed 2 transient
+              deployment-2 checkpoint-4 on local pending not before 1101
+              log Warning deploy_try_failed deployment-2: checkpoint-4 is not yet on local: connection refused; tried again in 100 ms
+            > wait 99
+            > wait 1
+              deployment-2 checkpoint-4 on local pending in flight not before 1101
+              ! deploy deployment-2
+            > deploy-failed 2 transient
+              deployment-2 checkpoint-4 on local pending not before 1301
+              log Warning deploy_try_failed deployment-2: checkpoint-4 is not yet on local: connection refused; tried again in 200 ms
+            > wait 200
+              deployment-2 checkpoint-4 on local pending in flight not before 1301
+              ! deploy deployment-2
+            > deployed 2
+              deployment-1 checkpoint-0 on local superseded
+              deployment-2 checkpoint-4 on local live not before 1301
+              log Info deployed deployment-2: checkpoint-4 is served on local
+        "#]],
+    );
+}
+
+#[test]
+fn waits_stop_growing_at_five_minutes() {
+    let mut world = promoted();
+    for _ in 0..40 {
+        world.run("deploy-failed 2 transient; wait 300000");
+    }
+    let deployment = &world.state.deployments[&DeploymentId(2)];
+    assert_eq!((deployment.tries, deployment.in_flight), (40, true));
+}
+
+#[test]
+fn another_failure_is_final_and_the_old_one_goes_on_serving() {
+    check(
+        promoted(),
+        "",
+        "deploy-failed 2 final; wait 9999; start",
+        expect![[r#"
+        > deploy-failed 2 final
+          deployment-2 checkpoint-4 on local failed not before 1101
+          log Error deploy_failed deployment-2: checkpoint-4 cannot be served on local, which goes on as before: connection refused
+        > wait 9999
+        > start
+          deployment-3 checkpoint-4 on local pending
+          deployment-3 checkpoint-4 on local pending in flight
+          ! deploy deployment-3
+    "#]],
+    );
+}
+
+#[test]
+fn a_failing_target_does_not_hold_up_another() {
+    check(
+        two_targets(),
+        "",
+        "deploy-failed 1 transient; deployed 2; wait 100",
+        expect![[r#"
+        > deploy-failed 1 transient
+          deployment-1 checkpoint-0 on local pending not before 1100
+          log Warning deploy_try_failed deployment-1: checkpoint-0 is not yet on local: connection refused; tried again in 100 ms
+        > deployed 2
+          deployment-2 checkpoint-0 on far live
+          log Info deployed deployment-2: checkpoint-0 is served on far
+        > wait 100
+          deployment-1 checkpoint-0 on local pending in flight not before 1100
+          ! deploy deployment-1
+    "#]],
+    );
+}
+
+#[test]
+fn a_newer_wish_waits_for_the_order_under_way() {
+    check(
+        promoted(),
+        "",
+        "deploy 0; deployed 2; deployed 3",
+        expect![[r#"
+        > deploy 0
+          champion checkpoint-0
+          log Info champion_chosen checkpoint-0: by hand: test
+          deployment-2 checkpoint-4 on local superseded in flight
+          deployment-3 checkpoint-0 on local pending
+          reply ok: checkpoint-0 is wanted on every target
+        > deployed 2
+          deployment-1 checkpoint-0 on local superseded
+          deployment-2 checkpoint-4 on local live
+          log Info deployed deployment-2: checkpoint-4 is served on local
+          deployment-3 checkpoint-0 on local pending in flight
+          ! deploy deployment-3
+        > deployed 3
+          deployment-2 checkpoint-4 on local superseded
+          deployment-3 checkpoint-0 on local live
+          log Info deployed deployment-3: checkpoint-0 is served on local
+    "#]],
+    );
+    check(
+        promoted(),
+        "",
+        "deploy 0; deploy-failed 2 final; deployed 3",
+        expect![[r#"
+        > deploy 0
+          champion checkpoint-0
+          log Info champion_chosen checkpoint-0: by hand: test
+          deployment-2 checkpoint-4 on local superseded in flight
+          deployment-3 checkpoint-0 on local pending
+          reply ok: checkpoint-0 is wanted on every target
+        > deploy-failed 2 final
+          deployment-2 checkpoint-4 on local superseded
+          deployment-3 checkpoint-0 on local pending in flight
+          ! deploy deployment-3
+        > deployed 3
+          deployment-1 checkpoint-0 on local superseded
+          deployment-3 checkpoint-0 on local live
+          log Info deployed deployment-3: checkpoint-0 is served on local
+    "#]],
+    );
+}
+
+#[test]
+fn a_newer_wish_replaces_one_that_waits() {
+    check(
+        promoted(),
+        "deploy-failed 2 transient",
+        "deploy 0; wait 100",
+        expect![[r#"
+        > deploy 0
+          champion checkpoint-0
+          log Info champion_chosen checkpoint-0: by hand: test
+          deployment-2 checkpoint-4 on local superseded not before 1101
+          reply ok: checkpoint-0 is wanted on every target
+        > wait 100
+    "#]],
+    );
+}
+
+#[test]
+fn a_person_does_not_wait_for_the_back_off() {
+    check(
+        promoted(),
+        "deploy-failed 2 transient",
+        "deploy",
+        expect![[r#"
+        > deploy
+          deployment-2 checkpoint-4 on local pending
+          deployment-2 checkpoint-4 on local pending in flight
+          ! deploy deployment-2
+          reply ok: checkpoint-4 is wanted on every target
+    "#]],
+    );
+}
+
+#[test]
+fn what_cannot_be_deployed_is_refused() {
+    check(
+        fresh(),
+        "",
+        "deploy; deploy 7; rollback",
+        expect![[r#"
+        > deploy
+          lease-1 for evaluation of checkpoint-0 until 2000
+          ! evaluate checkpoint-0 under lease-1
+          reply no: there is no champion yet; name a checkpoint
+        > deploy 7
+          reply no: checkpoint-7 is not in the ledger
+        > rollback
+          reply no: no target has served another checkpoint before
+    "#]],
+    );
+    let mut world = promoted();
+    world.settings.targets.clear();
+    check(
+        world,
+        "",
+        "deploy 0",
+        expect![[r#"
+        > deploy 0
+          reply no: no deployment target is configured
+    "#]],
+    );
+}
+
+#[test]
+fn rollback_goes_to_what_was_served_before() {
+    check(
+        promoted(),
+        "wait 1; deployed 2",
+        "rollback; deployed 3; wait 1; rollback",
+        expect![[r#"
+        > rollback
+          champion checkpoint-0
+          deployment-3 checkpoint-0 on local pending
+          log Warning rolled_back checkpoint-0: rolled back to checkpoint-0 by hand: test
+          deployment-3 checkpoint-0 on local pending in flight
+          ! deploy deployment-3
+          reply ok: going back to checkpoint-0
+        > deployed 3
+          deployment-2 checkpoint-4 on local superseded
+          deployment-3 checkpoint-0 on local live
+          log Info deployed deployment-3: checkpoint-0 is served on local
+        > wait 1
+        > rollback
+          champion checkpoint-4
+          deployment-4 checkpoint-4 on local pending
+          log Warning rolled_back checkpoint-4: rolled back to checkpoint-4 by hand: test
+          deployment-4 checkpoint-4 on local pending in flight
+          ! deploy deployment-4
+          reply ok: going back to checkpoint-4
+    "#]],
+    );
+}
+
+#[test]
+fn a_restart_deploys_again_what_was_under_way() {
+    check(
+        promoted(),
+        "",
+        "start",
+        expect![[r#"
+        > start
+          deployment-2 checkpoint-4 on local pending
+          deployment-2 checkpoint-4 on local pending in flight
+          ! deploy deployment-2
+    "#]],
+    );
+    check(
+        promoted(),
+        "deploy 0",
+        "start",
+        expect![[r#"
+        > start
+          deployment-2 checkpoint-4 on local superseded
+          deployment-3 checkpoint-0 on local pending in flight
+          ! deploy deployment-3
+    "#]],
+    );
+}
+
+#[test]
+fn a_new_target_gets_the_champion_at_the_next_start() {
+    let mut world = ready();
+    world.settings.targets[0].name = "renamed".to_string();
+    check(
+        world,
+        "",
+        "start",
+        expect![[r#"
+        > start
+          deployment-2 checkpoint-0 on renamed pending
+          deployment-2 checkpoint-0 on renamed pending in flight
+          ! deploy deployment-2
+    "#]],
+    );
+}
+
+#[test]
+fn a_deployment_to_a_target_that_is_gone_ends() {
+    let mut world = promoted();
+    world.run("deploy-failed 2 transient");
+    world.settings.targets.clear();
+    check(
+        world,
+        "",
+        "wait 100",
+        expect![[r#"
+        > wait 100
+          deployment-2 checkpoint-4 on local failed not before 1101
+          log Warning deploy_failed deployment-2: local is not a configured target any more
+    "#]],
+    );
+}
