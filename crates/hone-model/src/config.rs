@@ -50,6 +50,18 @@ pub enum Family {
     Qwen3,
 }
 
+impl Family {
+    /// `model_type` of `config.json`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Family::Llama => "llama",
+            Family::Qwen2 => "qwen2",
+            Family::Qwen3 => "qwen3",
+        }
+    }
+}
+
 /// One parameter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParameterSpec {

@@ -1,0 +1,152 @@
+//! The command line: verbs, flags, and which function answers each.
+
+use crate::commands::{checkpoints, control, data, deploy, eval, init, model, roles, show, status, submit, train};
+use crate::exit;
+use crate::workspace::{Workspace, find_root};
+use crate::{chat, demo, logging};
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// A self-hosted system that keeps a language model learning.
+#[derive(Parser, Debug)]
+#[command(name = "hone", version, about, long_about = None, propagate_version = true)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Args, Debug)]
+struct Global {
+    /// Workspace (else HONE_ROOT, else the nearest folder upwards with a hone.db, else ./hone-root).
+    #[arg(long, global = true, env = "HONE_ROOT", value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// Answer with JSON.
+    #[arg(long, global = true)]
+    json: bool,
+    /// Set a configuration value for this command, e.g. --set epochs=3 (repeatable).
+    #[arg(long, global = true, value_name = "KEY=VALUE", value_parser = parse_pair)]
+    set: Vec<(String, String)>,
+}
+
+#[derive(Subcommand, Debug)]
+enum Verb {
+    /// The first thing to run: the whole loop on this machine with a tiny model made on the spot.
+    Demo(demo::DemoArgs),
+    /// Make a workspace.
+    Init(init::InitArgs),
+    /// Run all roles of this host under one supervisor.
+    Up(roles::UpArgs),
+    /// The training daemon in the foreground.
+    Daemon,
+    /// The OpenAI-compatible server in the foreground.
+    Serve(roles::ListenArgs),
+    /// The monitor and its dashboard in the foreground.
+    Monitor(roles::ListenArgs),
+    /// Skill servers.
+    #[command(subcommand)]
+    Skill(roles::SkillVerb),
+    /// Put a file into the inbox, wait for the verdict, print it.
+    Submit(submit::SubmitArgs),
+    /// Both gates without queueing: a report with line numbers.
+    Validate(submit::ValidateArgs),
+    /// The data manager.
+    #[command(subcommand)]
+    Data(data::DataVerb),
+    /// The queue: list, move, cancel, retry.
+    Queue(control::QueueArgs),
+    /// Checkpoint at the next step, free the device, wait.
+    Pause(control::ReasonArgs),
+    /// Go on after a pause.
+    Resume,
+    /// End the running job here; what it trained stays.
+    Skip(control::ReasonArgs),
+    /// Checkpoint at the next step and end the daemon.
+    Stop(control::ReasonArgs),
+    /// What runs now, what waits, what is served, what is wrong.
+    Status,
+    /// One training run in the foreground, no daemon needed.
+    Train(train::TrainArgs),
+    /// The ledger.
+    Checkpoints(checkpoints::CheckpointsArgs),
+    /// Loss and token accuracy of a checkpoint, or of any model folder, on files.
+    Eval(eval::EvalArgs),
+    /// Which checkpoint is better, and by what evidence.
+    Compare,
+    /// Serve a checkpoint (default: the champion).
+    Deploy(deploy::DeployArgs),
+    /// Serve what was served before.
+    Rollback(control::ReasonArgs),
+    /// What was deployed where, when and why.
+    Deployments,
+    /// Which files, jobs, evaluations and decisions led to a checkpoint.
+    Explain(checkpoints::ExplainArgs),
+    /// Talk to the served model.
+    Chat(chat::ChatArgs),
+    /// Model folders.
+    #[command(subcommand)]
+    Model(model::ModelVerb),
+    /// The configuration: effective values with their origin, or its JSON Schema.
+    #[command(subcommand)]
+    Config(show::ConfigVerb),
+    /// A child process of the daemon (the contract is in docs/formats.md).
+    #[command(hide = true)]
+    Child(roles::ChildArgs),
+}
+
+fn parse_pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_string(), value.to_string())),
+        _ => Err("expected key=value".to_string()),
+    }
+}
+
+/// Parses the arguments, runs the verb, answers with its exit code.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Verb::Child(args) = &cli.verb {
+        logging::start("info");
+        return hone_train::run_child(&args.kind, &args.request);
+    }
+    let is_role = matches!(cli.verb, Verb::Up(_) | Verb::Daemon | Verb::Serve(_) | Verb::Monitor(_) | Verb::Skill(_));
+    logging::start(if is_role { "info" } else { "warn" });
+    exit::code_of(run(cli))
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    let root_flag = cli.global.root.clone();
+    let workspace = Workspace { root: find_root(cli.global.root)?, set: cli.global.set, json: cli.global.json };
+    let ws = &workspace;
+    match cli.verb {
+        Verb::Demo(args) => demo::run(root_flag, ws, &args),
+        Verb::Init(args) => init::run(ws, &args),
+        Verb::Up(args) => roles::up(ws, &args),
+        Verb::Daemon => roles::daemon(ws),
+        Verb::Serve(args) => roles::serve(ws, &args),
+        Verb::Monitor(args) => roles::monitor(ws, &args),
+        Verb::Skill(verb) => roles::skill(&verb),
+        Verb::Submit(args) => submit::submit(ws, &args),
+        Verb::Validate(args) => submit::validate(ws, &args),
+        Verb::Data(verb) => data::run(ws, &verb),
+        Verb::Queue(args) => control::queue(ws, &args),
+        Verb::Pause(args) => control::pause(ws, &args),
+        Verb::Resume => control::resume(ws),
+        Verb::Skip(args) => control::skip(ws, &args),
+        Verb::Stop(args) => control::stop(ws, &args),
+        Verb::Status => status::run(ws),
+        Verb::Train(args) => train::run(ws, &args),
+        Verb::Checkpoints(args) => checkpoints::run(ws, &args),
+        Verb::Eval(args) => eval::run(ws, &args),
+        Verb::Compare => checkpoints::compare(ws),
+        Verb::Deploy(args) => deploy::deploy(ws, &args),
+        Verb::Rollback(args) => deploy::rollback(ws, &args),
+        Verb::Deployments => deploy::list(ws),
+        Verb::Explain(args) => checkpoints::explain(ws, &args),
+        Verb::Chat(args) => chat::run(ws, &args),
+        Verb::Model(verb) => model::run(ws, &verb),
+        Verb::Config(verb) => show::config(ws, &verb),
+        Verb::Child(_) => unreachable!("answered before"),
+    }
+}

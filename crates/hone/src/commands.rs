@@ -1,0 +1,14 @@
+//! One module per group of verbs.
+
+pub mod checkpoints;
+pub mod control;
+pub mod data;
+pub mod deploy;
+pub mod eval;
+pub mod init;
+pub mod model;
+pub mod roles;
+pub mod show;
+pub mod status;
+pub mod submit;
+pub mod train;

@@ -1,0 +1,304 @@
+//! The ledger: `hone checkpoints`, `hone compare`, `hone explain`.
+
+use crate::exit::{Refused, UsageError};
+use crate::output;
+use crate::workspace::Workspace;
+use anyhow::{Context, Result};
+use clap::{Args, Subcommand};
+use hone_disk::manifest;
+use hone_pipeline::ids::CheckpointId;
+use hone_pipeline::state::{Checkpoint, CheckpointState, DeploymentState, Evaluation, State};
+use serde_json::{Value, json};
+
+/// `hone checkpoints [VERB]`.
+#[derive(Args, Debug)]
+pub struct CheckpointsArgs {
+    #[command(subcommand)]
+    verb: Option<CheckpointsVerb>,
+}
+
+#[derive(Subcommand, Debug)]
+enum CheckpointsVerb {
+    /// One checkpoint, whole.
+    Show {
+        /// Its number.
+        id: String,
+    },
+    /// Hold the ledger against the disk: manifests and hashes.
+    Verify {
+        /// Only this one.
+        id: Option<String>,
+    },
+}
+
+/// `hone explain N`.
+#[derive(Args, Debug)]
+pub struct ExplainArgs {
+    /// The checkpoint.
+    id: String,
+}
+
+/// `hone checkpoints …`.
+pub fn run(ws: &Workspace, args: &CheckpointsArgs) -> Result<()> {
+    match &args.verb {
+        None => list(ws),
+        Some(CheckpointsVerb::Show { id }) => show(ws, id),
+        Some(CheckpointsVerb::Verify { id }) => verify(ws, id.as_deref()),
+    }
+}
+
+fn list(ws: &Workspace) -> Result<()> {
+    let state = ws.state()?;
+    let entries: Vec<Value> = state.checkpoints.values().map(|c| entry(&state, c)).collect();
+    if ws.json {
+        output::json(&entries);
+        return Ok(());
+    }
+    let rows: Vec<Vec<String>> = state.checkpoints.values().rev().map(|c| row(&state, c)).collect();
+    output::table(
+        &["checkpoint", "state", "from", "train loss", "eval loss", "token acc", "verdict", "serving"],
+        &rows,
+    );
+    Ok(())
+}
+
+fn entry(state: &State, checkpoint: &Checkpoint) -> Value {
+    json!({
+        "checkpoint": checkpoint,
+        "evaluation": state.evaluations.get(&checkpoint.id).map(summary),
+        "judgement": state.judgements.get(&checkpoint.id),
+        "is_champion": state.champion == Some(checkpoint.id),
+        "live_on": live_on(state, checkpoint.id),
+    })
+}
+
+/// An evaluation without its per-row losses.
+fn summary(evaluation: &Evaluation) -> Value {
+    let mut value = serde_json::to_value(evaluation).expect("our own values serialise");
+    if let Some(suites) = value.get_mut("suites").and_then(Value::as_array_mut) {
+        for suite in suites.iter_mut().filter_map(Value::as_object_mut) {
+            suite.remove("row_nll");
+        }
+    }
+    value
+}
+
+fn live_on(state: &State, id: CheckpointId) -> Vec<String> {
+    let live = state.deployments.values().filter(|d| d.checkpoint == id && d.state == DeploymentState::Live);
+    live.map(|d| d.target.clone()).collect()
+}
+
+/// Loss and token accuracy over all suites, weighted by tokens.
+#[must_use]
+pub fn totals(evaluation: &Evaluation) -> Option<(f64, f64)> {
+    let tokens: u64 = evaluation.suites.iter().map(|s| s.trained_tokens).sum();
+    if tokens == 0 {
+        return None;
+    }
+    let weighted = |value: fn(&hone_pipeline::state::SuiteResult) -> f64| {
+        evaluation.suites.iter().map(|s| value(s) * s.trained_tokens as f64).sum::<f64>() / tokens as f64
+    };
+    Some((weighted(|s| s.mean_nll), weighted(|s| s.token_accuracy)))
+}
+
+fn row(state: &State, checkpoint: &Checkpoint) -> Vec<String> {
+    let totals = state.evaluations.get(&checkpoint.id).and_then(totals);
+    let verdict = state.judgements.get(&checkpoint.id).map_or("-".to_string(), |j| outcome(j.outcome).to_string());
+    vec![
+        checkpoint.id.to_string(),
+        describe(&checkpoint.state).to_string(),
+        checkpoint.parent.map_or("base".to_string(), |p| p.to_string()),
+        checkpoint.train_loss.map_or("-".to_string(), |l| format!("{l:.4}")),
+        totals.map_or("-".to_string(), |(loss, _)| format!("{loss:.4}")),
+        totals.map_or("-".to_string(), |(_, accuracy)| format!("{:.1} %", accuracy * 100.0)),
+        verdict,
+        live_on(state, checkpoint.id).join(", "),
+    ]
+}
+
+fn describe(state: &CheckpointState) -> &'static str {
+    match state {
+        CheckpointState::Staged { .. } => "staged",
+        CheckpointState::Published => "published",
+        CheckpointState::Pruned => "pruned",
+        CheckpointState::Refused { .. } => "refused",
+    }
+}
+
+fn outcome(outcome: hone_pipeline::state::Outcome) -> &'static str {
+    use hone_pipeline::state::Outcome;
+    match outcome {
+        Outcome::Promote => "promoted",
+        Outcome::Worse => "worse",
+        Outcome::CannotTell => "cannot tell",
+        Outcome::Manual => "by hand only",
+    }
+}
+
+fn find<'a>(state: &'a State, id: &str) -> Result<&'a Checkpoint> {
+    let id: CheckpointId = id.parse().map_err(|error| UsageError(format!("read the checkpoint's id: {error}")))?;
+    let newest = state.checkpoints.keys().next_back();
+    state
+        .checkpoints
+        .get(&id)
+        .with_context(|| format!("find {id}; the newest is {}", newest.map_or("none".to_string(), ToString::to_string)))
+}
+
+fn show(ws: &Workspace, id: &str) -> Result<()> {
+    let state = ws.state()?;
+    let value = entry(&state, find(&state, id)?);
+    if ws.json {
+        output::json(&value);
+    } else {
+        output::line(&serde_json::to_string_pretty(&value)?);
+    }
+    Ok(())
+}
+
+fn verify(ws: &Workspace, id: Option<&str>) -> Result<()> {
+    let state = ws.state()?;
+    let chosen: Vec<&Checkpoint> = match id {
+        Some(id) => vec![find(&state, id)?],
+        None => state.checkpoints.values().filter(|c| c.state == CheckpointState::Published).collect(),
+    };
+    let mut problems = Vec::new();
+    for checkpoint in &chosen {
+        let result = if checkpoint.id.0 == 0 {
+            verify_base(ws, &state, checkpoint)
+        } else {
+            manifest::verify(&ws.layout().checkpoint(checkpoint.id), Some(&checkpoint.manifest_hash)).map(drop)
+        };
+        if let Err(error) = result {
+            problems.push(format!("{}: {error:#}", checkpoint.id));
+        }
+    }
+    problems.extend(unknown_folders(ws, &state)?);
+    if ws.json {
+        output::json(&json!({"verified": chosen.len(), "problems": problems}));
+    } else {
+        for problem in &problems {
+            output::line(problem);
+        }
+        output::line(&format!("{} checkpoints verified, {} problems", chosen.len(), problems.len()));
+    }
+    if problems.is_empty() { Ok(()) } else { Err(Refused.into()) }
+}
+
+/// Folders of `checkpoints/` that the ledger does not know.
+fn unknown_folders(ws: &Workspace, state: &State) -> Result<Vec<String>> {
+    let dir = ws.layout().checkpoints();
+    let mut unknown = Vec::new();
+    for entry in std::fs::read_dir(&dir).with_context(|| format!("list {}", dir.display()))? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        let known = name.parse::<CheckpointId>().is_ok_and(|id| state.checkpoints.contains_key(&id));
+        if !known && !name.starts_with('.') {
+            unknown.push(format!("{name}: on disk, but not in the ledger"));
+        }
+    }
+    Ok(unknown)
+}
+
+fn verify_base(ws: &Workspace, state: &State, checkpoint: &Checkpoint) -> Result<()> {
+    let lineage = state.lineage.as_ref().context("find the lineage")?;
+    let (_, hash) = manifest::compute(&ws.root.join(&lineage.base_model))?;
+    anyhow::ensure!(hash == checkpoint.manifest_hash, "the base model's files are not those of `hone init`");
+    Ok(())
+}
+
+/// `hone compare`.
+pub fn compare(ws: &Workspace) -> Result<()> {
+    let state = ws.state()?;
+    if ws.json {
+        let evaluations: Vec<Value> = state.evaluations.values().map(summary).collect();
+        let judgements: Vec<_> = state.judgements.values().collect();
+        output::json(&json!({"champion": state.champion, "evaluations": evaluations, "judgements": judgements}));
+        return Ok(());
+    }
+    let mut ranked: Vec<(&Evaluation, f64, f64)> =
+        state.evaluations.values().filter_map(|e| totals(e).map(|(loss, accuracy)| (e, loss, accuracy))).collect();
+    ranked.sort_by(|a, b| a.1.total_cmp(&b.1));
+    let rows: Vec<Vec<String>> = ranked
+        .iter()
+        .map(|(e, loss, accuracy)| {
+            let champion = if state.champion == Some(e.checkpoint) { "champion" } else { "" };
+            vec![e.checkpoint.to_string(), format!("{loss:.4}"), format!("{:.1} %", accuracy * 100.0), champion.into()]
+        })
+        .collect();
+    output::table(&["checkpoint", "eval loss", "token acc", ""], &rows);
+    if let Some(judgement) = state.judgements.values().next_back() {
+        output::line(&format!("last verdict: {}: {}", judgement.challenger, judgement.reason));
+    }
+    Ok(())
+}
+
+/// `hone explain N`.
+pub fn explain(ws: &Workspace, args: &ExplainArgs) -> Result<()> {
+    let state = ws.state()?;
+    let mut chain = vec![find(&state, &args.id)?];
+    while let Some(parent) = chain.last().and_then(|c| c.parent).and_then(|p| state.checkpoints.get(&p)) {
+        chain.push(parent);
+    }
+    if ws.json {
+        let entries: Vec<Value> = chain.iter().map(|c| explained(&state, c)).collect();
+        output::json(&json!({"lineage": state.lineage, "chain": entries}));
+        return Ok(());
+    }
+    for checkpoint in chain {
+        explain_one(&state, checkpoint);
+    }
+    Ok(())
+}
+
+fn explained(state: &State, checkpoint: &Checkpoint) -> Value {
+    let job = checkpoint.job.and_then(|id| state.jobs.get(&id));
+    let datasets: Vec<_> = job.iter().flat_map(|j| &j.datasets).filter_map(|id| state.datasets.get(id)).collect();
+    let deployments: Vec<_> = state.deployments.values().filter(|d| d.checkpoint == checkpoint.id).collect();
+    let mut value = entry(state, checkpoint);
+    value["job"] = json!(job);
+    value["datasets"] = json!(datasets);
+    value["deployments"] = json!(deployments);
+    value
+}
+
+fn explain_one(state: &State, checkpoint: &Checkpoint) {
+    let from = checkpoint.parent.map_or("the base model".to_string(), |p| format!("from {p}"));
+    output::line(&format!("{} {from}", checkpoint.id));
+    if let Some(job) = checkpoint.job.and_then(|id| state.jobs.get(&id)) {
+        output::line(&format!(
+            "├─ {} step {} of {}, {} rows trained, rows digest {}",
+            job.id,
+            checkpoint.position.job_step,
+            checkpoint.position.total_steps,
+            checkpoint.position.rows_trained,
+            checkpoint.rows_digest.get(..12).unwrap_or("-")
+        ));
+        for dataset in job.datasets.iter().filter_map(|id| state.datasets.get(id)) {
+            let hash = dataset.blake3.as_deref().and_then(|h| h.get(..12)).unwrap_or("-");
+            output::line(&format!("│  └─ {} {} ({} rows, {hash})", dataset.id, dataset.file_name, dataset.rows));
+            if let Some(provenance) = &dataset.provenance {
+                output::line(&format!("│     made by {provenance}"));
+            }
+        }
+    }
+    if let Some(evaluation) = state.evaluations.get(&checkpoint.id) {
+        for suite in &evaluation.suites {
+            output::line(&format!(
+                "├─ {}: loss {:.4}, token accuracy {:.1} % on {} rows",
+                suite.suite,
+                suite.mean_nll,
+                suite.token_accuracy * 100.0,
+                suite.rows
+            ));
+        }
+    }
+    if let Some(judgement) = state.judgements.get(&checkpoint.id) {
+        output::line(&format!("├─ {}: {}", outcome(judgement.outcome), judgement.reason));
+    }
+    let deployments: Vec<_> = state.deployments.values().filter(|d| d.checkpoint == checkpoint.id).collect();
+    for deployment in &deployments {
+        output::line(&format!("└─ {} on {}: {}", deployment.id, deployment.target, deployment.reason));
+    }
+    if deployments.is_empty() {
+        output::line("└─ never deployed");
+    }
+}

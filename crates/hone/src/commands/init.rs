@@ -1,0 +1,160 @@
+//! `hone init`: a workspace with its folders, its configuration and checkpoint-0.
+
+use crate::config::commented_file;
+use crate::exit::UsageError;
+use crate::workspace::{Workspace, absolute};
+use crate::{output, tiny};
+use anyhow::{Context, Result};
+use clap::Args;
+use hone_data::{ChatTemplate, Tokenizer};
+use hone_disk as disk;
+use hone_model::{Config as ModelConfig, HostWeights};
+use hone_pipeline::ids::CheckpointId;
+use hone_pipeline::state::{Change, Checkpoint, CheckpointState, Lineage, ModelIdentity, Position};
+use hone_store::{Layout, Store};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+
+/// Flags of `hone init`.
+#[derive(Args, Debug)]
+pub struct InitArgs {
+    /// Base model: a Hugging Face folder (llama, qwen2 or qwen3 with safetensors and tokenizer.json).
+    #[arg(long, value_name = "DIR", conflicts_with = "tiny")]
+    model: Option<PathBuf>,
+    /// Make a tiny random model on the spot.
+    #[arg(long)]
+    tiny: bool,
+}
+
+/// Runs the verb.
+pub fn run(ws: &Workspace, args: &InitArgs) -> Result<()> {
+    let base = match (&args.model, args.tiny) {
+        (Some(dir), _) => Base::Folder(absolute(dir)?),
+        (None, true) => Base::Tiny,
+        (None, false) => {
+            return Err(
+                UsageError("choose a base model: --model DIR, or --tiny for one made on the spot".into()).into()
+            );
+        }
+    };
+    let chosen = set_pairs(ws)?;
+    let made = create(&ws.root, &base, &chosen)?;
+    if ws.json {
+        output::json(&json!({"root": ws.root, "base_model": made.base_model, "parameters": made.parameters}));
+        return Ok(());
+    }
+    output::line(&format!("made a workspace at {}", ws.root.display()));
+    output::line(&format!("base model: {} ({})", made.base_model, made.description));
+    output::line("next: `hone up` starts it; drop JSONL into inbox/ or use `hone submit FILE`");
+    Ok(())
+}
+
+/// The base model of a new workspace.
+pub enum Base {
+    /// An existing folder, used by reference.
+    Folder(PathBuf),
+    /// Made on the spot under `models/tiny`.
+    Tiny,
+}
+
+/// What was made.
+pub struct Made {
+    /// Folder of the base model.
+    pub base_model: String,
+    /// Shape and size in words.
+    pub description: String,
+    /// Number of parameters.
+    pub parameters: u64,
+}
+
+/// Makes the workspace; `chosen` are configuration values to write into `config.json`.
+pub fn create(root: &Path, base: &Base, chosen: &[(String, Value)]) -> Result<Made> {
+    let layout = Layout::new(root);
+    if layout.db().exists() {
+        let message = format!("make a workspace at {}: there is one already", root.display());
+        return Err(UsageError(message).into());
+    }
+    let (dir, name) = match base {
+        Base::Folder(dir) => (dir.clone(), dir.display().to_string()),
+        Base::Tiny => (layout.models().join("tiny"), "models/tiny".to_string()),
+    };
+    if matches!(base, Base::Tiny) {
+        tiny::write_model(&dir).context("make the tiny model")?;
+    }
+    let (model, identity) = identify(&dir)?;
+    let manifest_hash = base_manifest_hash(&dir)?;
+    layout.create_folders().context("make the folders")?;
+    if !layout.config().exists() {
+        let mut values: Vec<(&str, Value)> = chosen.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
+        if !values.iter().any(|(key, _)| *key == "model_path") {
+            values.push(("model_path", json!(name)));
+        }
+        disk::write_atomic(&layout.config(), commented_file(&values).as_bytes())?;
+    }
+    let config = crate::config::Config::load(root, &[])?;
+    let mut store = Store::create(root).context("make the database")?;
+    let lineage = Lineage { number: 1, model_name: config.model_name, base_model: name.clone(), identity };
+    store.commit(&[Change::SetLineage(lineage), Change::PutCheckpoint(checkpoint_zero(manifest_hash))])?;
+    let parameters = model.parameters().iter().map(|p| p.shape.iter().product::<usize>() as u64).sum();
+    Ok(Made { base_model: name, description: tiny::describe(&model), parameters })
+}
+
+/// Hash of the manifest that a base model would have; nothing is written into its folder.
+fn base_manifest_hash(dir: &Path) -> Result<String> {
+    let (_, hash) = disk::manifest::compute(dir).context("hash the base model")?;
+    Ok(hash)
+}
+
+fn checkpoint_zero(manifest_hash: String) -> Checkpoint {
+    Checkpoint {
+        id: CheckpointId(0),
+        parent: None,
+        job: None,
+        state: CheckpointState::Published,
+        manifest_hash,
+        position: Position::default(),
+        rows_digest: String::new(),
+        train_loss: None,
+        created_ms: crate::workspace::now_ms(),
+        ends_job: true,
+        yielded: false,
+    }
+}
+
+/// Reads a base model far enough to know that it can be trained and served.
+fn identify(dir: &Path) -> Result<(ModelConfig, ModelIdentity)> {
+    let model = ModelConfig::from_dir(dir).with_context(|| format!("read the model in {}", dir.display()))?;
+    HostWeights::load(dir, &model).with_context(|| format!("read the weights in {}", dir.display()))?;
+    let tokenizer = Tokenizer::from_dir(dir)?;
+    if tokenizer.vocab_size() > model.vocab_size {
+        anyhow::bail!(
+            "use the model in {}: its tokenizer has {} tokens, its embedding {}",
+            dir.display(),
+            tokenizer.vocab_size(),
+            model.vocab_size
+        );
+    }
+    let template_hash = match ChatTemplate::from_dir(dir) {
+        Ok(template) => template.hash().to_string(),
+        Err(error) => {
+            output::note(&format!("note: no chat template ({error:#}); only completion_v1 data can be trained"));
+            String::new()
+        }
+    };
+    let (_, tokenizer_hash) = disk::hash_file(&dir.join("tokenizer.json"))?;
+    let identity = ModelIdentity {
+        architecture: model.family.name().to_string(),
+        vocab_size: model.vocab_size as u64,
+        context_length: model.max_positions as u64,
+        tokenizer_hash,
+        template_hash,
+    };
+    Ok((model, identity))
+}
+
+/// `--set` pairs of `hone init` go into the new `config.json`, after the usual checks.
+fn set_pairs(ws: &Workspace) -> Result<Vec<(String, Value)>> {
+    let values = crate::config::load_values(&ws.root, &ws.set)?;
+    let chosen = values.iter().filter(|(_, _, origin)| *origin == crate::config::Origin::CommandLine);
+    Ok(chosen.map(|(key, value, _)| (key.to_string(), value.clone())).collect())
+}

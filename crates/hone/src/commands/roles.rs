@@ -1,0 +1,276 @@
+//! The roles of a host: `hone up` runs them all, each also runs alone in the foreground.
+
+use crate::config::Config;
+use crate::exit::UsageError;
+use crate::output;
+use crate::workspace::Workspace;
+use anyhow::{Context, Result};
+use clap::{Args, Subcommand};
+use hone_daemon::supervisor::{self, Role, SupervisorEvent, SupervisorOptions};
+use hone_daemon::{DaemonOptions, DataManagerConfig, Limits, LoopConfig, SkillEndpoint};
+use hone_monitor::MonitorOptions;
+use hone_pipeline::finding::SchemaOrigin;
+use hone_serve::{Keys, ServeOptions};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// Flags of `hone up`.
+#[derive(Args, Debug)]
+pub struct UpArgs {
+    /// Only these roles (default: `roles` of config.json).
+    #[arg(long, value_delimiter = ',')]
+    roles: Vec<String>,
+}
+
+/// Flags of roles that listen.
+#[derive(Args, Debug)]
+pub struct ListenArgs {
+    /// Address to listen on; port 0 takes a free one.
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
+}
+
+/// `hone skill …`.
+#[derive(Subcommand, Debug)]
+pub enum SkillVerb {
+    /// Serve one of hone's own skills over the Skill API.
+    Serve {
+        /// Name, e.g. `binary`.
+        name: String,
+        /// Address to listen on; port 0 takes a free one.
+        #[arg(long, value_name = "ADDRESS")]
+        listen: Option<SocketAddr>,
+    },
+}
+
+/// Flags of the hidden `hone child`.
+#[derive(Args, Debug)]
+pub struct ChildArgs {
+    /// `check-job`, `train-job` or `eval-job`.
+    pub kind: String,
+    /// The request file.
+    #[arg(long)]
+    pub request: PathBuf,
+}
+
+/// Usual ports of hone's own skills.
+const SKILL_PORTS: &[(&str, u16)] = &[("syllo", 8080), ("binary", 8090)];
+
+/// Sets a flag on SIGINT and SIGTERM; a second signal ends the process at once.
+pub fn stop_flag() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop)).context("watch signals")?;
+        signal_hook::flag::register(signal, Arc::clone(&stop)).context("watch signals")?;
+    }
+    Ok(stop)
+}
+
+/// `hone up`.
+pub fn up(ws: &Workspace, args: &UpArgs) -> Result<()> {
+    ws.require()?;
+    let config = ws.config()?;
+    let names = if args.roles.is_empty() { config.roles.clone() } else { args.roles.clone() };
+    let mut roles = Vec::new();
+    for name in &names {
+        roles.push(role(ws, &config, name)?);
+    }
+    output::line(&format!("hone up: {} in {}", names.join(", "), ws.root.display()));
+    for name in &names {
+        match name.as_str() {
+            "serve" => output::line(&format!("  server    http://{}/v1", config.serve.listen)),
+            "monitor" => output::line(&format!("  dashboard http://{}/", config.monitor_listen)),
+            _ => {}
+        }
+    }
+    output::line(&format!("  logs      {}", ws.layout().logs().display()));
+    output::line("Ctrl-C stops all in order.");
+    let options = SupervisorOptions {
+        program: std::env::current_exe().context("find the program itself")?,
+        log_dir: ws.layout().logs(),
+        first_backoff: Duration::from_secs(1),
+        max_backoff: Duration::from_secs(60),
+        healthy_after: Duration::from_secs(60),
+        grace: Duration::from_secs(60),
+    };
+    let stop = stop_flag()?;
+    end_with_parent(&stop);
+    supervisor::run(&options, &roles, &stop, &show_event)
+}
+
+/// What `hone up` prints of its roles: starts, ends, and lines that need a person.
+fn show_event(event: SupervisorEvent) {
+    match event {
+        SupervisorEvent::Started { role, pid } => output::line(&format!("{role}: started (pid {pid})")),
+        SupervisorEvent::Exited { role, how, restart_in } => output::line(&match restart_in {
+            Some(wait) => format!("{role}: ended ({how}); starts again in {} s", wait.as_secs()),
+            None => format!("{role}: ended ({how})"),
+        }),
+        SupervisorEvent::Line { role, line } if line.contains("ERROR") || line.contains("WARN") => {
+            output::line(&format!("{role}: {line}"));
+        }
+        SupervisorEvent::Line { .. } => {}
+    }
+}
+
+/// Under a supervisor (which holds our stdin) a role ends when the supervisor is gone.
+fn end_with_parent(stop: &Arc<AtomicBool>) {
+    if std::env::var_os("HONE_SUPERVISED").is_some() {
+        supervisor::stop_when_parent_ends(Arc::clone(stop));
+    }
+}
+
+/// Arguments of the process of one role.
+fn role(ws: &Workspace, config: &Config, name: &str) -> Result<Role> {
+    let mut args: Vec<String> = vec!["--root".into(), ws.root.display().to_string()];
+    for (key, value) in &ws.set {
+        args.extend(["--set".to_string(), format!("{key}={value}")]);
+    }
+    match name.split_once(':') {
+        None if ["daemon", "serve", "monitor"].contains(&name) => args.push(name.to_string()),
+        Some(("skill", skill)) => {
+            args.extend(["skill".to_string(), "serve".to_string(), skill.to_string()]);
+            if let Some(address) = skill_address(config, skill) {
+                args.extend(["--listen".to_string(), address]);
+            }
+        }
+        _ => {
+            let message = format!("run the role {name:?}: unknown (daemon, serve, monitor, skill:NAME)");
+            return Err(UsageError(message).into());
+        }
+    }
+    Ok(Role { name: name.to_string(), args })
+}
+
+/// The address in the configured URL of a skill, when it is one on this host.
+fn skill_address(config: &Config, skill: &str) -> Option<String> {
+    let url = &config.skills.iter().find(|s| s.name == skill)?.url;
+    let address = url.strip_prefix("http://")?.trim_end_matches('/');
+    address.parse::<SocketAddr>().ok().map(|a| a.to_string())
+}
+
+/// `hone daemon`.
+pub fn daemon(ws: &Workspace) -> Result<()> {
+    ws.require()?;
+    let config = ws.config()?;
+    same_base_model(ws, &config)?;
+    let (root, set) = (ws.root.clone(), ws.set.clone());
+    let program = std::env::current_exe().context("find the program itself")?;
+    let load = Box::new(move || Ok(loop_config(&Config::load(&root, &set)?)));
+    let options = DaemonOptions {
+        scan_interval: config.inbox.scan_interval,
+        settle: config.inbox.settle,
+        torn: config.inbox.torn,
+        admin_key: std::env::var("HONE_ADMIN_KEY").ok(),
+        started_by_hand: std::env::var_os("HONE_RESTARTED").is_none(),
+        ..DaemonOptions::new(ws.root.clone(), program, load)
+    };
+    let stop = stop_flag()?;
+    end_with_parent(&stop);
+    hone_daemon::run(options, stop, || tracing::info!("daemon ready"))
+}
+
+/// The base model is locked within a lineage.
+fn same_base_model(ws: &Workspace, config: &Config) -> Result<()> {
+    let state = ws.state()?;
+    let (Some(lineage), Some(path)) = (&state.lineage, &config.model_path) else { return Ok(()) };
+    if ws.root.join(path) == ws.root.join(&lineage.base_model) {
+        return Ok(());
+    }
+    let message = format!(
+        "use model_path {}: this workspace's lineage began with {}\nhint: put that path back, or make a new workspace with `hone init --model`",
+        path.display(),
+        lineage.base_model
+    );
+    Err(UsageError(message).into())
+}
+
+/// What the daemon's loop reads again before each job.
+pub fn loop_config(config: &Config) -> LoopConfig {
+    let schema_id = match config.schema_id.1 {
+        SchemaOrigin::Default => None,
+        _ => Some(config.schema_id.0.clone()),
+    };
+    let ms = |wait: Duration| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+    LoopConfig {
+        settings: config.settings.clone(),
+        schema_id,
+        limits: Limits {
+            max_line_bytes: config.max_line_bytes,
+            max_file_bytes: config.max_file_bytes,
+            check_max_ms: ms(config.check_timeout),
+            ..Limits::default()
+        },
+        data_manager: DataManagerConfig {
+            enabled: config.auto_generate.enabled,
+            count: config.auto_generate.count,
+            threshold: usize::try_from(config.auto_generate.threshold).unwrap_or(usize::MAX),
+            cooldown_ms: ms(config.auto_generate.cooldown),
+            priority: config.auto_generate.priority,
+            skills: config.skills.iter().map(|s| SkillEndpoint { name: s.name.clone(), url: s.url.clone() }).collect(),
+        },
+    }
+}
+
+/// `hone serve`.
+pub fn serve(ws: &Workspace, args: &ListenArgs) -> Result<()> {
+    let config = ws.config()?;
+    let key = |name: &str| std::env::var(name).ok().into_iter().collect::<Vec<String>>();
+    let options = ServeOptions {
+        device: config.settings.train.device.clone(),
+        threads: config.serve.threads,
+        slots: config.serve.slots,
+        max_context: if config.serve.max_context == 0 { usize::MAX } else { config.serve.max_context },
+        max_queue: config.serve.max_queue,
+        keys: Keys { read: key("HONE_READ_KEY"), admin: key("HONE_ADMIN_KEY") },
+        ..ServeOptions::new(
+            args.listen.unwrap_or(config.serve.listen),
+            ws.layout().serve_root(),
+            config.model_name.clone(),
+        )
+    };
+    let stop = stop_flag()?;
+    end_with_parent(&stop);
+    hone_serve::run(options, stop, |address| tracing::info!(%address, "server ready"))
+}
+
+/// `hone monitor`.
+pub fn monitor(ws: &Workspace, args: &ListenArgs) -> Result<()> {
+    ws.require()?;
+    let config = ws.config()?;
+    let options = MonitorOptions {
+        listen: args.listen.unwrap_or(config.monitor_listen),
+        root: ws.root.clone(),
+        serve_url: Some(format!("http://{}", config.serve.listen)),
+        serve_key: std::env::var("HONE_READ_KEY").ok(),
+        key: std::env::var("HONE_READ_KEY").ok(),
+    };
+    let stop = stop_flag()?;
+    end_with_parent(&stop);
+    hone_monitor::run(options, stop, |address| tracing::info!(%address, "monitor ready"))
+}
+
+/// `hone skill …`.
+pub fn skill(verb: &SkillVerb) -> Result<()> {
+    let SkillVerb::Serve { name, listen } = verb;
+    if hone_skills::find(name).is_none() {
+        let message = format!("serve the skill {name:?}: unknown (known: {})", hone_skills::names().join(", "));
+        return Err(UsageError(message).into());
+    }
+    let port = SKILL_PORTS.iter().find(|(skill, _)| skill == name).map_or(0, |(_, port)| *port);
+    let listen = listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], port)));
+    let stop = stop_flag()?;
+    end_with_parent(&stop);
+    hone_skill_server::run(name, listen, stop, |address| {
+        tracing::info!(skill = %name, %address, "skill server ready");
+    })
+}
+
+/// True once a stop was asked for.
+#[must_use]
+pub fn is_stopped(stop: &AtomicBool) -> bool {
+    stop.load(Ordering::SeqCst)
+}

@@ -1,0 +1,267 @@
+//! `hone submit` and `hone validate`: both gates, with and without queueing.
+
+use crate::config::Config;
+use crate::exit::Refused;
+use crate::output;
+use crate::workspace::{Workspace, absolute};
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+use hone_daemon::inbox::{self, Sidecar};
+use hone_data::check::check_file;
+use hone_pipeline::finding::{Level, Report, SchemaOrigin, Severity};
+use hone_pipeline::ids::DatasetId;
+use hone_pipeline::state::{Dataset, DatasetState, Priority, State};
+use hone_pipeline::wire::{CheckRequest, ControlRequest, WIRE_FORMAT_VERSION};
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long `hone submit` waits for the verdict before it says that the daemon goes on without it.
+const VERDICT_TIMEOUT: Duration = Duration::from_secs(600);
+/// Time between two looks at the state.
+const POLL: Duration = Duration::from_millis(100);
+
+/// Order of service, as a flag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PriorityArg {
+    /// Before all others.
+    High,
+    /// The usual.
+    Normal,
+    /// When nothing else waits.
+    Low,
+}
+
+/// Content-check level, as a flag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LevelArg {
+    /// Syntax, types, roles, emptiness.
+    Quick,
+    /// Quick, token statistics, balance, duplicates.
+    Standard,
+    /// Standard, leakage, overlap, degenerate text, secrets.
+    Deep,
+}
+
+impl From<LevelArg> for Level {
+    fn from(level: LevelArg) -> Self {
+        match level {
+            LevelArg::Quick => Level::Quick,
+            LevelArg::Standard => Level::Standard,
+            LevelArg::Deep => Level::Deep,
+        }
+    }
+}
+
+/// Flags of `hone submit`.
+#[derive(Args, Debug)]
+pub struct SubmitArgs {
+    /// The file.
+    file: PathBuf,
+    /// Order of service.
+    #[arg(long, value_enum, default_value = "normal")]
+    priority: PriorityArg,
+    /// Schema of its rows.
+    #[arg(long, value_name = "ID")]
+    schema: Option<String>,
+    /// Do not wait for the verdict.
+    #[arg(long)]
+    no_wait: bool,
+}
+
+/// Flags of `hone validate`.
+#[derive(Args, Debug)]
+pub struct ValidateArgs {
+    /// The file.
+    file: PathBuf,
+    /// Schema of its rows.
+    #[arg(long, value_name = "ID")]
+    schema: Option<String>,
+    /// How deep to look.
+    #[arg(long, value_enum, ignore_case = true)]
+    level: Option<LevelArg>,
+}
+
+/// `hone submit`.
+pub fn submit(ws: &Workspace, args: &SubmitArgs) -> Result<()> {
+    ws.require()?;
+    let known: Vec<DatasetId> = ws.state()?.datasets.keys().copied().collect();
+    let inbox_path = place_in_inbox(ws, args)?;
+    let daemon = hone_daemon::control::send(&ws.root, &ControlRequest::Scan, Duration::from_secs(5)).is_ok();
+    if args.no_wait || !daemon {
+        if ws.json {
+            output::json(&json!({"inbox_path": inbox_path, "verdict": null}));
+        } else {
+            output::line(&format!("put into the inbox: {inbox_path}"));
+            if !daemon {
+                output::note("note: no daemon runs here; `hone up` (or `hone daemon`) takes it");
+            }
+        }
+        return Ok(());
+    }
+    let dataset = wait_for_verdict(ws, &inbox_path, &known)?;
+    report_dataset(ws, &dataset)
+}
+
+/// Copies the file into the inbox, complete at once.
+fn place_in_inbox(ws: &Workspace, args: &SubmitArgs) -> Result<String> {
+    let file = absolute(&args.file)?;
+    if !file.is_file() {
+        bail!("submit {}: there is no such file", args.file.display());
+    }
+    let priority = match args.priority {
+        PriorityArg::High => Priority::High,
+        PriorityArg::Normal => Priority::Normal,
+        PriorityArg::Low => Priority::Low,
+    };
+    let sidecar = Sidecar { schema_flag: args.schema.clone(), submitted: true, ..Sidecar::default() };
+    inbox::place(&ws.root, &file, priority, &sidecar)
+}
+
+fn read_sidecar(file: &Path) -> Result<serde_json::Map<String, serde_json::Value>> {
+    let path = sidecar_path(file);
+    match std::fs::read(&path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| format!("read {}", path.display())),
+        Err(_) => Ok(serde_json::Map::new()),
+    }
+}
+
+/// `<file>.meta.json`.
+fn sidecar_path(file: &Path) -> PathBuf {
+    let mut name = file.as_os_str().to_os_string();
+    name.push(".meta.json");
+    PathBuf::from(name)
+}
+
+fn wait_for_verdict(ws: &Workspace, inbox_path: &str, known: &[DatasetId]) -> Result<Dataset> {
+    let store = ws.store()?;
+    let start = Instant::now();
+    while start.elapsed() < VERDICT_TIMEOUT {
+        let state: State = store.load()?;
+        let mine = state.datasets.values().rev().find(|d| d.inbox_path == inbox_path && !known.contains(&d.id));
+        if let Some(dataset) = mine
+            && !matches!(dataset.state, DatasetState::Arriving | DatasetState::Checking)
+        {
+            return Ok(dataset.clone());
+        }
+        std::thread::sleep(POLL);
+    }
+    bail!("see a verdict about {inbox_path} within {} s; `hone status` tells how far it is", VERDICT_TIMEOUT.as_secs())
+}
+
+fn report_dataset(ws: &Workspace, dataset: &Dataset) -> Result<()> {
+    if ws.json {
+        output::json(dataset);
+    } else {
+        match &dataset.state {
+            DatasetState::Accepted => output::line(&format!(
+                "accepted: {} is {} ({} rows, {}); it waits in the queue",
+                dataset.file_name,
+                dataset.id,
+                dataset.rows,
+                dataset.schema_id.as_deref().unwrap_or("?")
+            )),
+            DatasetState::Duplicate { of } => {
+                output::line(&format!(
+                    "already known: {} has the same bytes as {of}; nothing to do",
+                    dataset.file_name
+                ));
+            }
+            DatasetState::Rejected { reasons } => {
+                output::line(&format!("rejected: {}", dataset.file_name));
+                for reason in reasons {
+                    output::line(&format!("  {}: {reason}", dataset.file_name));
+                }
+                output::line("the file and its report are in rejected/");
+            }
+            DatasetState::Vanished => output::line(&format!("gone: {} left the inbox", dataset.file_name)),
+            DatasetState::Arriving | DatasetState::Checking => {}
+        }
+    }
+    match dataset.state {
+        DatasetState::Accepted | DatasetState::Duplicate { .. } => Ok(()),
+        _ => Err(Refused.into()),
+    }
+}
+
+/// `hone validate`.
+pub fn validate(ws: &Workspace, args: &ValidateArgs) -> Result<()> {
+    let config = ws.config()?;
+    let file = absolute(&args.file)?;
+    if !file.is_file() {
+        bail!("validate {}: there is no such file", args.file.display());
+    }
+    let request = check_request(ws, &config, file, args)?;
+    let report = check_file(&request, &|_| {});
+    if ws.json {
+        output::json(&report);
+    } else {
+        print_report(&args.file, &report);
+    }
+    if report.is_accepted() { Ok(()) } else { Err(Refused.into()) }
+}
+
+fn check_request(ws: &Workspace, config: &Config, file: PathBuf, args: &ValidateArgs) -> Result<CheckRequest> {
+    let sidecar = read_sidecar(&file)?;
+    let (schema_id, schema_origin) = match (&args.schema, sidecar.get("schema_id").and_then(|v| v.as_str())) {
+        (Some(id), _) => (id.clone(), SchemaOrigin::Flag),
+        (None, Some(id)) => (id.to_string(), SchemaOrigin::Sidecar),
+        (None, None) => config.schema_id.clone(),
+    };
+    let train = &config.settings.train;
+    Ok(CheckRequest {
+        format_version: WIRE_FORMAT_VERSION,
+        file,
+        schema_id,
+        schema_origin,
+        level: args.level.map_or(config.settings.validation_level, Level::from),
+        model_dir: base_model_dir(ws),
+        max_length: train.max_length,
+        overlong: train.overlong,
+        profile: train.profile.clone(),
+        chat_template_kwargs: train.chat_template_kwargs.clone(),
+        max_line_bytes: config.max_line_bytes,
+        max_file_bytes: config.max_file_bytes,
+    })
+}
+
+/// The base model of the workspace, when there is one: its template is part of the check.
+fn base_model_dir(ws: &Workspace) -> Option<PathBuf> {
+    let state = ws.state().ok()?;
+    Some(ws.root.join(state.lineage?.base_model))
+}
+
+fn print_report(file: &Path, report: &Report) {
+    let verdict = if report.is_accepted() { "accepted" } else { "rejected" };
+    output::line(&format!(
+        "{verdict}: {} ({} rows, {}, schema {}, level {}, {} ms)",
+        file.display(),
+        report.rows,
+        output::bytes(report.size_bytes),
+        report.schema_id,
+        format!("{:?}", report.level).to_lowercase(),
+        report.elapsed_ms
+    ));
+    for finding in &report.findings {
+        let mark = if finding.severity == Severity::Error { "error" } else { "warning" };
+        let place = match finding.lines.first() {
+            Some(line) => format!("{}:{line}: ", file.display()),
+            None => String::new(),
+        };
+        output::line(&format!("{place}{mark}[{}]: {}", finding.code, finding.message));
+        if finding.count > 1 {
+            let lines: Vec<String> = finding.lines.iter().map(ToString::to_string).collect();
+            output::line(&format!("  on {} rows: lines {}", finding.count, lines.join(", ")));
+        }
+        if let Some(evidence) = &finding.evidence {
+            output::line(&format!("  found: {}", output::excerpt(evidence, 120)));
+        }
+        output::line(&format!("  hint: {}", finding.hint));
+    }
+    if let Some(stats) = &report.stats {
+        output::line(&format!(
+            "tokens: {} ({} trained), longest row {}, {} over max_length",
+            stats.num_tokens, stats.num_trained_tokens, stats.max_row_tokens, stats.num_overlong_rows
+        ));
+    }
+}

@@ -1,0 +1,291 @@
+//! `hone train FILE…`: one training run in the foreground, without a workspace or a daemon.
+//!
+//! The gates, the training loop and the checkpoint format are those of the daemon; the run ends with an ordinary
+//! checkpoint folder. Ctrl-C writes a checkpoint at the next step; the same command with the same `--out` goes on.
+
+use crate::commands::roles::{is_stopped, stop_flag};
+use crate::exit::{Refused, UsageError};
+use crate::output;
+use crate::workspace::{Workspace, absolute};
+use anyhow::{Context, Result};
+use clap::Args;
+use hone_data::check::check_file;
+use hone_disk as disk;
+use hone_pipeline::event::StagedCheckpoint;
+use hone_pipeline::finding::SchemaOrigin;
+use hone_pipeline::ids::{CheckpointId, JobId, LeaseToken};
+use hone_pipeline::state::{Position, Progress};
+use hone_pipeline::wire::{CheckRequest, TrainFile, TrainRequest, WIRE_FORMAT_VERSION, WorkerMessage};
+use hone_train::{YieldFlag, train_slice};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// Flags of `hone train`.
+#[derive(Args, Debug)]
+pub struct TrainArgs {
+    /// JSONL files, in order.
+    #[arg(required = true)]
+    files: Vec<PathBuf>,
+    /// The model folder (default: the workspace's newest checkpoint or base model).
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// Where the run goes: `checkpoint-N` and `resume` folders.
+    #[arg(long, value_name = "DIR", default_value = "hone-train")]
+    out: PathBuf,
+    /// Schema of the files (default: schema_id of config.json).
+    #[arg(long, value_name = "ID")]
+    schema: Option<String>,
+    /// Rows per micro-batch.
+    #[arg(long)]
+    batch_size: Option<usize>,
+    /// Peak learning rate.
+    #[arg(long)]
+    learning_rate: Option<f64>,
+    /// Longest row in tokens.
+    #[arg(long)]
+    max_length: Option<usize>,
+    /// Passes over the rows.
+    #[arg(long)]
+    epochs: Option<u32>,
+    /// Data profile.
+    #[arg(long)]
+    profile: Option<String>,
+}
+
+/// Where a run stands; `run.json` in its folder.
+#[derive(Default, serde::Serialize, serde::Deserialize)]
+struct RunState {
+    slices: u64,
+    checkpoint: u64,
+    position: Position,
+    rows_digest: String,
+    done: bool,
+}
+
+/// Runs the verb.
+pub fn run(ws: &Workspace, args: &TrainArgs) -> Result<()> {
+    let mut pairs = ws.set.clone();
+    let flags = [
+        ("batch_size", args.batch_size.map(|v| v.to_string())),
+        ("learning_rate", args.learning_rate.map(|v| v.to_string())),
+        ("max_length", args.max_length.map(|v| v.to_string())),
+        ("epochs", args.epochs.map(|v| v.to_string())),
+        ("profile.name", args.profile.clone()),
+    ];
+    pairs.extend(flags.into_iter().filter_map(|(key, value)| value.map(|v| (key.to_string(), v))));
+    let config = crate::config::Config::load(&ws.root, &pairs)?;
+    let schema = args.schema.clone().unwrap_or_else(|| config.schema_id.0.clone());
+    let model_dir = model_dir(ws, args)?;
+    let mut files = Vec::new();
+    for file in &args.files {
+        let path = absolute(file)?;
+        gate(ws, &config, &path, &schema, &model_dir)?;
+        let name = path.file_name().map_or_else(|| "file".to_string(), |n| n.to_string_lossy().into_owned());
+        files.push(TrainFile { name, path, schema_id: schema.clone() });
+    }
+    let out = absolute(&args.out)?;
+    disk::create_dir(&out)?;
+    train(ws, &config, &out, &model_dir, files)
+}
+
+fn model_dir(ws: &Workspace, args: &TrainArgs) -> Result<PathBuf> {
+    if let Some(dir) = &args.model {
+        return absolute(dir);
+    }
+    let Ok(state) = ws.state() else {
+        return Err(
+            UsageError("train: name a model folder with --model DIR (there is no workspace here)".into()).into()
+        );
+    };
+    let latest = state.latest_checkpoint().context("find a checkpoint to start from")?.id;
+    ws.layout().checkpoint_model_dir(&state, latest)
+}
+
+/// Both gates; nothing is trained that they refuse.
+fn gate(ws: &Workspace, config: &crate::config::Config, file: &Path, schema: &str, model_dir: &Path) -> Result<()> {
+    let train = &config.settings.train;
+    let report = check_file(
+        &CheckRequest {
+            format_version: WIRE_FORMAT_VERSION,
+            file: file.to_path_buf(),
+            schema_id: schema.to_string(),
+            schema_origin: SchemaOrigin::Flag,
+            level: config.settings.validation_level,
+            model_dir: Some(model_dir.to_path_buf()),
+            max_length: train.max_length,
+            overlong: train.overlong,
+            profile: train.profile.clone(),
+            chat_template_kwargs: train.chat_template_kwargs.clone(),
+            max_line_bytes: config.max_line_bytes,
+            max_file_bytes: config.max_file_bytes,
+        },
+        &|_| {},
+    );
+    if report.is_accepted() {
+        return Ok(());
+    }
+    if ws.json {
+        output::json(&report);
+    }
+    for line in report.error_lines() {
+        output::error(&format!("{}: {line}", file.display()));
+    }
+    Err(Refused.into())
+}
+
+fn train(
+    ws: &Workspace,
+    config: &crate::config::Config,
+    out: &Path,
+    model_dir: &Path,
+    files: Vec<TrainFile>,
+) -> Result<()> {
+    let stop = stop_flag()?;
+    let state_file = out.join("run.json");
+    let mut state: RunState = match std::fs::read(&state_file) {
+        Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| format!("read {}", state_file.display()))?,
+        Err(_) => RunState::default(),
+    };
+    let started = Instant::now();
+    let bar = progress_bar(ws.json);
+    let yield_flag = YieldFlag::default();
+    while !state.done {
+        let request = request(config, out, model_dir, files.clone(), &state);
+        let mut staged = None;
+        train_slice(
+            &request,
+            &mut |message| {
+                if is_stopped(&stop) {
+                    yield_flag.set();
+                }
+                report(ws, &bar, &message);
+                if let WorkerMessage::Staged(checkpoint) = message {
+                    staged = Some(checkpoint);
+                }
+            },
+            &yield_flag,
+        )?;
+        let staged = staged.context("find the checkpoint that the run should have written")?;
+        publish(out, &staged, &mut state)?;
+        disk::write_json(&state_file, &state)?;
+        if staged.yielded && is_stopped(&stop) {
+            break;
+        }
+    }
+    bar.finish_and_clear();
+    summary(ws, out, &state, started.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn request(
+    config: &crate::config::Config,
+    out: &Path,
+    model_dir: &Path,
+    files: Vec<TrainFile>,
+    state: &RunState,
+) -> TrainRequest {
+    let resume = out.join("resume");
+    let is_first = state.slices == 0;
+    TrainRequest {
+        format_version: WIRE_FORMAT_VERSION,
+        job: JobId(1),
+        token: LeaseToken(state.slices + 1),
+        root: out.to_path_buf(),
+        run_dir: out.to_path_buf(),
+        model_dir: if is_first {
+            model_dir.to_path_buf()
+        } else {
+            out.join(CheckpointId(state.checkpoint).to_string())
+        },
+        parent: CheckpointId(state.checkpoint),
+        resume_dir: (!is_first).then_some(resume),
+        files,
+        position: state.position.clone(),
+        rows_digest: state.rows_digest.clone(),
+        settings: config.settings.train.clone(),
+        preview_files: Vec::new(),
+        staging: "staging/checkpoint".to_string(),
+        resume_staging: "staging/resume".to_string(),
+        lineage: json!({"made_by": "hone train", "model": model_dir, "version": env!("CARGO_PKG_VERSION")}),
+    }
+}
+
+fn publish(out: &Path, staged: &StagedCheckpoint, state: &mut RunState) -> Result<()> {
+    let target = out.join(staged.checkpoint.to_string());
+    disk::remove_tree(&target)?;
+    disk::rename(&out.join(&staged.staging), &target)?;
+    disk::remove_tree(&out.join("resume"))?;
+    disk::rename(&out.join(&staged.resume_staging), &out.join("resume"))?;
+    state.slices += 1;
+    state.checkpoint = staged.checkpoint.0;
+    state.position = staged.position.clone();
+    state.rows_digest = staged.rows_digest.clone();
+    state.done = staged.ends_job;
+    Ok(())
+}
+
+/// A bar for people; hidden when a program reads.
+fn progress_bar(json: bool) -> ProgressBar {
+    if json {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(0);
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} steps  {msg}  ETA {eta}");
+    bar.set_style(style.expect("the template is constant"));
+    bar
+}
+
+fn report(ws: &Workspace, bar: &ProgressBar, message: &WorkerMessage) {
+    if ws.json {
+        output::json(message);
+    }
+    match message {
+        WorkerMessage::Step(progress) => {
+            bar.set_length(progress.total_steps);
+            bar.set_position(progress.job_step);
+            bar.set_message(figures(progress));
+        }
+        WorkerMessage::Preview { prompt, answer, .. } if !ws.json => {
+            bar.suspend(|| {
+                output::line(&format!("preview: {} -> {}", output::excerpt(prompt, 60), output::excerpt(answer, 60)))
+            });
+        }
+        WorkerMessage::Warning { message, .. } if !ws.json => {
+            bar.suspend(|| output::note(&format!("warning: {message}")))
+        }
+        _ => {}
+    }
+}
+
+/// Loss, rate, speed and memory in a few words.
+#[must_use]
+pub fn figures(progress: &Progress) -> String {
+    format!(
+        "loss {:.4}  lr {:.1e}  {:.0} tokens/s  {}",
+        progress.loss,
+        progress.learning_rate,
+        progress.tokens_per_s,
+        output::bytes(progress.memory_bytes)
+    )
+}
+
+fn summary(ws: &Workspace, out: &Path, state: &RunState, seconds: f64) {
+    let folder = out.join(CheckpointId(state.checkpoint).to_string());
+    if ws.json {
+        output::json(
+            &json!({"type": "summary", "done": state.done, "checkpoint": folder, "steps": state.position.job_step,
+            "rows_trained": state.position.rows_trained, "seconds": seconds}),
+        );
+        return;
+    }
+    let verb = if state.done { "trained" } else { "stopped early (the same command goes on): trained" };
+    output::line(&format!(
+        "{verb} {} rows in {} steps, {}; the model is in {}",
+        state.position.rows_trained,
+        state.position.job_step,
+        output::duration(seconds),
+        folder.display()
+    ));
+}

@@ -1,0 +1,352 @@
+//! The configuration of a workspace: one file, `config.json`, read strictly.
+//!
+//! Precedence: command line (`--set`) > `HONE_*` environment > `config.json` > defaults. Every key stands once,
+//! in the table [`keys::KEYS`]; the commented file of `hone init`, `docs/configuration.md`, `hone config show` and
+//! the JSON Schema are made from it. All problems are reported together, each with line, key and what is allowed.
+
+pub mod keys;
+mod read;
+mod render;
+#[cfg(test)]
+mod tests;
+
+pub use render::{commented_file, json_schema, markdown};
+
+use anyhow::{Result, bail};
+use hone_pipeline::config::{LrSchedule, Overlong, PromotionPolicy, Settings, Target, TrainSettings, Transport};
+use hone_pipeline::finding::{Level, SchemaOrigin};
+use hone_pipeline::state::Priority;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Where a value came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The table of keys.
+    Default,
+    /// `config.json`.
+    File,
+    /// A `HONE_*` variable.
+    Environment,
+    /// `--set` or a flag.
+    CommandLine,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Origin::Default => "default",
+            Origin::File => "config.json",
+            Origin::Environment => "environment",
+            Origin::CommandLine => "command line",
+        })
+    }
+}
+
+/// One thing that is wrong with the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// `config.json:12`, `HONE_SEED` or `--set`.
+    pub place: String,
+    /// The key, dotted.
+    pub key: String,
+    /// What was found, what is allowed, the nearest valid name.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.key.is_empty() {
+            write!(f, "{}: {}", self.place, self.message)
+        } else {
+            write!(f, "{}: {}: {}", self.place, self.key, self.message)
+        }
+    }
+}
+
+/// The effective values, each with its origin.
+#[derive(Clone, Debug)]
+pub struct Values(BTreeMap<&'static str, (Value, Origin)>);
+
+/// The validated configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The served name of the model.
+    pub model_name: String,
+    /// The base model's folder, if one is named here.
+    pub model_path: Option<PathBuf>,
+    /// Schema for files that name none, and where that came from.
+    pub schema_id: (String, SchemaOrigin),
+    /// What the pure decisions read.
+    pub settings: Settings,
+    /// Roles of this host.
+    pub roles: Vec<String>,
+    /// Skill servers.
+    pub skills: Vec<Skill>,
+    /// The data manager.
+    pub auto_generate: AutoGenerate,
+    /// The inbox's rules.
+    pub inbox: Inbox,
+    /// The server's values.
+    pub serve: Serve,
+    /// Where the monitor listens.
+    pub monitor_listen: SocketAddr,
+    /// Limits of the check child.
+    pub max_line_bytes: u64,
+    /// Largest accepted file.
+    pub max_file_bytes: u64,
+    /// Time limit of one check.
+    pub check_timeout: Duration,
+}
+
+/// A skill server that the data manager asks.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+pub struct Skill {
+    /// Its name; `hone skill serve NAME` when it is one of hone's own.
+    pub name: String,
+    /// Base URL.
+    pub url: String,
+}
+
+/// When the data manager asks for data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AutoGenerate {
+    /// At all.
+    pub enabled: bool,
+    /// Samples per file.
+    pub count: u64,
+    /// Only while at most this many jobs are open.
+    pub threshold: u64,
+    /// Wait between two files.
+    pub cooldown: Duration,
+    /// Priority of the file.
+    pub priority: Priority,
+}
+
+/// When a file of the inbox is complete.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inbox {
+    /// Time between scans.
+    pub scan_interval: Duration,
+    /// How long size and time must not change.
+    pub settle: Duration,
+    /// How long a torn last line waits.
+    pub torn: Duration,
+}
+
+/// The server's values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Serve {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Sequences at the same time.
+    pub slots: usize,
+    /// Longest prompt and answer together; 0 = the model's own limit.
+    pub max_context: usize,
+    /// Waiting requests before 429.
+    pub max_queue: usize,
+    /// Engine threads; 0 = all cores.
+    pub threads: usize,
+}
+
+impl Values {
+    /// Reads `<root>/config.json` (absent: defaults), the environment and `--set` pairs; returns all problems at once.
+    pub fn load(
+        root: &Path,
+        environment: &[(String, String)],
+        set: &[(String, String)],
+    ) -> Result<Values, Vec<Problem>> {
+        let mut values: BTreeMap<&'static str, (Value, Origin)> =
+            keys::KEYS.iter().map(|key| (key.path, (key.default_value(), Origin::Default))).collect();
+        let mut problems = Vec::new();
+        let path = root.join("config.json");
+        match std::fs::read_to_string(&path) {
+            Ok(text) => read::file(&text, &mut values, &mut problems),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => problems.push(Problem {
+                place: path.display().to_string(),
+                key: String::new(),
+                message: format!("cannot be read: {error}"),
+            }),
+        }
+        read::environment(environment, &mut values, &mut problems);
+        read::command_line(set, &mut values, &mut problems);
+        if problems.is_empty() { Ok(Values(values)) } else { Err(problems) }
+    }
+
+    /// Every key with its value and origin, in the order of names.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &Value, Origin)> {
+        self.0.iter().map(|(path, (value, origin))| (*path, value, *origin))
+    }
+
+    fn get<T: DeserializeOwned>(&self, path: &str) -> T {
+        let (value, _) = &self.0[path];
+        serde_json::from_value(value.clone()).expect("the table of keys has checked type and range")
+    }
+
+    fn seconds(&self, path: &str) -> Duration {
+        Duration::from_secs_f64(self.get(path))
+    }
+
+    fn origin(&self, path: &str) -> Origin {
+        self.0[path].1
+    }
+}
+
+impl Config {
+    /// The typed form of checked values.
+    pub fn from_values(values: &Values) -> Result<Config, Vec<Problem>> {
+        let listen = values.get::<String>("serve.listen");
+        let serve = Serve {
+            listen: listen.parse().expect("checked as an address"),
+            slots: values.get("serve.slots"),
+            max_context: values.get("serve.max_context"),
+            max_queue: values.get("serve.max_queue"),
+            threads: values.get("serve.threads"),
+        };
+        let schema_origin = match values.origin("schema_id") {
+            Origin::Default => SchemaOrigin::Default,
+            Origin::CommandLine => SchemaOrigin::Flag,
+            Origin::File | Origin::Environment => SchemaOrigin::Config,
+        };
+        Ok(Config {
+            model_name: values.get("model_name"),
+            model_path: values.get("model_path"),
+            schema_id: (values.get("schema_id"), schema_origin),
+            settings: settings(values, &serve)?,
+            roles: values.get("roles"),
+            skills: values.get("skills"),
+            auto_generate: AutoGenerate {
+                enabled: values.get("auto_generate.enabled"),
+                count: values.get("auto_generate.count"),
+                threshold: values.get("auto_generate.threshold"),
+                cooldown: values.seconds("auto_generate.cooldown_sec"),
+                priority: values.get("auto_generate.priority"),
+            },
+            inbox: Inbox {
+                scan_interval: values.seconds("queue.scan_sec"),
+                settle: values.seconds("queue.settle_sec"),
+                torn: values.seconds("queue.torn_sec"),
+            },
+            monitor_listen: values.get::<String>("monitor.listen").parse().expect("checked as an address"),
+            max_line_bytes: values.get("validation.max_line_bytes"),
+            max_file_bytes: values.get("validation.max_file_bytes"),
+            check_timeout: values.seconds("validation.max_sec"),
+            serve,
+        })
+    }
+
+    /// Reads everything and validates it; the error lists all problems, one a line.
+    pub fn load(root: &Path, set: &[(String, String)]) -> Result<Config> {
+        let values = load_values(root, set)?;
+        Config::from_values(&values).map_err(|problems| anyhow::Error::new(ConfigError(problems)))
+    }
+}
+
+/// Reads and checks the effective values with the process's own environment.
+pub fn load_values(root: &Path, set: &[(String, String)]) -> Result<Values> {
+    let environment: Vec<(String, String)> = std::env::vars().filter(|(name, _)| name.starts_with("HONE_")).collect();
+    Values::load(root, &environment, set).map_err(|problems| anyhow::Error::new(ConfigError(problems)))
+}
+
+/// All problems of a configuration; the command line answers it with exit code 2.
+#[derive(Debug)]
+pub struct ConfigError(pub Vec<Problem>);
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = self.0.len();
+        write!(f, "read the configuration: {count} problem{}", if count == 1 { "" } else { "s" })?;
+        for problem in &self.0 {
+            write!(f, "\n  {problem}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+fn settings(values: &Values, serve: &Serve) -> Result<Settings, Vec<Problem>> {
+    let ms = |path: &str| u64::try_from(values.seconds(path).as_millis()).unwrap_or(u64::MAX);
+    Ok(Settings {
+        train: train_settings(values),
+        validation_level: values.get::<Level>("validation.level"),
+        promotion_policy: values.get::<PromotionPolicy>("promotion.policy"),
+        min_gain: values.get("promotion.min_gain"),
+        max_regression: values.get("promotion.max_regression"),
+        evaluation_max_ms: values.get::<u64>("evaluation.max_minutes") * 60_000,
+        lease_ms: ms("limits.lease_sec"),
+        max_tries: values.get("limits.max_tries"),
+        retry_backoff_ms: ms("limits.retry_backoff_sec"),
+        targets: targets(values, serve)?,
+        max_checks: values.get("limits.max_checks"),
+        max_queued_jobs: values.get("queue.max_jobs"),
+    })
+}
+
+fn train_settings(values: &Values) -> TrainSettings {
+    TrainSettings {
+        batch_size: values.get("batch_size"),
+        gradient_accumulation: values.get("gradient_accumulation"),
+        learning_rate: values.get("learning_rate"),
+        max_length: values.get("max_length"),
+        overlong: values.get::<Overlong>("overlong"),
+        epochs: values.get("epochs"),
+        save_steps: values.get("save_steps"),
+        preview_steps: values.get("preview_steps"),
+        warmup_steps: values.get("warmup_steps"),
+        lr_schedule: values.get::<LrSchedule>("lr_schedule"),
+        weight_decay: values.get("weight_decay"),
+        max_grad_norm: values.get("max_grad_norm"),
+        seed: values.get("seed"),
+        profile: values.get("profile.name"),
+        chat_template_kwargs: values.get::<Map<String, Value>>("chat_template_kwargs"),
+        min_trained_share: values.get("limits.min_trained_share"),
+        max_trained_share: values.get("limits.max_trained_share"),
+        threads: values.get("threads"),
+        device: values.get("device"),
+    }
+}
+
+/// With no target configured, checkpoints go to this host's own server.
+fn targets(values: &Values, serve: &Serve) -> Result<Vec<Target>, Vec<Problem>> {
+    let rows: Vec<Map<String, Value>> = values.get("deployment.targets");
+    if rows.is_empty() {
+        let transport = Transport::Local { serve_root: PathBuf::from("serve") };
+        return Ok(vec![Target { name: "local".to_string(), url: format!("http://{}", serve.listen), transport }]);
+    }
+    let mut problems = Vec::new();
+    let mut targets: Vec<Target> = Vec::new();
+    for (index, row) in rows.iter().enumerate() {
+        match target(row) {
+            Ok(target) if targets.iter().any(|t| t.name == target.name) => {
+                problems.push(target_problem(index, format!("the name {:?} stands twice", target.name)));
+            }
+            Ok(target) => targets.push(target),
+            Err(error) => problems.push(target_problem(index, format!("{error:#}"))),
+        }
+    }
+    if problems.is_empty() { Ok(targets) } else { Err(problems) }
+}
+
+fn target_problem(index: usize, message: String) -> Problem {
+    Problem { place: "config.json".to_string(), key: format!("deployment.targets[{index}]"), message }
+}
+
+fn target(row: &Map<String, Value>) -> Result<Target> {
+    let text = |key: &str| row.get(key).and_then(Value::as_str).unwrap_or_default().to_string();
+    let transport = match text("transport").as_str() {
+        "http" => Transport::Http,
+        "local" | "" => {
+            let serve_root = if row.contains_key("serve_root") { text("serve_root") } else { "serve".to_string() };
+            Transport::Local { serve_root: PathBuf::from(serve_root) }
+        }
+        other => bail!("the transport {other:?} is unknown (allowed: \"local\", \"http\")"),
+    };
+    Ok(Target { name: text("name"), url: text("url").trim_end_matches('/').to_string(), transport })
+}

@@ -1,0 +1,132 @@
+//! The table of all configuration keys: path, type, range, default, meaning. Adding a key is one entry here and
+//! one line where it is used.
+
+use serde_json::Value;
+
+/// The type of a key and the values that it allows.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    /// `true` or `false`.
+    Bool,
+    /// A whole number.
+    Int {
+        /// Smallest.
+        min: u64,
+        /// Largest.
+        max: u64,
+    },
+    /// A number.
+    Float {
+        /// Smallest.
+        min: f64,
+        /// Largest.
+        max: f64,
+    },
+    /// Any text that is not empty.
+    Text,
+    /// A text, or `null`.
+    OptionalText,
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// `host:port` with a numeric host.
+    Address,
+    /// An object with any content.
+    Object,
+    /// A list of words out of these; a word that ends in `:` allows any suffix.
+    Words(&'static [&'static str]),
+    /// A list of objects with these text fields; the flag says whether a field is required.
+    Records(&'static [(&'static str, bool)]),
+}
+
+/// One configuration key.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// Dotted path.
+    pub path: &'static str,
+    /// Type and range.
+    pub kind: Kind,
+    /// Default, as JSON.
+    pub default: &'static str,
+    /// What it is, with its unit.
+    pub doc: &'static str,
+}
+
+impl Key {
+    /// The default as a value.
+    #[must_use]
+    pub fn default_value(&self) -> Value {
+        serde_json::from_str(self.default).expect("defaults of the table are JSON")
+    }
+}
+
+const fn key(path: &'static str, kind: Kind, default: &'static str, doc: &'static str) -> Key {
+    Key { path, kind, default, doc }
+}
+
+const fn int(min: u64, max: u64) -> Kind {
+    Kind::Int { min, max }
+}
+
+const fn float(min: f64, max: f64) -> Kind {
+    Kind::Float { min, max }
+}
+
+/// All keys, grouped as people look for them.
+#[rustfmt::skip]
+pub const KEYS: &[Key] = &[
+    key("model_name", Kind::Text, "\"hone-model\"", "The name that clients ask for and that the server tells; it need not match the path."),
+    key("model_path", Kind::OptionalText, "null", "Folder of the base model (Hugging Face format); `hone init --model` writes it. Locked at the first step of a lineage."),
+    key("schema_id", Kind::Choice(SCHEMAS), "\"chat_sft_v1\"", "Schema of files that name none themselves."),
+    key("profile.name", Kind::Choice(&["plain"]), "\"plain\"", "The data profile, applied alike in training, preview, evaluation and serving."),
+    key("chat_template_kwargs", Kind::Object, "{}", "Extra variables of the chat template, e.g. {\"enable_thinking\": false}."),
+    key("batch_size", int(1, 65_536), "8", "Rows per micro-batch. Rows are packed without padding."),
+    key("gradient_accumulation", int(1, 65_536), "1", "Micro-batches per optimizer step."),
+    key("learning_rate", float(1e-9, 1.0), "2e-5", "Peak learning rate."),
+    key("lr_schedule", Kind::Choice(&["constant", "cosine", "linear", "warmup_stable_decay"]), "\"constant\"", "Learning-rate schedule; its horizon is the job."),
+    key("warmup_steps", int(0, 1_000_000), "0", "Optimizer steps of linear warm-up at the start of a job."),
+    key("max_length", int(8, 1_048_576), "1024", "Longest row in tokens."),
+    key("overlong", Kind::Choice(&["skip", "reject", "truncate_prompt"]), "\"skip\"", "What happens to longer rows; an answer is never cut."),
+    key("epochs", int(1, 10_000), "1", "Passes over the rows of each job."),
+    key("save_steps", int(1, 1_000_000), "100", "Optimizer steps between checkpoints; each is evaluated and compared."),
+    key("preview_steps", int(0, 1_000_000), "50", "Optimizer steps between previews (greedy answers to validation prompts); 0 = none."),
+    key("weight_decay", float(0.0, 10.0), "0.01", "Decoupled weight decay, on tensors of two or more dimensions."),
+    key("max_grad_norm", float(0.0, 1e9), "1.0", "Gradient norm above which gradients are scaled down; 0 = never."),
+    key("seed", int(0, u64::MAX), "42", "Seed of the order of rows."),
+    key("device", Kind::Choice(&["cpu", "reference"]), "\"cpu\"", "Where training and evaluation compute; `reference` is the slow plain twin for checks."),
+    key("threads", int(0, 1024), "0", "Threads of the training engine; 0 = all cores. The same number gives the same bits."),
+    key("auto_generate.enabled", Kind::Bool, "false", "Ask skill servers for data when the queue runs dry."),
+    key("auto_generate.count", int(1, 100_000), "500", "Samples per generated file."),
+    key("auto_generate.threshold", int(0, 1000), "0", "Generate only while at most this many jobs are open."),
+    key("auto_generate.cooldown_sec", float(0.0, 1e7), "60", "Seconds between two generated files."),
+    key("auto_generate.priority", Kind::Choice(&["high", "normal", "low"]), "\"normal\"", "Priority of generated files."),
+    key("skills", Kind::Records(&[("name", true), ("url", true)]), "[]", "Skill servers: [{\"name\": \"binary\", \"url\": \"http://127.0.0.1:8090\"}]."),
+    key("roles", Kind::Words(&["daemon", "monitor", "serve", "skill:"]), "[\"daemon\", \"monitor\", \"serve\"]", "What `hone up` runs on this host; `skill:NAME` runs a skill server of hone."),
+    key("validation.level", Kind::Choice(&["quick", "standard", "deep"]), "\"quick\"", "Content-check level before queueing."),
+    key("validation.max_line_bytes", int(1024, 1 << 40), "104857600", "Longest accepted line in bytes."),
+    key("validation.max_file_bytes", int(1024, 1 << 50), "10737418240", "Largest accepted file in bytes."),
+    key("validation.max_sec", float(1.0, 1e6), "3600", "Time limit of one check in seconds."),
+    key("queue.max_jobs", int(1, 10_000_000), "10000", "Queued jobs before files wait in the inbox."),
+    key("queue.scan_sec", float(0.01, 3600.0), "0.2", "Seconds between two scans of the inbox."),
+    key("queue.settle_sec", float(0.0, 3600.0), "2", "A file whose size and time did not change for so many seconds is complete."),
+    key("queue.torn_sec", float(0.0, 86_400.0), "60", "How long a file whose last line is torn waits for the rest, in seconds."),
+    key("evaluation.max_minutes", int(1, 10_000), "10", "Time limit of one evaluation."),
+    key("promotion.policy", Kind::Choice(&["better", "not_worse", "manual"]), "\"not_worse\"", "When a checkpoint takes the champion's place: better on the mean over suites; not worse on any suite and better on one; only by `hone deploy N`."),
+    key("promotion.min_gain", float(0.0, 100.0), "0", "Loss (nats per token) by which a checkpoint must be lower to be called better."),
+    key("promotion.max_regression", float(0.0, 100.0), "0.02", "Loss (nats per token) by which it may be higher on one suite without being called worse."),
+    key("deployment.targets", Kind::Records(&[("name", true), ("url", true), ("transport", false), ("serve_root", false)]), "[]", "Servers that checkpoints go to; none = this host's own. `transport`: \"local\" (files are linked) or \"http\" (files are sent)."),
+    key("serve.listen", Kind::Address, "\"127.0.0.1:8765\"", "Address of the OpenAI-compatible server."),
+    key("serve.slots", int(1, 4096), "8", "Sequences generated at the same time."),
+    key("serve.max_context", int(0, 1_048_576), "2048", "Longest prompt and answer together, in tokens; 0 = the model's own limit."),
+    key("serve.max_queue", int(1, 100_000), "64", "Waiting requests before new ones are answered with 429."),
+    key("serve.threads", int(0, 1024), "0", "Threads of the serving engine; 0 = all cores."),
+    key("monitor.listen", Kind::Address, "\"127.0.0.1:8088\"", "Address of the monitor and its dashboard."),
+    key("limits.lease_sec", float(1.0, 86_400.0), "60", "A worker that says nothing for so long is ended and its work taken over."),
+    key("limits.max_tries", int(1, 100), "3", "Tries of a job after transient failures."),
+    key("limits.retry_backoff_sec", float(0.0, 86_400.0), "1", "Wait before the second try; doubled for each further one."),
+    key("limits.max_checks", int(1, 64), "1", "Files that are checked at the same time."),
+    key("limits.min_trained_share", float(0.0, 1.0), "0.005", "Training refuses to start when the share of trained tokens is below this."),
+    key("limits.max_trained_share", float(0.0, 1.0), "1.0", "Training refuses to start when the share of trained tokens is above this."),
+];
+
+/// Ids of the schema gate's registry (held equal to it by a test).
+pub const SCHEMAS: &[&str] = &["chat_sft_v1", "completion_v1", "sharegpt_v1", "alpaca_v1"];
