@@ -1,1 +1,404 @@
-//! Seeded random schedules.
+//! Seeded random schedules against a simulated host: files, children that crash, lie, repeat or go silent,
+//! people who change their minds, and a daemon that is killed at any instant. What must hold always is checked
+//! after every event; at the end faults stop, and everything must come to its proper end.
+//!
+//! `HONE_SEEDS` sets the number of schedules (default 300 with `HONE_SLOW=1`, else 30). A failure names its seed
+//! and the last events.
+
+mod host;
+
+use super::{decide, recover};
+use crate::event::{Command, Decision, Effect, Event, WorkerExit};
+use crate::ids::*;
+use crate::state::*;
+use host::Host;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Events of the random phase of a schedule.
+const NUM_ACTIONS: usize = 400;
+/// Events within which all work must come to its end once nothing fails any more.
+const MAX_SETTLING: usize = 5_000;
+
+#[derive(Debug)]
+#[expect(dead_code, reason = "read through Debug when a schedule fails")]
+enum Happened {
+    Event(Event),
+    Effect(Effect),
+    Killed,
+}
+
+struct Simulation {
+    seed: u64,
+    rng: ChaCha8Rng,
+    settings: crate::config::Settings,
+    now: TimeMs,
+    /// What is committed: all that survives a kill.
+    state: State,
+    host: Host,
+    /// Effects that were not begun. Lost by a kill.
+    pending: Vec<Effect>,
+    /// Answers under way, in any order. Lost by a kill.
+    answers: Vec<Event>,
+    /// What the child said, in order. Lost by a kill.
+    said: std::collections::VecDeque<Event>,
+    faults: bool,
+    /// Formatted only when something fails.
+    last_events: Vec<Happened>,
+}
+
+#[test]
+fn schedules_of_every_kind_end_well() {
+    // budget: 20 s
+    let default = if std::env::var("HONE_SLOW").is_ok_and(|slow| slow == "1") { 300 } else { 30 };
+    let num_seeds: u64 = std::env::var("HONE_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(default);
+    let mut reached: BTreeMap<&'static str, u64> = BTreeMap::new();
+    for seed in 0..num_seeds {
+        let mut simulation = Simulation::new(seed);
+        simulation.run();
+        simulation.count(&mut reached);
+    }
+    // A simulation that never gets anywhere proves nothing.
+    if num_seeds >= 100 {
+        let kinds = [
+            "completed",
+            "skipped",
+            "failed",
+            "cancelled",
+            "rejected",
+            "duplicate",
+            "refused",
+            "promoted",
+            "rolled_back",
+        ];
+        for kind in kinds {
+            assert!(reached.get(kind).is_some_and(|count| *count > 0), "no schedule reached {kind}: {reached:?}");
+        }
+    }
+}
+
+impl Simulation {
+    fn new(seed: u64) -> Simulation {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let fresh = super::tests::fresh();
+        let settings =
+            crate::config::Settings { max_checks: rng.random_range(1..3), max_queued_jobs: 6, ..fresh.settings };
+        let mut simulation = Simulation {
+            seed,
+            rng,
+            settings,
+            now: fresh.now,
+            state: fresh.state,
+            host: Host::new(),
+            pending: Vec::new(),
+            answers: Vec::new(),
+            said: std::collections::VecDeque::new(),
+            faults: true,
+            last_events: Vec::new(),
+        };
+        simulation.restart();
+        simulation
+    }
+
+    fn run(&mut self) {
+        for _ in 0..NUM_ACTIONS {
+            self.random_action();
+            self.check_always();
+        }
+        self.faults = false;
+        self.host.silence_ends();
+        self.command(Command::Resume);
+        for _ in 0..MAX_SETTLING {
+            if self.is_quiet() {
+                return self.check_end();
+            }
+            self.honest_action();
+            self.check_always();
+        }
+        self.fail("the work does not come to an end");
+    }
+
+    fn random_action(&mut self) {
+        match self.rng.random_range(0..100) {
+            0..6 => self.host.deposit(&mut self.rng),
+            6..14 => self.scan(),
+            14..30 => self.run_effect(),
+            30..50 => self.deliver(),
+            50..80 => self.child_acts(),
+            80..90 => self.pass_time(),
+            90..97 => self.random_command(),
+            97..99 => self.kill(),
+            _ => self.host.change_suites(),
+        }
+    }
+
+    fn honest_action(&mut self) {
+        match self.rng.random_range(0..6) {
+            0 => self.scan(),
+            1 => self.run_effect(),
+            2 | 3 => self.deliver(),
+            4 => self.child_acts(),
+            _ => self.pass_time(),
+        }
+    }
+
+    fn chance(&mut self, percent: u32) -> bool {
+        self.faults && self.rng.random_range(0..100) < percent
+    }
+
+    fn pass_time(&mut self) {
+        self.now += self.rng.random_range(1..400);
+        self.happens(&Event::Tick);
+    }
+
+    fn scan(&mut self) {
+        for path in self.host.inbox.keys().cloned().collect::<Vec<_>>() {
+            self.happens(&Event::FileArrived { inbox_path: path, priority: Priority::Normal, schema_flag: None });
+        }
+    }
+
+    fn run_effect(&mut self) {
+        if self.pending.is_empty() {
+            return;
+        }
+        let index = self.rng.random_range(0..self.pending.len());
+        let effect = self.pending.remove(index);
+        let fails = self.chance(10);
+        match effect {
+            Effect::StartSlice { token, .. } | Effect::StartEval { token, .. } if fails => {
+                let exit = WorkerExit::Crashed { reason: "cannot start".to_string() };
+                self.said.push_back(Event::WorkerExited { token, exit });
+            }
+            Effect::KillWorker { token, .. } => {
+                if self.host.end_child(token) {
+                    let exit = WorkerExit::Crashed { reason: "killed".to_string() };
+                    self.said.push_back(Event::WorkerExited { token, exit });
+                }
+            }
+            Effect::Exit => self.kill(),
+            effect => {
+                let transient = self.rng.random_range(0..4) > 0;
+                let answer = self.host.work(&self.state, &effect, fails, transient);
+                self.answers.extend(answer);
+            }
+        }
+    }
+
+    fn child_acts(&mut self) {
+        let mood = if self.faults { self.rng.random_range(0..100) } else { 50 };
+        let events = self.host.child_acts(&self.state, mood, &mut self.rng);
+        self.said.extend(events);
+    }
+
+    /// Delivers one answer (in any order, now and then twice) or the next thing that the child said.
+    fn deliver(&mut self) {
+        let total = self.answers.len() + usize::from(!self.said.is_empty());
+        if total == 0 {
+            return;
+        }
+        let index = self.rng.random_range(0..total);
+        let event =
+            if index < self.answers.len() { self.answers.remove(index) } else { self.said.pop_front().unwrap() };
+        self.happens(&event);
+        if self.chance(5) {
+            self.happens(&event);
+        }
+    }
+
+    fn random_command(&mut self) {
+        let reason = String::new();
+        let job = JobId(self.rng.random_range(1..6));
+        let checkpoint = CheckpointId(self.rng.random_range(0..12));
+        let command = match self.rng.random_range(0..24) {
+            0 | 1 => Command::Pause { reason },
+            2..9 => Command::Resume,
+            9 | 10 => Command::Skip { reason },
+            11 => Command::Stop { reason },
+            12 | 13 => Command::MoveJob { job, priority: Priority::High },
+            14 => Command::CancelJob { job },
+            15..19 => Command::RetryJob { job },
+            19 | 20 => Command::Deploy { checkpoint: Some(checkpoint), reason },
+            21 => Command::Deploy { checkpoint: None, reason },
+            _ => Command::Rollback { reason },
+        };
+        self.command(command);
+    }
+
+    fn command(&mut self, command: Command) {
+        self.happens(&Event::Command(command));
+    }
+
+    /// kill -9 and a new start. Words of a child that outlived the daemon may arrive late.
+    fn kill(&mut self) {
+        self.last_events.push(Happened::Killed);
+        self.pending.clear();
+        self.answers.clear();
+        let late: Vec<Event> = self.said.drain(..).filter(|_| self.rng.random_range(0..2) == 0).collect();
+        self.host.end_all_children();
+        self.restart();
+        if self.faults {
+            self.said.extend(late);
+        }
+    }
+
+    fn restart(&mut self) {
+        self.host.sweep_staging(&self.state);
+        let decision = recover(&self.state, &self.settings, self.now);
+        self.commit(decision);
+    }
+
+    fn happens(&mut self, event: &Event) {
+        self.last_events.push(Happened::Event(event.clone()));
+        let decision = decide(&self.state, &self.settings, event, self.now);
+        self.commit(decision);
+    }
+
+    fn commit(&mut self, decision: Decision) {
+        for change in &decision.changes {
+            self.state.apply(change);
+        }
+        for effect in decision.effects {
+            self.last_events.push(Happened::Effect(effect.clone()));
+            if let Effect::StartSlice { .. } | Effect::StartEval { .. } = effect {
+                let waiting = |e: &Effect| matches!(e, Effect::StartSlice { .. } | Effect::StartEval { .. });
+                self.must(self.host.child.is_none(), "a child is started while another lives");
+                self.must(!self.pending.iter().any(waiting), "two children are to be started");
+            }
+            self.pending.push(effect);
+        }
+    }
+
+    fn is_quiet(&self) -> bool {
+        let open = self.state.jobs.values().any(|job| job.state.is_open());
+        let deploying = self.state.deployments.values().any(|d| d.state == DeploymentState::Pending);
+        self.host.inbox.is_empty()
+            && self.pending.is_empty()
+            && self.answers.is_empty()
+            && self.said.is_empty()
+            && self.state.lease.is_none()
+            && !open
+            && !deploying
+            && super::evaluation::next_due(&self.state, TimeMs::MAX).is_none()
+    }
+
+    fn check_always(&self) {
+        let state = &self.state;
+        self.must(state.jobs.values().filter(|j| j.state == JobState::Running).count() <= 1, "two jobs run");
+        let num_checks = self.pending.iter().filter(|e| matches!(e, Effect::Check { .. })).count();
+        self.must(num_checks <= self.settings.max_checks, "too many checks");
+        let num_deploys = self.pending.iter().filter(|e| matches!(e, Effect::Deploy { .. })).count();
+        self.must(num_deploys <= 1, "two orders for one target");
+        let num_live = state.deployments.values().filter(|d| d.state == DeploymentState::Live).count();
+        self.must(num_live <= 1, "two deployments are live");
+        for (serial, num_places) in self.host.places() {
+            self.must(num_places == 1, &format!("file {serial} is in {num_places} places"));
+        }
+        for id in self.host.dropped.keys() {
+            self.must(
+                matches!(state.datasets[id].state, DatasetState::Duplicate { .. }),
+                "a file was dropped for nothing",
+            );
+        }
+        if let Some(served) = self.host.served {
+            self.must(self.host.published.contains_key(&served), "what is served was never published");
+        }
+        if let Some(latest) = state.latest_checkpoint() {
+            self.must(self.host.published.contains_key(&latest.id), "a checkpoint in the ledger is not there");
+            let rows = &self.host.published[&latest.id].rows;
+            let distinct: BTreeSet<_> = rows.iter().collect();
+            self.must(distinct.len() == rows.len(), "rows were trained twice");
+            for job in state.jobs.values() {
+                let trained = self.host.published[&latest.id].of(job.datasets[0]);
+                self.must(trained == job.position.rows_trained, &format!("{} has {trained} rows in the chain", job.id));
+            }
+        }
+    }
+
+    fn check_end(&self) {
+        let state = &self.state;
+        let latest = &self.host.published[&state.latest_checkpoint().unwrap().id];
+        self.must(
+            !state.checkpoints.values().any(|c| matches!(c.state, CheckpointState::Staged { .. })),
+            "still staged",
+        );
+        for dataset in state.datasets.values() {
+            let settled = match &dataset.state {
+                DatasetState::Arriving | DatasetState::Checking => false,
+                DatasetState::Rejected { .. } => dataset.filed && self.host.rejected.contains_key(&dataset.id),
+                DatasetState::Duplicate { .. } => dataset.filed && self.host.dropped.contains_key(&dataset.id),
+                DatasetState::Accepted => self.host.folders.contains_key(&dataset.id),
+                DatasetState::Vanished => true,
+            };
+            self.must(settled, &format!("{} is left as {:?}", dataset.id, dataset.state));
+        }
+        self.check_files();
+        for job in state.jobs.values() {
+            let (all, trained) = (state.datasets[&job.datasets[0]].rows, latest.of(job.datasets[0]));
+            let expected = match job.state {
+                JobState::Completed => all,
+                JobState::Skipped { at_row } => at_row,
+                _ => job.position.rows_trained,
+            };
+            self.must(trained == expected, &format!("{} has {trained} of {all} rows: {:?}", job.id, job.state));
+        }
+        let champion = state.champion.expect("the base model at least is champion");
+        self.must(state.evaluations.contains_key(&champion), "the champion was never evaluated");
+        let newest = state.deployments.values().next_back().unwrap();
+        let live = state.live_on("local").map(|d| d.checkpoint);
+        let given_up = matches!(newest.state, DeploymentState::Failed { .. });
+        self.must(live == Some(champion) || given_up, "the champion is not served");
+        self.must(live == self.host.served || given_up, "the target serves something else");
+    }
+
+    /// Every good content became exactly one accepted data set; no bad one did.
+    fn check_files(&self) {
+        let mut accepted: BTreeMap<u64, u64> = BTreeMap::new();
+        for (id, file) in &self.host.folders {
+            self.must(self.state.datasets[id].state == DatasetState::Accepted, "a folder is left over");
+            self.must(!file.bad, "a bad file was accepted");
+            *accepted.entry(file.content).or_default() += 1;
+        }
+        for content in self.host.good_contents() {
+            // A check that died may have rejected the only copy; then it is in rejected/.
+            let died = self.host.rejected.values().any(|file| file.content == content);
+            let count = accepted.get(&content).copied().unwrap_or(0);
+            self.must(count == 1 || (died && count == 0), &format!("content {content} is accepted {count} times"));
+        }
+    }
+
+    fn count(&self, reached: &mut BTreeMap<&'static str, u64>) {
+        let mut add = |name, count: usize| *reached.entry(name).or_default() += count as u64;
+        let jobs = |pick: fn(&JobState) -> bool| self.state.jobs.values().filter(|job| pick(&job.state)).count();
+        let datasets =
+            |pick: fn(&DatasetState) -> bool| self.state.datasets.values().filter(|d| pick(&d.state)).count();
+        add("completed", jobs(|state| *state == JobState::Completed));
+        add("skipped", jobs(|state| matches!(state, JobState::Skipped { .. })));
+        add("failed", jobs(|state| matches!(state, JobState::Failed { .. })));
+        add("cancelled", jobs(|state| *state == JobState::Cancelled));
+        add("rejected", datasets(|state| matches!(state, DatasetState::Rejected { .. })));
+        add("duplicate", datasets(|state| matches!(state, DatasetState::Duplicate { .. })));
+        let refused = |c: &&Checkpoint| matches!(c.state, CheckpointState::Refused { .. });
+        add("refused", self.state.checkpoints.values().filter(refused).count());
+        let promoted = |j: &&Judgement| j.outcome == Outcome::Promote && j.champion.is_some();
+        add("promoted", self.state.judgements.values().filter(promoted).count());
+        let rolled_back = |d: &&Deployment| d.reason.starts_with("rolled back");
+        add("rolled_back", self.state.deployments.values().filter(rolled_back).count());
+    }
+
+    fn must(&self, holds: bool, message: &str) {
+        if !holds {
+            self.fail(message);
+        }
+    }
+
+    fn fail(&self, message: &str) -> ! {
+        let start = self.last_events.len().saturating_sub(60);
+        panic!(
+            "seed {}: {message}\n{}\n{:#?}",
+            self.seed,
+            self.last_events[start..].iter().map(|event| format!("{event:?}")).collect::<Vec<_>>().join("\n"),
+            self.state.control
+        );
+    }
+}

@@ -1,0 +1,315 @@
+//! The simulated host: what lies on disk, the one child, the target.
+
+use crate::event::{Effect, Event, StagedCheckpoint, WorkerExit};
+use crate::finding::{Level, Report, SchemaOrigin, Verdict};
+use crate::ids::*;
+use crate::state::*;
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+use std::collections::BTreeMap;
+
+const ROWS_PER_STEP: u64 = 8;
+const STEPS_PER_SLICE: u64 = 3;
+const MAX_FILES: u64 = 7;
+
+/// A file that somebody put into the inbox.
+#[derive(Clone, Debug)]
+pub(super) struct File {
+    /// Which of all files it is.
+    pub serial: u64,
+    /// Equal for files with equal bytes.
+    pub content: u64,
+    pub rows: u64,
+    pub bad: bool,
+}
+
+/// What a checkpoint was trained on, row by row.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Contents {
+    pub rows: Vec<(DatasetId, u64)>,
+}
+
+impl Contents {
+    /// How many rows of a data set are in it.
+    pub fn of(&self, dataset: DatasetId) -> u64 {
+        self.rows.iter().filter(|row| row.0 == dataset).count() as u64
+    }
+}
+
+/// The child with the device.
+#[derive(Clone, Debug)]
+pub(super) struct Child {
+    token: LeaseToken,
+    work: Work,
+    steps: u64,
+    asked_to_yield: bool,
+    /// It has said what it has to say; only its exit is left.
+    finished: bool,
+    silent: bool,
+    suites: u64,
+}
+
+#[derive(Default)]
+pub(super) struct Host {
+    pub inbox: BTreeMap<String, File>,
+    pub folders: BTreeMap<DatasetId, File>,
+    pub rejected: BTreeMap<DatasetId, File>,
+    pub dropped: BTreeMap<DatasetId, File>,
+    staging: BTreeMap<String, Contents>,
+    pub published: BTreeMap<CheckpointId, Contents>,
+    pub served: Option<CheckpointId>,
+    pub child: Option<Child>,
+    deposited: Vec<File>,
+    suites: u64,
+}
+
+impl Host {
+    pub fn new() -> Host {
+        Host { published: BTreeMap::from([(CheckpointId(0), Contents::default())]), ..Host::default() }
+    }
+
+    /// Somebody puts a file into the inbox; sometimes one with the bytes of an earlier one.
+    pub fn deposit(&mut self, rng: &mut ChaCha8Rng) {
+        let serial = self.deposited.len() as u64 + 1;
+        let path = format!("{}.jsonl", rng.random_range(0..4));
+        if serial > MAX_FILES || self.inbox.contains_key(&path) {
+            return;
+        }
+        let mut file =
+            File { serial, content: serial, rows: rng.random_range(1..80), bad: rng.random_range(0..6) == 0 };
+        if !self.deposited.is_empty() && rng.random_range(0..4) == 0 {
+            let earlier = self.deposited[rng.random_range(0..self.deposited.len())].clone();
+            file = File { serial, ..earlier };
+        }
+        self.deposited.push(file.clone());
+        self.inbox.insert(path, file);
+    }
+
+    pub fn change_suites(&mut self) {
+        self.suites += 1;
+    }
+
+    pub fn good_contents(&self) -> Vec<u64> {
+        let mut contents: Vec<u64> = self.deposited.iter().filter(|f| !f.bad).map(|f| f.content).collect();
+        contents.sort_unstable();
+        contents.dedup();
+        contents
+    }
+
+    /// For each file, in how many places it is.
+    pub fn places(&self) -> BTreeMap<u64, usize> {
+        let mut places: BTreeMap<u64, usize> = self.deposited.iter().map(|file| (file.serial, 0)).collect();
+        let all = self.inbox.values().chain(self.folders.values());
+        for file in all.chain(self.rejected.values()).chain(self.dropped.values()) {
+            *places.entry(file.serial).or_default() += 1;
+        }
+        places
+    }
+
+    /// Does one effect and returns its answer. `fails` is bad luck; `transient` says of which kind.
+    pub fn work(&mut self, state: &State, effect: &Effect, fails: bool, transient: bool) -> Option<Event> {
+        match effect {
+            Effect::TakeFile { dataset, inbox_path } => {
+                if !self.folders.contains_key(dataset)
+                    && let Some(file) = self.inbox.remove(inbox_path)
+                {
+                    self.folders.insert(*dataset, file);
+                }
+                Some(Event::FileTaken { dataset: *dataset, found: self.folders.contains_key(dataset) })
+            }
+            Effect::Check { dataset } if fails => {
+                Some(Event::CheckFailed { dataset: *dataset, reason: "died".to_string() })
+            }
+            Effect::Check { dataset } => {
+                let report = report(&self.folders[dataset]);
+                Some(Event::Checked { dataset: *dataset, report, provenance: None })
+            }
+            Effect::MoveRejected { dataset } => {
+                if let Some(file) = self.folders.remove(dataset) {
+                    self.rejected.insert(*dataset, file);
+                }
+                Some(Event::Filed { dataset: *dataset })
+            }
+            Effect::DropDuplicate { dataset } => {
+                if let Some(file) = self.folders.remove(dataset) {
+                    self.dropped.insert(*dataset, file);
+                }
+                Some(Event::Filed { dataset: *dataset })
+            }
+            Effect::Publish { checkpoint } => Some(self.publish(state, *checkpoint, fails)),
+            Effect::Deploy { deployment } if fails => {
+                let reason = "bad luck".to_string();
+                Some(Event::DeployFailed { deployment: *deployment, reason, transient })
+            }
+            Effect::Deploy { deployment } => {
+                self.served = Some(state.deployments[deployment].checkpoint);
+                Some(Event::Deployed { deployment: *deployment, steps: Vec::new() })
+            }
+            Effect::StartSlice { job, token } => self.start(*token, Work::Train { job: *job }),
+            Effect::StartEval { checkpoint, token } => self.start(*token, Work::Evaluate { checkpoint: *checkpoint }),
+            Effect::AskToYield { token } => {
+                if let Some(child) = self.child.as_mut().filter(|child| child.token == *token) {
+                    child.asked_to_yield = true;
+                }
+                None
+            }
+            Effect::KillWorker { .. } | Effect::Exit => unreachable!("done by the simulation"),
+        }
+    }
+
+    /// The child does its next thing, by its mood (0 to 99; 50 is honest work).
+    pub fn child_acts(&mut self, state: &State, mood: u32, rng: &mut ChaCha8Rng) -> Vec<Event> {
+        let Some(child) = self.child.clone().filter(|child| !child.silent) else { return Vec::new() };
+        let token = child.token;
+        let exit = |exit| vec![Event::WorkerExited { token, exit }];
+        match mood {
+            0..3 => {
+                self.child = None;
+                exit(WorkerExit::Crashed { reason: "bad luck".to_string() })
+            }
+            3 => {
+                self.child = None;
+                exit(WorkerExit::Failed { reason: "cannot".to_string() })
+            }
+            4 | 5 => {
+                self.child.as_mut().unwrap().silent = true;
+                Vec::new()
+            }
+            _ if child.finished => {
+                self.child = None;
+                exit(WorkerExit::Done)
+            }
+            _ => match child.work {
+                Work::Evaluate { checkpoint } => self.evaluate(&child, checkpoint, state, rng),
+                Work::Train { job } => self.train(&child, &state.jobs[&job], state, mood < 8),
+            },
+        }
+    }
+
+    /// Ends the child of a lease; false when it has ended by itself.
+    pub fn end_child(&mut self, token: LeaseToken) -> bool {
+        self.child.take_if(|child| child.token == token).is_some()
+    }
+
+    pub fn end_all_children(&mut self) {
+        self.child = None;
+    }
+
+    pub fn silence_ends(&mut self) {
+        if let Some(child) = &mut self.child {
+            child.silent = false;
+        }
+    }
+
+    pub fn sweep_staging(&mut self, state: &State) {
+        let named = |path: &String| {
+            let staged =
+                |c: &Checkpoint| matches!(&c.state, CheckpointState::Staged { staging, .. } if staging == path);
+            state.checkpoints.values().any(staged)
+        };
+        self.staging.retain(|path, _| named(path));
+    }
+
+    fn start(&mut self, token: LeaseToken, work: Work) -> Option<Event> {
+        let suites = self.suites;
+        let (asked_to_yield, finished, silent) = (false, false, false);
+        self.child = Some(Child { token, work, steps: 0, asked_to_yield, finished, silent, suites });
+        None
+    }
+
+    fn publish(&mut self, state: &State, id: CheckpointId, fails: bool) -> Event {
+        let CheckpointState::Staged { staging, .. } = &state.checkpoints[&id].state else {
+            // The answer of an earlier try is on its way.
+            return Event::CheckpointPublished { checkpoint: id };
+        };
+        match self.staging.remove(staging) {
+            Some(_) if fails => {
+                return Event::PublishFailed { checkpoint: id, reason: "bits".to_string() };
+            }
+            Some(contents) => drop(self.published.insert(id, contents)),
+            None if self.published.contains_key(&id) => {}
+            None => return Event::PublishFailed { checkpoint: id, reason: "lost".to_string() },
+        }
+        Event::CheckpointPublished { checkpoint: id }
+    }
+
+    fn train(&mut self, child: &Child, job: &Job, state: &State, lies: bool) -> Vec<Event> {
+        let dataset = job.datasets[0];
+        let num_rows = state.datasets[&dataset].rows;
+        let total_steps = num_rows.div_ceil(ROWS_PER_STEP);
+        let job_step = job.position.job_step + child.steps;
+        let ends_job = job_step == total_steps;
+        if child.asked_to_yield && child.steps == 0 {
+            self.child.as_mut().unwrap().finished = true;
+            return Vec::new();
+        }
+        if !ends_job && child.steps < STEPS_PER_SLICE && !child.asked_to_yield {
+            self.child.as_mut().unwrap().steps += 1;
+            return vec![Event::WorkerProgress { token: child.token, progress: Some(Progress::default()) }];
+        }
+        self.child.as_mut().unwrap().finished = true;
+        let parent = state.latest_checkpoint().unwrap().id;
+        let rows_trained = (job_step * ROWS_PER_STEP).min(num_rows);
+        let mut contents = self.published[&parent].clone();
+        contents.rows.extend((job.position.rows_trained..rows_trained).map(|row| (dataset, row)));
+        let staging = format!("staging-{}", child.token);
+        self.staging.insert(staging.clone(), contents);
+        let number = parent.0 + child.steps + u64::from(lies);
+        let staged = StagedCheckpoint {
+            checkpoint: CheckpointId(number),
+            parent,
+            job: job.id,
+            staging,
+            resume_staging: String::new(),
+            manifest_hash: format!("m{number}"),
+            position: Position { job_step, rows_trained, total_steps },
+            rows_digest: String::new(),
+            train_loss: 1.0,
+            ends_job,
+            yielded: child.asked_to_yield,
+        };
+        vec![Event::CheckpointStaged { token: child.token, staged }]
+    }
+
+    fn evaluate(&mut self, child: &Child, id: CheckpointId, state: &State, rng: &mut ChaCha8Rng) -> Vec<Event> {
+        self.child.as_mut().unwrap().finished = true;
+        let loss = rng.random_range(0.0..3.0);
+        let suite = SuiteResult {
+            suite: "val".to_string(),
+            suite_hash: child.suites.to_string(),
+            rows: 4,
+            rows_skipped: 0,
+            trained_tokens: 4,
+            mean_nll: loss,
+            token_accuracy: 0.0,
+            row_nll: vec![(loss, 1); 4],
+        };
+        let evaluation = Evaluation {
+            checkpoint: id,
+            manifest_hash: state.checkpoints[&id].manifest_hash.clone(),
+            template_hash: String::new(),
+            suites: vec![suite],
+            at_ms: 0,
+            error: None,
+            tries: 0,
+            retry_at_ms: None,
+        };
+        vec![Event::Evaluated { token: child.token, evaluation }]
+    }
+}
+
+fn report(file: &File) -> Report {
+    Report {
+        format_version: 1,
+        verdict: if file.bad { Verdict::Rejected } else { Verdict::Accepted },
+        schema_id: "chat_sft_v1".to_string(),
+        schema_origin: SchemaOrigin::Default,
+        level: Level::Quick,
+        rows: file.rows,
+        size_bytes: 1,
+        blake3: format!("hash of {}", file.content),
+        findings: Vec::new(),
+        stats: None,
+        elapsed_ms: 1,
+    }
+}
