@@ -317,3 +317,6 @@ impl Heads {
         self.query_width() + 2 * self.kv_width()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,8 @@
 //! Shapes in the documentation: `N` tokens of a micro-batch, `H` hidden size, `A` query heads, `K` key/value
 //! heads, `D` numbers per head, `I` intermediate size, `V` vocabulary. All tensors are row-major f32.
 
+#![cfg_attr(test, expect(clippy::disallowed_methods, reason = "tests write fixtures"))]
+
 mod batch;
 mod config;
 mod decoder;

@@ -46,6 +46,20 @@ struct Block {
     query: usize,
 }
 
+/// What the gradients of a block's scores need of its rows.
+struct BlockRows<'a> {
+    /// One for each query.
+    lse: &'a [f32],
+    /// Result and its gradient: a row of `head_dim` numbers every `row_stride`.
+    out: &'a [f32],
+    dout: &'a [f32],
+    row_stride: usize,
+    head_dim: usize,
+    /// Row `r` sees `first + r + 1` keys.
+    first: usize,
+    scale: f32,
+}
+
 /// A pointer that several threads write through, each at places of its own.
 #[derive(Clone, Copy)]
 struct Shared(*mut f32);
@@ -252,6 +266,15 @@ fn backward_block(
     let out_start = block.row() * heads.query_width() + block.head * d;
     let (out, dout) = (&results.out[out_start..], &results.dout[out_start..]);
     let lse = &results.lse[block.head * io.num_rows() + block.row()..][..queries];
+    let rows = BlockRows {
+        lse,
+        out,
+        dout,
+        row_stride: heads.query_width(),
+        head_dim: d,
+        first: block.query,
+        scale: io.scale(),
+    };
     let (key_rows, value_rows) = (io.keys(block.segment, kv_head), io.values(block.segment, kv_head));
     let dout_view = View::new(dout.as_ptr(), heads.query_width(), 1);
     let dquery = View::new_mut(dqkv.at(block.row() * heads.qkv_width() + block.head * d), heads.qkv_width(), 1);
@@ -265,7 +288,7 @@ fn backward_block(
         product(scores, p_view, io.queries(block), transposed(key_rows), io.scale(), false, Parallelism::None);
         let ds_view = View::new_mut(ds.as_mut_ptr(), keys, 1);
         product(scores, ds_view, dout_view, transposed(value_rows), 1.0, false, Parallelism::None);
-        softmax_backward_rows(p, ds, lse, out, dout, heads.query_width(), d, block.query, io.scale());
+        softmax_backward_rows(p, ds, &rows);
         let to_keys = Sizes { m: keys, n: d, k: queries };
         let columns = |x: &[f32]| View::new(x.as_ptr(), 1, keys);
         let dvalues = View::new_mut(dvalues.as_mut_ptr(), d, 1);
@@ -301,26 +324,18 @@ vectorised! {
         }
     }
 
-    /// `p`: scores become probabilities. `ds`: gradients of the probabilities become gradients of the scores, times `scale`.
-    fn softmax_backward_rows(
-        p: &mut [f32],
-        ds: &mut [f32],
-        lse: &[f32],
-        out: &[f32],
-        dout: &[f32],
-        row_stride: usize,
-        d: usize,
-        first: usize,
-        scale: f32,
-    ) {
-        let keys = p.len() / lse.len();
-        for (r, ((p, ds), &log_sum)) in p.chunks_exact_mut(keys).zip(ds.chunks_exact_mut(keys)).zip(lse).enumerate() {
-            let mean = simd::dot(&out[r * row_stride..][..d], &dout[r * row_stride..][..d]);
-            let (p_seen, p_unseen) = p.split_at_mut(first + r + 1);
-            let (ds_seen, ds_unseen) = ds.split_at_mut(first + r + 1);
+    /// `p`: scores become probabilities. `ds`: gradients of the probabilities become gradients of the scores.
+    fn softmax_backward_rows(p: &mut [f32], ds: &mut [f32], rows: &BlockRows<'_>) {
+        let keys = p.len() / rows.lse.len();
+        for (r, (p, ds)) in p.chunks_exact_mut(keys).zip(ds.chunks_exact_mut(keys)).enumerate() {
+            let place = r * rows.row_stride..r * rows.row_stride + rows.head_dim;
+            let mean = simd::dot(&rows.out[place.clone()], &rows.dout[place]);
+            let log_sum = rows.lse[r];
+            let (p_seen, p_unseen) = p.split_at_mut(rows.first + r + 1);
+            let (ds_seen, ds_unseen) = ds.split_at_mut(rows.first + r + 1);
             for (p, ds) in p_seen.iter_mut().zip(ds_seen) {
                 *p = simd::exp_share(*p - log_sum);
-                *ds = *p * (*ds - mean) * scale;
+                *ds = *p * (*ds - mean) * rows.scale;
             }
             p_unseen.fill(0.0);
             ds_unseen.fill(0.0);

@@ -9,8 +9,6 @@ pub(super) const LANES: usize = 16;
 macro_rules! vectorised {
     ($($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block)*) => {$(
         $(#[$meta])*
-        #[expect(clippy::allow_attributes, reason = "the lint below fires for some of the kernels only")]
-        #[allow(clippy::too_many_arguments, reason = "a kernel takes plain slices and numbers")]
         $vis fn $name($($arg: $ty),*) $(-> $ret)? {
             #[inline(always)]
             fn body($($arg: $ty),*) $(-> $ret)? $body

@@ -1,9 +1,7 @@
 //! Every device against what PyTorch computes (`testdata/reference`, made by `scripts/make_reference.py`): logits, loss,
 //! gradients, three AdamW steps and greedy continuations of each family, on a packed and masked batch.
 
-mod common;
-
-use common::{DEVICES, FAMILIES, Recorded, assert_close, assert_near};
+use crate::common::{DEVICES, FAMILIES, Recorded, assert_close, assert_near};
 use hone_model::{AdamW, Config, HostWeights, Scorer, Trainer, TrainerOptions, device};
 
 const OPTIONS: TrainerOptions = TrainerOptions { max_tokens: 80, max_segment_tokens: 80 };

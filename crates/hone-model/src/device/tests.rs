@@ -1,0 +1,81 @@
+//! Each operation of every device against its plain twin on odd shapes, and gradients against finite differences.
+
+mod differences;
+mod twins;
+
+use super::*;
+
+/// Shapes of heads: grouped queries, one key/value head, one for each query head.
+const HEADS: [Heads; 3] = [
+    Heads { num_heads: 6, num_kv_heads: 2, head_dim: 8 },
+    Heads { num_heads: 3, num_kv_heads: 1, head_dim: 34 },
+    Heads { num_heads: 2, num_kv_heads: 2, head_dim: 64 },
+];
+
+/// A device and the spans handed out of it so far.
+struct Lab {
+    device: Box<dyn Device>,
+    next: usize,
+    seed: u64,
+}
+
+impl Lab {
+    fn new(name: &str, threads: usize) -> Lab {
+        let mut device = open(name, threads).unwrap();
+        device.reserve(1 << 21).unwrap();
+        Lab { device, next: 0, seed: 1 }
+    }
+
+    /// Equal calls on equal labs give equal numbers, about uniform in -1..1.
+    fn random(&mut self, len: usize) -> Span {
+        let values: Vec<f32> = (0..len).map(|_| self.number()).collect();
+        self.given(&values)
+    }
+
+    fn given(&mut self, values: &[f32]) -> Span {
+        let span = Span { offset: self.next, len: values.len() };
+        // A gap of one keeps later spans off round addresses.
+        self.next += values.len() + 1;
+        self.device.upload(span, values).unwrap();
+        span
+    }
+
+    fn number(&mut self) -> f32 {
+        self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.seed >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+
+    fn read(&mut self, span: Span) -> Vec<f32> {
+        let mut values = vec![0.0; span.len];
+        self.device.download(span, &mut values).unwrap();
+        values
+    }
+}
+
+/// Norm of the difference over the norm of what is expected.
+#[track_caller]
+fn assert_near(what: &str, found: &[f32], expected: &[f32], tolerance: f64) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let difference: f64 = found.iter().zip(expected).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+    let size: f64 = expected.iter().map(|x| f64::from(*x).powi(2)).sum();
+    let distance = if difference == 0.0 { 0.0 } else { (difference / size).sqrt() };
+    assert!(distance <= tolerance, "{what}: off by {distance:.2e}, allowed {tolerance:.0e}");
+}
+
+fn positions(segments: &[usize]) -> Vec<u32> {
+    segments.iter().flat_map(|&length| 0..length as u32).collect()
+}
+
+#[test]
+fn unknown_devices_are_refused_by_name() {
+    let error = open("abacus", 1).err().unwrap().to_string();
+    assert_eq!(error, "unknown device `abacus`; known: cpu, reference");
+}
+
+#[test]
+fn matrices_cover_their_span() {
+    let span = Span { offset: 5, len: 12 };
+    assert_eq!(span.matrix(4).span(), span);
+    assert_eq!(span.matrix(4).transposed().span(), span);
+    assert_eq!(span.matrix(4).transposed().transposed(), span.matrix(4));
+}

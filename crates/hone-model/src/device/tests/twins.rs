@@ -1,0 +1,275 @@
+//! The fast device against the plain one: same calls, same numbers.
+
+use super::*;
+
+const TOLERANCE: f64 = 2e-6;
+
+/// Runs the same calls on the plain device and on the fast one with 1 and 3 threads; the spans that `work` returns hold
+/// nearly the same numbers on each.
+#[track_caller]
+fn check(what: &str, work: impl Fn(&mut Lab) -> Vec<(&'static str, Span)>) {
+    let mut plain = Lab::new("reference", 1);
+    let expected = work(&mut plain);
+    for threads in [1, 3] {
+        let mut lab = Lab::new("cpu", threads);
+        for ((name, span), (_, expected)) in work(&mut lab).into_iter().zip(&expected) {
+            let (found, expected) = (lab.read(span), plain.read(*expected));
+            assert!(found.iter().all(|x| x.is_finite()), "{what}, {name}: a number is not finite");
+            assert_near(&format!("{what}, {name}, {threads} threads"), &found, &expected, TOLERANCE);
+        }
+    }
+}
+
+#[test]
+fn products_agree_in_every_orientation() {
+    for (m, n, k) in [(1, 1, 1), (1, 70, 33), (65, 1, 7), (37, 53, 129), (64, 64, 64), (200, 300, 70)] {
+        for accumulate in [false, true] {
+            check(&format!("{m} x {n} x {k}"), |lab| {
+                let (c, a, b) = (lab.random(m * n), lab.random(m * k), lab.random(k * n));
+                let (ct, at, bt) = (lab.random(m * n), lab.random(m * k), lab.random(k * n));
+                lab.device.matmul(c.matrix(n), a.matrix(k), bt.matrix(k).transposed(), accumulate);
+                lab.device.matmul(ct.matrix(m).transposed(), at.matrix(m).transposed(), b.matrix(n), accumulate);
+                vec![("a bᵀ", c), ("(aᵀ b)ᵀ", ct)]
+            });
+        }
+    }
+}
+
+#[test]
+fn products_by_row_agree_and_do_not_depend_on_other_rows() {
+    for (rows, out, width) in [(1, 1, 1), (1, 35, 47), (5, 16, 64), (7, 50, 200)] {
+        check(&format!("{rows} rows"), |lab| {
+            let (y, x, w) = (lab.random(rows * out), lab.random(rows * width), lab.random(out * width));
+            lab.device.linear_by_row(y.matrix(out), x.matrix(width), w.matrix(width));
+            vec![("y", y)]
+        });
+        let mut lab = Lab::new("cpu", 2);
+        let (y, x, w) = (lab.random(rows * out), lab.random(rows * width), lab.random(out * width));
+        lab.device.linear_by_row(y.matrix(out), x.matrix(width), w.matrix(width));
+        let together = lab.read(y);
+        for row in 0..rows {
+            let alone = lab.random(out);
+            lab.device.linear_by_row(alone.matrix(out), x.part(row * width, width).matrix(width), w.matrix(width));
+            assert_eq!(lab.read(alone), together[row * out..(row + 1) * out], "row {row} of {rows}");
+        }
+    }
+}
+
+#[test]
+fn rows_are_gathered_and_added() {
+    check("gather and scatter", |lab| {
+        let rows = [4, 0, 4, 2, 6, 4];
+        let (table, y) = (lab.random(7 * 19), lab.random(6 * 19));
+        lab.device.gather_rows(y, table, &rows);
+        let (sum, dy) = (lab.random(7 * 19), lab.random(6 * 19));
+        lab.device.scatter_add_rows(sum, dy, &rows);
+        vec![("y", y), ("sum", sum)]
+    });
+}
+
+#[test]
+fn biases_agree() {
+    for (rows, width) in [(1, 1), (3, 65), (130, 200)] {
+        check("bias", |lab| {
+            let (y, bias, dbias, dy) =
+                (lab.random(rows * width), lab.random(width), lab.random(width), lab.random(rows * width));
+            lab.device.add_bias(y, bias);
+            lab.device.add_bias_backward(dbias, dy);
+            vec![("y", y), ("dbias", dbias)]
+        });
+    }
+}
+
+#[test]
+fn norms_agree() {
+    for (rows, width) in [(1, 1), (1, 17), (63, 48), (130, 257)] {
+        check(&format!("norm of {rows} x {width}"), |lab| {
+            let (x, w, dy) = (lab.random(rows * width), lab.random(width), lab.random(rows * width));
+            let (y, scale, again) = (lab.random(rows * width), lab.random(rows), lab.random(rows * width));
+            lab.device.rms_norm(y, scale, x, w, 1e-5);
+            lab.device.rms_norm_again(again, scale, x, w);
+            let (dx, dw) = (lab.random(rows * width), lab.random(width));
+            lab.device.rms_norm_backward(dx, dw, dy, scale, x, w);
+            vec![("y", y), ("scale", scale), ("again", again), ("dx", dx), ("dw", dw)]
+        });
+    }
+}
+
+#[test]
+fn rotations_agree_with_and_without_norms() {
+    let segments = [1, 63, 5];
+    let positions = positions(&segments);
+    for heads in HEADS {
+        for with_norms in [false, true] {
+            check(&format!("rotation of {heads:?}, norms: {with_norms}"), |lab| {
+                let (n, d) = (positions.len(), heads.head_dim);
+                let (table, qkv) = (lab.random(63 * d), lab.random(n * heads.qkv_width()));
+                let (rotated, scale) =
+                    (lab.random(n * heads.rotated_width()), lab.random(n * (heads.num_heads + heads.num_kv_heads)));
+                let mut norms = || HeadNorms { query: lab.random(d), key: lab.random(d), eps: 1e-6 };
+                let (norms, dnorms) = (with_norms.then(&mut norms), with_norms.then(&mut norms));
+                let rotation = Rotation { table, positions: &positions, norms };
+                lab.device.rotate(rotated, scale, qkv, &rotation, heads);
+                let dqkv = lab.random(n * heads.qkv_width());
+                lab.device.rotate_backward(dqkv, dnorms, scale, qkv, &rotation, heads);
+                let mut results = vec![("rotated", rotated), ("dqkv", dqkv)];
+                if let Some(dnorms) = dnorms {
+                    results.extend([("dquery", dnorms.query), ("dkey", dnorms.key), ("scale", scale)]);
+                }
+                results
+            });
+        }
+    }
+}
+
+#[test]
+fn attention_agrees_on_odd_segments() {
+    for heads in HEADS {
+        for segments in [vec![1], vec![1, 1, 1], vec![63, 64, 65, 1], vec![130, 2]] {
+            check(&format!("attention of {heads:?} over {segments:?}"), |lab| {
+                let n: usize = segments.iter().sum();
+                let longest = segments.iter().copied().max().unwrap();
+                let workspace = lab.device.attention_workspace(longest, heads);
+                let io = Attention {
+                    out: lab.random(n * heads.query_width()),
+                    lse: lab.random(n * heads.num_heads),
+                    rotated: lab.random(n * heads.rotated_width()),
+                    qkv: lab.random(n * heads.qkv_width()),
+                    segments: &segments,
+                    heads,
+                    workspace: Span::default(),
+                };
+                let (dqkv, dout) = (lab.random(n * heads.qkv_width()), lab.random(n * heads.query_width()));
+                let io = Attention { workspace: lab.random(workspace), ..io };
+                lab.device.attention(&io);
+                lab.device.attention_backward(dqkv, dout, &io);
+                vec![("out", io.out), ("lse", io.lse), ("dqkv", dqkv)]
+            });
+        }
+    }
+}
+
+#[test]
+fn cached_attention_agrees_and_equals_full_attention() {
+    for heads in HEADS {
+        let n = 67;
+        let work = |lab: &mut Lab| {
+            let (rotated, qkv) = (lab.random(n * heads.rotated_width()), lab.random(n * heads.qkv_width()));
+            let (keys, values) = (lab.random(2 * 80 * heads.kv_width()), lab.random(2 * 80 * heads.kv_width()));
+            let cache = Cache { keys, values, max_context: 80 };
+            let rows: Vec<CacheRow> = (0..n).map(|position| CacheRow { slot: 1, position }).collect();
+            lab.device.cache_store(cache, rotated, qkv, &rows, heads);
+            let (out, lse) = (lab.random(n * heads.query_width()), lab.random(n * heads.num_heads));
+            lab.device.cache_attention(out, rotated, cache, &rows, heads);
+            let full = lab.random(n * heads.query_width());
+            let workspace = lab.device.attention_workspace(n, heads);
+            let workspace = lab.random(workspace);
+            lab.device.attention(&Attention { out: full, lse, rotated, qkv, segments: &[n], heads, workspace });
+            let (found, expected) = (lab.read(out), lab.read(full));
+            assert_near("cached and full", &found, &expected, TOLERANCE);
+            vec![("out", out), ("keys", keys), ("values", values)]
+        };
+        check(&format!("cached attention of {heads:?}"), work);
+    }
+}
+
+#[test]
+fn activations_agree() {
+    for (rows, width) in [(1, 1), (3, 65), (90, 144)] {
+        check("swiglu", |lab| {
+            let (gate_up, y) = (lab.random(rows * 2 * width), lab.random(rows * width));
+            lab.device.swiglu(y, gate_up, width);
+            let dy = lab.random(rows * width);
+            let gradient = lab.random(rows * 2 * width);
+            lab.device.swiglu_backward(dy, gradient, width);
+            vec![("y", y), ("recomputed y", dy), ("gradient", gradient)]
+        });
+    }
+}
+
+#[test]
+fn activations_are_finite_for_great_inputs() {
+    for device in ["reference", "cpu"] {
+        let mut lab = Lab::new(device, 1);
+        let gate_up = lab.given(&[1e4, -1e4, 90.0, -90.0, 1.0, 1.0, 1.0, 1.0]);
+        let y = lab.random(4);
+        lab.device.swiglu(y, gate_up, 4);
+        let found = lab.read(y);
+        let expected = [1e4, 0.0, 90.0, 0.0];
+        assert!(found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-3), "{device}: {found:?}");
+    }
+}
+
+#[test]
+fn cross_entropy_agrees_with_and_without_gradients() {
+    for (rows, width) in [(1, 2), (5, 77), (66, 1000)] {
+        for grad_scale in [None, Some(0.125)] {
+            check("cross-entropy", |lab| {
+                let (logits, losses, correct) = (lab.random(rows * width), lab.random(rows), lab.random(rows));
+                let targets: Vec<u32> = (0..rows).map(|row| (row * 31 % width) as u32).collect();
+                lab.device.cross_entropy(logits, losses, correct, &targets, grad_scale);
+                let mut results = vec![("losses", losses), ("correct", correct)];
+                results.extend(grad_scale.map(|_| ("gradient", logits)));
+                results
+            });
+        }
+    }
+}
+
+#[test]
+fn cross_entropy_is_right_for_far_logits_and_shows_nan() {
+    for device in ["reference", "cpu"] {
+        let mut lab = Lab::new(device, 1);
+        let logits = lab.given(&[200.0, -200.0, 0.0, 0.0, f32::NAN, 1.0]);
+        let (losses, correct) = (lab.random(3), lab.random(3));
+        lab.device.cross_entropy(logits, losses, correct, &[1, 0, 0], Some(1.0));
+        let found = lab.read(losses);
+        assert_eq!(found[0], 400.0, "{device}");
+        assert!((found[1] - 2f32.ln()).abs() < 1e-6, "{device}");
+        assert!(found[2].is_nan(), "{device}: a logit that is not a number must show in the loss");
+        assert_eq!(lab.read(correct)[..2], [0.0, 1.0], "{device}");
+        assert_eq!(lab.read(logits)[..2], [1.0, -1.0], "{device}");
+    }
+}
+
+#[test]
+fn sums_and_updates_agree() {
+    for len in [1, 100, (1 << 15) + 3] {
+        check("adamw", |lab| {
+            let (w, g, m) = (lab.random(len), lab.random(len), lab.random(len));
+            let v: Vec<f32> = (0..len).map(|_| lab.number().abs()).collect();
+            let v = lab.given(&v);
+            let update = AdamWUpdate {
+                grad_scale: 0.5,
+                beta1: 0.9,
+                beta2: 0.99,
+                step_size: 0.01,
+                second_correction: 1.5,
+                eps: 1e-8,
+                keep: 0.999,
+            };
+            lab.device.adamw(w, g, m, v, &update);
+            let sum = lab.device.sum_of_squares(g).unwrap();
+            let sum = lab.given(&[sum as f32]);
+            vec![("w", w), ("m", m), ("v", v), ("sum", sum)]
+        });
+    }
+}
+
+#[test]
+fn copies_and_fills_agree() {
+    check("copy and fill", |lab| {
+        let (a, b, c) = (lab.random(70_001), lab.random(70_001), lab.random(70_001));
+        lab.device.copy(a, b);
+        lab.device.fill(c, 0.25);
+        vec![("a", a), ("b", b), ("c", c)]
+    });
+}
+
+#[test]
+fn overlapping_operands_are_a_bug_of_the_caller() {
+    let mut lab = Lab::new("cpu", 1);
+    let a = lab.random(10);
+    let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| lab.device.copy(a.part(0, 6), a.part(4, 6))));
+    assert!(caught.is_err());
+}
