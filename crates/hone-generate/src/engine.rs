@@ -1,8 +1,20 @@
 //! The engine: a bounded queue of requests in front of the cache slots of one model.
 
-use crate::request::{GenEvent, GenRequest, Output, Refusal, RequestId};
-use anyhow::{Result, anyhow};
+mod running;
+
+use crate::request::{FinishReason, GenEvent, GenEventKind, GenRequest, Output, Refusal, RequestId};
+use anyhow::{Context, Result, bail, ensure};
+use hone_data::Tokenizer;
+use hone_model::{Config, Decoder, DecoderOptions, HostWeights};
+use running::Running;
+use std::collections::{HashMap, VecDeque};
 use std::path::Path;
+
+/// Context of a slot when none is asked for and the model's own limit is higher.
+const DEFAULT_MAX_CONTEXT: usize = 2048;
+/// Once this many prompt tokens entered the cache in one step, further requests wait for the next step, so that long
+/// prompts do not keep running answers waiting.
+const PROMPT_TOKENS_PER_STEP: usize = 512;
 
 /// Sizes and device of an engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,11 +23,12 @@ pub struct EngineOptions {
     pub device: String,
     /// Threads for arithmetic; 0 uses all processors.
     pub threads: usize,
-    /// Requests that run together.
+    /// Requests that run together; at least 1.
     pub slots: usize,
-    /// Tokens that a slot holds, prompt and answer together; 0 takes the model's own limit. Never above that limit.
+    /// Tokens that a slot holds, prompt and answer together; 0 takes the model's own limit, but at most 2048 (the cache
+    /// costs memory: see [`Engine::bytes`]). More than the model's own limit is cut to it.
     pub max_context: usize,
-    /// Requests that may wait for a slot.
+    /// Requests that may wait for a slot; at least 1.
     pub max_waiting: usize,
 }
 
@@ -26,70 +39,224 @@ impl Default for EngineOptions {
 }
 
 /// One model that generates for many requests at once.
-#[derive(Debug)]
 pub struct Engine {
-    options: EngineOptions,
+    decoder: Decoder,
+    tokenizer: Tokenizer,
+    max_waiting: usize,
+    waiting: VecDeque<(RequestId, GenRequest)>,
+    /// By slot.
+    running: Vec<Option<Running>>,
 }
 
 impl Engine {
     /// Loads a Hugging Face model directory: configuration, weights, tokenizer, end tokens.
     ///
     /// # Errors
-    /// A missing or unreadable file, an unsupported architecture, an unknown device.
+    /// A missing or unreadable file, an unsupported architecture, an unknown device, sizes of 0.
     pub fn new(model_dir: &Path, options: &EngineOptions) -> Result<Engine> {
-        let _ = (model_dir, options);
-        Err(anyhow!("the generation engine is not built yet"))
+        let config = Config::from_dir(model_dir)?;
+        let tokenizer = Tokenizer::from_dir(model_dir)?;
+        let weights = HostWeights::load(model_dir, &config)?;
+        Engine::from_parts(&config, &weights, tokenizer, options)
     }
 
-    /// Puts a request into the waiting queue. It starts in the next [`Engine::step`] with a free slot.
+    /// An engine of parts that are in memory already. The weights are copied to the device.
+    ///
+    /// # Errors
+    /// An unknown device, sizes of 0, weights of another model, a tokenizer with more tokens than the model.
+    pub fn from_parts(
+        config: &Config,
+        weights: &HostWeights,
+        tokenizer: Tokenizer,
+        options: &EngineOptions,
+    ) -> Result<Engine> {
+        ensure!(options.slots > 0 && options.max_waiting > 0, "slots and max_waiting must be above 0");
+        ensure!(
+            tokenizer.vocab_size() <= config.vocab_size,
+            "the tokenizer has {} tokens, the model only {}",
+            tokenizer.vocab_size(),
+            config.vocab_size
+        );
+        let max_context = match options.max_context {
+            0 => config.max_positions.min(DEFAULT_MAX_CONTEXT),
+            asked => config.max_positions.min(asked),
+        };
+        let device = hone_model::device::open(&options.device, options.threads)?;
+        let decoder_options = DecoderOptions { slots: options.slots, max_context };
+        let decoder = Decoder::new(device, config, weights, &decoder_options)?;
+        let running = (0..options.slots).map(|_| None).collect();
+        Ok(Engine { decoder, tokenizer, max_waiting: options.max_waiting, waiting: VecDeque::new(), running })
+    }
+
+    /// Puts a request into the waiting queue. It starts in the next [`Engine::step`] with a free slot, in order of arrival.
     ///
     /// # Errors
     /// A [`Refusal`], after which the engine is unchanged.
     pub fn submit(&mut self, id: RequestId, request: GenRequest) -> Result<(), Refusal> {
-        let _ = (id, request);
-        Err(Refusal::Full { limit: self.options.max_waiting })
+        request.check(self.decoder.config().vocab_size)?;
+        let (limit, need) = (self.max_context(), request.prompt.len().saturating_add(request.max_tokens));
+        if need > limit {
+            return Err(Refusal::ContextOverflow { limit, need });
+        }
+        if self.waiting.iter().any(|(other, _)| *other == id) || self.running().any(|running| running.id == id) {
+            return Err(Refusal::Duplicate { id: id.0 });
+        }
+        if self.waiting.len() >= self.max_waiting {
+            return Err(Refusal::Full { limit: self.max_waiting });
+        }
+        self.waiting.push_back((id, request));
+        Ok(())
     }
 
     /// Forgets a request, waiting or running, at once; its slot is free for the next step. False if it is not known.
     pub fn cancel(&mut self, id: RequestId) -> bool {
-        let _ = id;
-        false
+        let known = self.num_waiting() + self.num_running();
+        self.waiting.retain(|(other, _)| *other != id);
+        self.running.iter_mut().for_each(|slot| {
+            slot.take_if(|running| running.id == id);
+        });
+        self.num_waiting() + self.num_running() < known
     }
 
-    /// Admits waiting requests into free slots and generates one token for every running request.
+    /// Generates one token for every running request, then admits waiting requests into free slots, where each gets its
+    /// first token. Events of one request are in order.
     ///
     /// # Errors
     /// Only for faults of the engine as a whole (the device); the engine should then be dropped.
     pub fn step(&mut self) -> Result<Vec<GenEvent>> {
-        Err(anyhow!("the generation engine is not built yet"))
+        let mut events = Vec::new();
+        self.advance(&mut events)?;
+        self.admit(&mut events)?;
+        Ok(events)
     }
 
     /// True if nothing waits and nothing runs.
     pub fn idle(&self) -> bool {
-        true
+        self.waiting.is_empty() && self.num_running() == 0
     }
 
     /// Requests that hold a slot.
     pub fn num_running(&self) -> usize {
-        0
+        self.running().count()
     }
 
     /// Requests that wait for a slot.
     pub fn num_waiting(&self) -> usize {
-        0
+        self.waiting.len()
     }
 
     /// Tokens that prompt and answer may have together.
     pub fn max_context(&self) -> usize {
-        self.options.max_context
+        self.decoder.options().max_context
     }
 
-    /// Answers all requests, batched, in their order.
+    /// Bytes that weights, cache and buffers take on the device.
+    pub fn bytes(&self) -> u64 {
+        self.decoder.bytes()
+    }
+
+    /// The model's tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// Answers all requests, batched, in their order. More requests than fit the queue are fed as room appears.
     ///
     /// # Errors
-    /// A refusal of any request (named by its index), non-finite logits, or a fault of the device.
+    /// The engine has requests of its own running; a request is refused, or the model's numbers fail on it (both by index);
+    /// a fault of the device. The engine is idle afterwards, and no answer is given for any.
     pub fn generate(&mut self, requests: &[GenRequest]) -> Result<Vec<Output>> {
-        let _ = requests;
-        Err(anyhow!("the generation engine is not built yet"))
+        ensure!(self.idle(), "the engine is busy with other requests");
+        let result = self.generate_all(requests);
+        self.waiting.clear();
+        self.running.iter_mut().for_each(|slot| *slot = None);
+        result
+    }
+
+    fn generate_all(&mut self, requests: &[GenRequest]) -> Result<Vec<Output>> {
+        let mut outputs: HashMap<usize, Output> = HashMap::new();
+        let mut next = 0;
+        while next < requests.len() || !self.idle() {
+            while next < requests.len() && self.waiting.len() < self.max_waiting {
+                self.submit(RequestId(next as u64), requests[next].clone())
+                    .with_context(|| format!("request {next}"))?;
+                next += 1;
+            }
+            for event in self.step()? {
+                let index = event.id.0 as usize;
+                let output = outputs.entry(index).or_insert_with(Output::empty);
+                match event.kind {
+                    GenEventKind::Token { text, token, logprobs } => {
+                        output.text += &text;
+                        output.num_tokens += 1;
+                        output.ids.push(token);
+                        output.logprobs.extend(logprobs);
+                    }
+                    GenEventKind::Finished { reason, .. } => output.reason = reason,
+                    GenEventKind::Failed { message } => bail!("request {index}: {message}"),
+                }
+            }
+        }
+        Ok((0..requests.len()).map(|i| outputs.remove(&i).expect("every request ends with an answer")).collect())
+    }
+
+    fn running(&self) -> impl Iterator<Item = &Running> {
+        self.running.iter().flatten()
+    }
+
+    fn advance(&mut self, events: &mut Vec<GenEvent>) -> Result<()> {
+        let slots = self.running.iter().enumerate();
+        let tokens: Vec<(usize, u32)> = slots.filter_map(|(slot, r)| Some((slot, r.as_ref()?.last_token))).collect();
+        let logits = self.decoder.decode(&tokens).context("decode")?;
+        for ((slot, _), logits) in tokens.into_iter().zip(logits) {
+            self.take_logits(slot, logits, events);
+        }
+        Ok(())
+    }
+
+    fn admit(&mut self, events: &mut Vec<GenEvent>) -> Result<()> {
+        let mut num_tokens = 0;
+        while num_tokens < PROMPT_TOKENS_PER_STEP {
+            let Some(slot) = self.running.iter().position(Option::is_none) else { break };
+            let Some((id, request)) = self.waiting.pop_front() else { break };
+            num_tokens += request.prompt.len();
+            self.decoder.reset(slot);
+            let logits = self.decoder.prefill(slot, &request.prompt).context("take in a prompt")?;
+            self.running[slot] = Some(Running::new(id, request, &self.tokenizer));
+            self.take_logits(slot, logits, events);
+        }
+        Ok(())
+    }
+
+    /// Gives logits to the request in a slot; a request that ends leaves its slot.
+    fn take_logits(&mut self, slot: usize, logits: Vec<f32>, events: &mut Vec<GenEvent>) {
+        let place = &mut self.running[slot];
+        let running = place.as_mut().expect("only slots with a request were decoded");
+        let id = running.id;
+        let kinds = running.advance(logits, &self.tokenizer);
+        if !matches!(kinds.last(), Some(GenEventKind::Token { .. })) {
+            *place = None;
+        }
+        events.extend(kinds.into_iter().map(|kind| GenEvent { id, kind }));
     }
 }
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine")
+            .field("options", &self.decoder.options())
+            .field("num_running", &self.num_running())
+            .field("num_waiting", &self.num_waiting())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Output {
+    fn empty() -> Output {
+        let reason = FinishReason::Length;
+        Output { text: String::new(), reason, num_tokens: 0, ids: Vec::new(), logprobs: Vec::new() }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,8 @@
 
 mod engine;
 mod request;
+mod sample;
+mod stop;
 
 pub use engine::{Engine, EngineOptions};
 pub use request::{

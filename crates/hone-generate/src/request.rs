@@ -2,6 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
+/// Stop strings of one request.
+const MAX_STOPS: usize = 64;
+/// Bytes of one stop string.
+const MAX_STOP_BYTES: usize = 1024;
+/// Most probable tokens that are reported for each position.
+const MAX_TOP_LOGPROBS: usize = 20;
+
 /// The caller's name for a request; unique among the requests that are waiting or running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RequestId(pub u64);
@@ -27,7 +34,7 @@ pub struct Sampling {
     pub presence_penalty: f32,
     /// Subtracted from a token's logit once for each time it was generated; in [-2, 2].
     pub frequency_penalty: f32,
-    /// Divides positive and multiplies negative logits of tokens in the prompt or the answer so far; above 0, 1 is off.
+    /// Divides positive and multiplies negative logits of tokens in the prompt or the answer so far; in [0.01, 100], 1 is off.
     pub repetition_penalty: f32,
 }
 
@@ -59,6 +66,63 @@ pub struct GenRequest {
     pub stop: Vec<String>,
     /// Report log-probabilities: of the chosen token, and of this many most probable ones (0 to 20).
     pub top_logprobs: Option<usize>,
+}
+
+impl GenRequest {
+    /// Refuses values that are out of range.
+    pub(crate) fn check(&self, vocab_size: usize) -> Result<(), Refusal> {
+        let Sampling { temperature, top_p, min_p, presence_penalty, frequency_penalty, repetition_penalty, .. } =
+            self.sampling;
+        let outside = self.prompt.iter().find(|&&id| id as usize >= vocab_size);
+        // Written so that NaN is refused.
+        let checks = [
+            ("prompt", !self.prompt.is_empty(), "must hold a token".to_owned()),
+            (
+                "prompt",
+                outside.is_none(),
+                format!("ids must be below {vocab_size}, one is {}", outside.copied().unwrap_or_default()),
+            ),
+            ("max_tokens", self.max_tokens > 0, "must be above 0".to_owned()),
+            ("temperature", (0.0..=100.0).contains(&temperature), format!("must be from 0 to 100, is {temperature}")),
+            ("top_p", top_p > 0.0 && top_p <= 1.0, format!("must be above 0 and at most 1, is {top_p}")),
+            ("min_p", (0.0..=1.0).contains(&min_p), format!("must be from 0 to 1, is {min_p}")),
+            (
+                "presence_penalty",
+                (-2.0..=2.0).contains(&presence_penalty),
+                format!("must be from -2 to 2, is {presence_penalty}"),
+            ),
+            (
+                "frequency_penalty",
+                (-2.0..=2.0).contains(&frequency_penalty),
+                format!("must be from -2 to 2, is {frequency_penalty}"),
+            ),
+            (
+                "repetition_penalty",
+                (0.01..=100.0).contains(&repetition_penalty),
+                format!("must be from 0.01 to 100, is {repetition_penalty}"),
+            ),
+            (
+                "stop",
+                self.stop.len() <= MAX_STOPS,
+                format!("must hold at most {MAX_STOPS} strings, holds {}", self.stop.len()),
+            ),
+            ("stop", self.stop.iter().all(|stop| !stop.is_empty()), "must not hold an empty string".to_owned()),
+            (
+                "stop",
+                self.stop.iter().all(|stop| stop.len() <= MAX_STOP_BYTES),
+                format!("strings must have at most {MAX_STOP_BYTES} bytes"),
+            ),
+            (
+                "top_logprobs",
+                self.top_logprobs.is_none_or(|count| count <= MAX_TOP_LOGPROBS),
+                format!("must be at most {MAX_TOP_LOGPROBS}"),
+            ),
+        ];
+        match checks.into_iter().find(|(_, ok, _)| !ok) {
+            Some((field, _, message)) => Err(Refusal::Invalid { field, message }),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Why a request was not taken. Nothing about it is kept.

@@ -1,0 +1,82 @@
+//! One request in a slot: from logits to events.
+
+use crate::request::{FinishReason, GenEventKind, GenRequest, RequestId, TokenLogprob, TokenLogprobs, Usage};
+use crate::sample::{Sampler, log_probabilities};
+use crate::stop::StopScanner;
+use hone_data::{DecodeStream, Tokenizer};
+
+/// A request that holds a slot.
+pub(super) struct Running {
+    pub(super) id: RequestId,
+    /// The token that goes into the cache next.
+    pub(super) last_token: u32,
+    request: GenRequest,
+    sampler: Sampler,
+    text: DecodeStream,
+    stops: StopScanner,
+    num_generated: usize,
+}
+
+impl Running {
+    pub(super) fn new(id: RequestId, request: GenRequest, tokenizer: &Tokenizer) -> Running {
+        Running {
+            id,
+            last_token: 0,
+            sampler: Sampler::new(&request.sampling, &request.prompt),
+            text: tokenizer.stream(true),
+            stops: StopScanner::new(&request.stop),
+            num_generated: 0,
+            request,
+        }
+    }
+
+    /// Chooses a token. Gives one token event, then the end if this is it; or a failure alone.
+    pub(super) fn advance(&mut self, mut logits: Vec<f32>, tokenizer: &Tokenizer) -> Vec<GenEventKind> {
+        if let Some(token) = logits.iter().position(|logit| !logit.is_finite()) {
+            let message = format!("the model's logit for token {token} is {}", logits[token]);
+            return vec![GenEventKind::Failed { message }];
+        }
+        // Log-probabilities are the model's own, so they are taken before penalties change the logits.
+        let untouched = self.request.top_logprobs.map(|count| (count, logits.clone()));
+        let token = self.sampler.choose(&mut logits);
+        let logprobs = untouched.map(|(count, logits)| describe(&logits, token, count, tokenizer));
+        self.last_token = token;
+        self.num_generated += 1;
+
+        let is_end = tokenizer.eos_ids().contains(&token);
+        let piece = if is_end { None } else { self.text.push(token) };
+        let mut scanned = self.stops.push(&piece.unwrap_or_default());
+        let mut reason = match (is_end || scanned.stopped, self.num_generated >= self.request.max_tokens) {
+            (true, _) => Some(FinishReason::Stop),
+            (false, true) => Some(FinishReason::Length),
+            (false, false) => None,
+        };
+        if reason.is_some() && !scanned.stopped {
+            // Half a character can no longer be completed, and what was held back is no stop string.
+            let rest = self.text.finish().unwrap_or_default();
+            let last = self.stops.push(&rest);
+            scanned.text += &last.text;
+            if last.stopped {
+                reason = Some(FinishReason::Stop);
+            } else {
+                scanned.text += &self.stops.finish();
+            }
+        }
+        let mut kinds = vec![GenEventKind::Token { text: scanned.text, token, logprobs }];
+        if let Some(reason) = reason {
+            let usage = Usage { prompt_tokens: self.request.prompt.len(), completion_tokens: self.num_generated };
+            kinds.push(GenEventKind::Finished { reason, usage });
+        }
+        kinds
+    }
+}
+
+fn describe(logits: &[f32], chosen: u32, count: usize, tokenizer: &Tokenizer) -> TokenLogprobs {
+    let (logprob, top) = log_probabilities(logits, chosen, count);
+    let with_text = |(token, logprob)| {
+        // An id without a text is a row of the embedding beyond the vocabulary.
+        let text = tokenizer.decode(&[token], false).unwrap_or_default();
+        TokenLogprob { token, text, logprob }
+    };
+    TokenLogprobs { chosen: with_text((chosen, logprob)), top: top.into_iter().map(with_text).collect() }
+}
