@@ -1,0 +1,131 @@
+//! The real binary on a tiny model: a file becomes a served checkpoint, bad files are refused, kills lose nothing.
+
+#![expect(clippy::disallowed_methods, reason = "tests write their own fixtures")]
+
+#[path = "end_to_end/rig.rs"]
+mod rig;
+
+use rig::{Rig, rows_of_binary};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// Generous limit of one stage of the loop.
+const LIMIT: Duration = Duration::from_secs(300);
+
+// budget: 60 s
+#[test]
+fn a_file_in_the_inbox_becomes_a_served_checkpoint() {
+    if std::env::var("HONE_SLOW").is_err() {
+        return;
+    }
+    let mut rig = Rig::new(&[("save_steps", "10"), ("epochs", "1")]);
+    rig.write_validation(&rows_of_binary(3, 40));
+    rig.start_serve();
+    rig.start_daemon();
+    rig.wait("checkpoint-0 is served", LIMIT, |status| served(status) == Some(0));
+
+    let file = rig.file("data.jsonl", &rows_of_binary(1, 160));
+    let verdict = rig.hone(&["submit", &file, "--json"]).json();
+    assert_eq!(verdict["state"]["state"], "accepted", "{verdict}");
+    rig.wait("the trained checkpoint is served", LIMIT, |status| served(status) == Some(20));
+
+    let reply = rig.hone(&["chat", "--message", "add \u{24ea} \u{2460}", "--temperature", "0", "--max-tokens", "8", "--json"]);
+    let stamp = reply.last_json()["system_fingerprint"].as_str().unwrap().to_string();
+    assert!(stamp.starts_with("checkpoint-20-"), "{stamp}");
+
+    let evaluations = rig.status()["evaluations"].clone();
+    let loss = |id: &str| evaluations[id]["mean_nll"].as_f64().unwrap();
+    assert!(loss("checkpoint-20") < loss("checkpoint-0"), "{evaluations}");
+    assert_eq!(rig.hone(&["checkpoints", "verify", "--json"]).json()["problems"], json!([]));
+    let explained = rig.hone(&["explain", "20", "--json"]).json();
+    assert_eq!(explained["chain"][0]["datasets"][0]["file_name"], "data.jsonl", "{explained}");
+
+    let again = rig.hone(&["submit", &file, "--json"]).json();
+    assert_eq!(again["state"]["state"], "duplicate", "{again}");
+    rig.stop_daemon_gently();
+}
+
+// budget: 60 s
+#[test]
+fn bad_files_are_refused_with_line_and_reason_and_the_daemon_goes_on() {
+    if std::env::var("HONE_SLOW").is_err() {
+        return;
+    }
+    let mut rig = Rig::new(&[("queue.settle_sec", "0.2"), ("queue.torn_sec", "0.5")]);
+    rig.start_daemon();
+    let mut rows: Vec<String> = rows_of_binary(1, 10).lines().map(str::to_string).collect();
+    rows[6] = "{\"messages\": [{\"role\": \"user\", \"content\": \"hi\"}]}".to_string();
+    rig.drop_in_inbox("line7.jsonl", (rows.join("\n") + "\n").as_bytes());
+    rig.drop_in_inbox("schema.jsonl.meta.json", b"{\"schema_id\": \"chat_v9\"}");
+    rig.drop_in_inbox("schema.jsonl", rows_of_binary(1, 3).as_bytes());
+    rig.drop_in_inbox("empty.jsonl", b"");
+    rig.drop_in_inbox("garbage.jsonl", b"\xff\x00\x01");
+    let long = format!("{{\"text\": \"{}\"}}\n", "a".repeat(200_000_000));
+    rig.drop_in_inbox("long.jsonl", long.as_bytes());
+    drop(long);
+    rig.wait("all five are judged", LIMIT, |_| {
+        let names = ["line7", "schema", "empty", "garbage", "long"];
+        names.iter().all(|name| rig.report(&format!("{name}.jsonl")).is_some())
+    });
+    let finding = |name: &str| rig.report(name).unwrap()["findings"][0].clone();
+    assert_eq!(finding("line7.jsonl")["lines"], json!([7]));
+    assert!(finding("schema.jsonl")["message"].as_str().unwrap().contains("chat_v9"));
+    assert!(finding("empty.jsonl")["message"].as_str().unwrap().len() > 10);
+    assert_eq!(rig.report("garbage.jsonl").unwrap()["verdict"], "rejected");
+    assert_eq!(finding("long.jsonl")["lines"], json!([1]));
+
+    let file = rig.file("good.jsonl", &rows_of_binary(1, 8));
+    assert_eq!(rig.hone(&["submit", &file, "--json"]).json()["state"]["state"], "accepted");
+}
+
+// budget: 240 s
+#[test]
+fn ten_kills_change_neither_the_trained_rows_nor_the_weights() {
+    if std::env::var("HONE_SLOW").is_err() {
+        return;
+    }
+    let rows = rows_of_binary(1, 240);
+    let settings = [("save_steps", "4"), ("epochs", "1"), ("promotion.policy", "\"better\""), ("limits.retry_backoff_sec", "0.1")];
+    let mut calm = Rig::new(&settings);
+    calm.write_validation(&rows_of_binary(3, 8));
+    calm.start_serve();
+    calm.start_daemon();
+    let file = calm.file("data.jsonl", &rows);
+    calm.hone(&["submit", &file, "--json"]).json();
+    calm.wait("the calm run ends", LIMIT, job_is_done);
+    let expected = calm.last_checkpoint();
+    calm.stop_daemon_gently();
+
+    let mut wild = Rig::new(&settings);
+    wild.write_validation(&rows_of_binary(3, 8));
+    wild.start_serve();
+    wild.start_daemon();
+    let file = wild.file("data.jsonl", &rows);
+    wild.hone(&["submit", &file, "--json", "--no-wait"]);
+    let mut chance = 12_345_u64;
+    for kill in 0..10 {
+        chance = chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        std::thread::sleep(Duration::from_millis(200 + (chance >> 33) % 1500));
+        if kill % 2 == 0 {
+            wild.kill_daemon();
+            wild.start_daemon();
+        } else {
+            wild.kill_children_of_daemon();
+        }
+    }
+    wild.wait("the wild run ends", LIMIT, job_is_done);
+    let actual = wild.last_checkpoint();
+    assert_eq!(actual["checkpoint"]["rows_digest"], expected["checkpoint"]["rows_digest"]);
+    assert_eq!(actual["checkpoint"]["position"], expected["checkpoint"]["position"]);
+    assert_eq!(wild.last_weights(), calm.last_weights(), "the weights differ");
+    wild.wait("a model is served", LIMIT, |status| served(status).is_some());
+    assert_eq!(wild.hone(&["checkpoints", "verify", "--json"]).json()["problems"], json!([]));
+}
+
+fn served(status: &Value) -> Option<u64> {
+    status["live"].as_array()?.last()?["checkpoint"].as_u64()
+}
+
+fn job_is_done(status: &Value) -> bool {
+    status["num_jobs"].as_u64() == Some(1) && status["open_jobs"].as_array().is_some_and(Vec::is_empty)
+}

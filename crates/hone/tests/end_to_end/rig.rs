@@ -1,0 +1,196 @@
+//! A workspace in a temporary folder, with the real binary's processes around it.
+
+use hone_skills::{GenerateRequest, Split};
+use serde_json::{Value, json};
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+const HONE: &str = env!("CARGO_BIN_EXE_hone");
+
+/// Everything of one test; ends its processes when dropped.
+pub struct Rig {
+    dir: tempfile::TempDir,
+    daemon: Option<Child>,
+    serve: Option<Child>,
+}
+
+/// What a command printed.
+pub struct Answer(Output);
+
+impl Answer {
+    /// The whole of stdout as JSON.
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        self.last_json()
+    }
+
+    /// The last line of stdout as JSON.
+    #[track_caller]
+    pub fn last_json(&self) -> Value {
+        let text = String::from_utf8_lossy(&self.0.stdout);
+        let line = text.lines().last().unwrap_or_default();
+        serde_json::from_str(line)
+            .unwrap_or_else(|e| panic!("{e}: stdout {text:?}, stderr {}", String::from_utf8_lossy(&self.0.stderr)))
+    }
+}
+
+/// Rows of Binary level 1, as JSONL.
+pub fn rows_of_binary(seed: u64, count: usize) -> String {
+    let request = GenerateRequest { level: 1, count, seed, split: Split::Train };
+    let batch = hone_skills::find("binary").unwrap().generate(&request).unwrap();
+    let lines: Vec<String> = batch.samples.iter().map(|s| json!({"messages": s.messages}).to_string() + "\n").collect();
+    lines.concat()
+}
+
+impl Rig {
+    /// `hone init --tiny` with fast settings; `extra` wins.
+    pub fn new(extra: &[(&str, &str)]) -> Rig {
+        let dir = tempfile::tempdir().unwrap();
+        let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+        let listen = format!("127.0.0.1:{port}");
+        let mut settings = vec![
+            ("batch_size", "8"),
+            ("learning_rate", "1e-3"),
+            ("max_length", "128"),
+            ("preview_steps", "0"),
+            ("serve.max_context", "256"),
+            ("limits.lease_sec", "30"),
+        ];
+        settings.extend_from_slice(extra);
+        let rig = Rig { dir, daemon: None, serve: None };
+        let pairs: Vec<String> = settings
+            .iter()
+            .map(|(key, value)| format!("{key}={}", value.trim_matches('"')))
+            .chain([format!("serve.listen={listen}")])
+            .collect();
+        let mut args = vec!["init", "--tiny"];
+        for pair in &pairs {
+            args.extend(["--set", pair]);
+        }
+        let answer = rig.hone(&args);
+        assert!(answer.0.status.success(), "{}", String::from_utf8_lossy(&answer.0.stderr));
+        rig
+    }
+
+    pub fn root(&self) -> PathBuf {
+        self.dir.path().join("root")
+    }
+
+    pub fn hone(&self, args: &[&str]) -> Answer {
+        let output = Command::new(HONE).arg("--root").arg(self.root()).args(args).stdin(Stdio::null()).output();
+        Answer(output.unwrap())
+    }
+
+    pub fn status(&self) -> Value {
+        self.hone(&["status", "--json"]).json()
+    }
+
+    /// Writes a file outside the workspace; returns its path.
+    pub fn file(&self, name: &str, text: &str) -> String {
+        let path = self.dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    }
+
+    pub fn write_validation(&self, rows: &str) {
+        std::fs::write(self.root().join("validation/held-out.jsonl"), rows).unwrap();
+    }
+
+    /// As a person would with `cp`.
+    pub fn drop_in_inbox(&self, name: &str, bytes: &[u8]) {
+        std::fs::write(self.root().join("inbox").join(name), bytes).unwrap();
+    }
+
+    /// The report of a rejected file.
+    pub fn report(&self, name: &str) -> Option<Value> {
+        let bytes = std::fs::read(self.root().join(format!("rejected/{name}.report.json"))).ok()?;
+        serde_json::from_slice(&bytes).ok()
+    }
+
+    pub fn start_serve(&mut self) {
+        self.serve = Some(self.spawn("serve"));
+    }
+
+    pub fn start_daemon(&mut self) {
+        self.daemon = Some(self.spawn("daemon"));
+    }
+
+    fn spawn(&self, role: &str) -> Child {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join(format!("{role}.log")));
+        let mut command = Command::new(HONE);
+        command.arg("--root").arg(self.root()).arg(role).stdin(Stdio::null());
+        command.stdout(Stdio::null()).stderr(log.unwrap()).spawn().unwrap()
+    }
+
+    /// SIGKILL.
+    pub fn kill_daemon(&mut self) {
+        let mut child = self.daemon.take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// SIGKILL to every child of the daemon; there may be none at this instant.
+    pub fn kill_children_of_daemon(&self) {
+        let parent = self.daemon.as_ref().unwrap().id().to_string();
+        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+            let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+            let ppid = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1));
+            if ppid == Some(parent.as_str()) {
+                let pid = entry.file_name().to_string_lossy().into_owned();
+                Command::new("kill").args(["-9", &pid]).status().unwrap();
+            }
+        }
+    }
+
+    /// `hone stop`, and the daemon ends by itself.
+    pub fn stop_daemon_gently(&mut self) {
+        self.hone(&["stop"]);
+        let mut child = self.daemon.take().unwrap();
+        let start = Instant::now();
+        while child.try_wait().unwrap().is_none() {
+            assert!(start.elapsed() < Duration::from_secs(120), "the daemon does not stop");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        assert!(child.wait().unwrap().success());
+    }
+
+    /// Polls `hone status --json` until `done`.
+    #[track_caller]
+    pub fn wait(&self, what: &str, limit: Duration, done: impl Fn(&Value) -> bool) {
+        let start = Instant::now();
+        loop {
+            let status = self.status();
+            if done(&status) {
+                return;
+            }
+            if start.elapsed() > limit {
+                let log = std::fs::read_to_string(self.dir.path().join("daemon.log")).unwrap_or_default();
+                let tail: Vec<&str> = log.lines().rev().take(40).collect();
+                panic!("{what}: not within {} s; {status}\n{}", limit.as_secs(), tail.join("\n"));
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// The newest entry of `hone checkpoints --json`.
+    pub fn last_checkpoint(&self) -> Value {
+        self.hone(&["checkpoints", "--json"]).json().as_array().unwrap().last().unwrap().clone()
+    }
+
+    /// The weights of the newest checkpoint.
+    pub fn last_weights(&self) -> Vec<u8> {
+        let id = self.last_checkpoint()["checkpoint"]["id"].as_u64().unwrap();
+        std::fs::read(self.root().join(format!("checkpoints/checkpoint-{id}/model.safetensors"))).unwrap()
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        for child in [&mut self.daemon, &mut self.serve].into_iter().flatten() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
