@@ -21,6 +21,10 @@ fn options(slots: usize) -> EngineOptions {
     EngineOptions { device: "reference".into(), threads: 1, slots, max_context: 0, max_waiting: 4 }
 }
 
+fn on_cpu(slots: usize) -> EngineOptions {
+    EngineOptions { device: "cpu".into(), ..options(slots) }
+}
+
 /// After each byte of `text` comes the next one, after the last byte the end token. No byte may stand in it twice. `also`
 /// gives further logits: (last byte, next byte, share of the scripted one's).
 fn scripted_with(text: &str, also: &[(u8, u8, f32)], options: &EngineOptions) -> Engine {
@@ -208,12 +212,16 @@ fn mixed_requests() -> Vec<GenRequest> {
 #[test]
 fn an_answer_does_not_depend_on_its_company() {
     let requests = mixed_requests();
-    let mut alone = random_engine(&options(1));
+    let mut alone = random_engine(&on_cpu(1));
     let expected: Vec<Output> =
         requests.iter().map(|request| alone.generate(std::slice::from_ref(request)).unwrap().remove(0)).collect();
-    // More requests than slots and queue together, with three slots and with all at once.
+    // More requests than slots and queue together, with three slots and with all at once, with one thread and with two.
     for slots in [3, 9] {
-        assert_eq!(random_engine(&options(slots)).generate(&requests).unwrap(), expected, "{slots} slots");
+        for threads in [1, 2] {
+            let options = EngineOptions { threads, ..on_cpu(slots) };
+            let answers = random_engine(&options).generate(&requests).unwrap();
+            assert_eq!(answers, expected, "{slots} slots, {threads} threads");
+        }
     }
     let distinct: std::collections::HashSet<&[u32]> = expected.iter().map(|output| &output.ids[..4]).collect();
     assert!(distinct.len() > 6, "the answers differ, so that a mix-up shows");

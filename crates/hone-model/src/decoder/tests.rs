@@ -4,7 +4,7 @@ use super::*;
 use crate::{Batch, Scorer, TrainerOptions, device};
 use std::path::PathBuf;
 
-const DEVICES: [&str; 1] = ["reference"];
+const DEVICES: [&str; 2] = ["reference", "cpu"];
 const MODELS: [&str; 7] =
     ["llama_tied", "llama3_rope", "llama_linear_rope", "qwen2", "qwen3", "qwen3_untied", "qwen3_yarn_rope"];
 /// Greedy tokens must be PyTorch's where its first and second logit differ by more than this.
