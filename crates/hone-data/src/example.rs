@@ -1,5 +1,7 @@
 //! What a row of a data file means: a conversation or a text to complete. Pure; no tokens here.
 
+use hone_pipeline::spec::json::Json;
+use hone_pipeline::spec::{Conversation, Mapping, Role, Spec};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::fmt;
@@ -71,4 +73,49 @@ impl Message {
     pub fn reasoning(&self) -> Option<&Value> {
         REASONING_KEYS.iter().find_map(|key| self.extra.get(*key).filter(|value| !value.is_null()))
     }
+}
+
+impl Example {
+    /// What a row means. `None` where the row has not the format's shape: hold it against
+    /// [`Spec::problems`] before.
+    #[must_use]
+    pub fn from_json(spec: &Spec, row: &Json<'_>) -> Option<Example> {
+        let text = |column: &str| Some(row.get(column)?.as_str()?.to_string());
+        match &spec.mapping {
+            Mapping::Conversation(conversation) => conversation_example(conversation, row),
+            Mapping::Instruction { instruction, input, output, system } => {
+                let mut messages: Vec<_> = text(system).map(|text| Message::new("system", text)).into_iter().collect();
+                let question = match text(input).filter(|input| !input.is_empty()) {
+                    Some(input) => format!("{}\n\n{input}", text(instruction)?),
+                    None => text(instruction)?,
+                };
+                messages.extend([Message::new("user", question), Message::new("assistant", text(output)?)]);
+                Some(Example::Chat { messages, tools: None })
+            }
+            Mapping::Completion { text: whole, prompt, completion } => Some(match text(whole) {
+                Some(completion) => Example::Completion { prompt: None, completion },
+                None => Example::Completion { prompt: text(prompt), completion: text(completion)? },
+            }),
+        }
+    }
+}
+
+fn conversation_example(conversation: &Conversation, row: &Json<'_>) -> Option<Example> {
+    let mut messages = Vec::new();
+    for message in row.get(conversation.messages)?.items() {
+        let role = conversation.role_of(message)?;
+        let mut read = Message::new(role.name(), message.get(conversation.content)?.as_str()?);
+        for key in conversation.other_keys {
+            if let Some(value) = message.get(key).filter(|value| **value != Json::Null) {
+                read.extra.insert((*key).to_string(), value.to_value());
+            }
+        }
+        messages.push(read);
+    }
+    let system = row.get(conversation.system).and_then(Json::as_str);
+    if let Some(system) = system.filter(|_| messages.first().is_none_or(|first| first.role != Role::System.name())) {
+        messages.insert(0, Message::new(Role::System.name(), system));
+    }
+    let tools = conversation.tools.and_then(|column| row.get(column)).filter(|tools| !tools.items().is_empty());
+    Some(Example::Chat { messages, tools: tools.map(Json::to_value) })
 }

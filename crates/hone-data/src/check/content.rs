@@ -1,0 +1,43 @@
+//! The quick content check of one row: empty texts and control characters. Pure.
+
+use hone_pipeline::spec::{RowProblem, Text};
+
+/// Problems of a row's texts, each with its evidence.
+pub(super) fn problems(texts: &[Text<'_>]) -> Vec<(RowProblem, Option<String>)> {
+    let mut problems = Vec::new();
+    for text in texts {
+        if !text.may_be_empty && text.text.trim().is_empty() {
+            let message = format!("{} is empty", place(text));
+            problems.push((RowProblem::error("content_empty", message, "write its text, or take the row out"), None));
+        }
+        if let Some(c) = first_control(text.text) {
+            let message = format!("{} holds the control character U+{:04X}", place(text), c as u32);
+            // NUL is never text; the others come with copied terminals and PDF files.
+            let problem = match c {
+                '\0' => RowProblem::error("control_nul", message, "take NUL characters out"),
+                _ => RowProblem::warning("control_character", message, "take it out unless it is meant"),
+            };
+            problems.push((problem, None));
+        }
+    }
+    problems
+}
+
+fn place(text: &Text<'_>) -> String {
+    match text.message {
+        0 => format!("the column {:?}", text.key),
+        number => format!("{:?} of message {number}", text.key),
+    }
+}
+
+/// NUL if there is one, else the first control character other than tab, line feed and carriage return.
+fn first_control(text: &str) -> Option<char> {
+    // All control characters are a byte below 0x20, 0x7f, or 0xc2 and a byte below 0xa0: rare, so look once.
+    if !text.bytes().any(|b| (b < 0x20 && !matches!(b, b'\t' | b'\n' | b'\r')) || b == 0x7f || b == 0xc2) {
+        return None;
+    }
+    if text.contains('\0') {
+        return Some('\0');
+    }
+    text.chars().find(|c| c.is_control() && !matches!(c, '\t' | '\n' | '\r'))
+}

@@ -1,0 +1,162 @@
+//! Everything that is checked about one line.
+
+use super::tally::Tally;
+use super::{add_stats, content};
+use crate::example::{Example, Row};
+use crate::reader::row_id;
+use crate::tokenize::{ChatContext, RowErrorKind, fit, tokenize};
+use hone_pipeline::config::Overlong;
+use hone_pipeline::finding::{Severity, TokenStats};
+use hone_pipeline::spec::json::Json;
+use hone_pipeline::spec::{RowProblem, Spec, suggest_json};
+
+/// What lines are held against.
+pub(super) struct LineChecker {
+    pub spec: &'static Spec,
+    pub ctx: Option<ChatContext>,
+    pub max_length: usize,
+    pub overlong: Overlong,
+}
+
+/// What was found in some lines.
+#[derive(Default)]
+pub(super) struct Outcome {
+    pub rows: u64,
+    pub tally: Tally,
+    pub stats: TokenStats,
+    /// Examples that are not too long.
+    pub num_kept: u64,
+    /// Another schema whose shape the first misshapen row has.
+    pub suggestion: Option<&'static str>,
+}
+
+impl Outcome {
+    /// Adds what was found in later lines.
+    pub fn append(&mut self, later: Outcome) {
+        self.rows += later.rows;
+        self.tally.append(later.tally);
+        add_stats(&mut self.stats, &later.stats);
+        self.num_kept += later.num_kept;
+        self.suggestion = self.suggestion.or(later.suggestion);
+    }
+}
+
+impl LineChecker {
+    /// Checks one line that is not blank.
+    pub fn check(&self, line: u64, bytes: &[u8], outcome: &mut Outcome) {
+        outcome.rows += 1;
+        let json = match parse(bytes) {
+            Ok(json) => json,
+            Err((problem, evidence)) => return outcome.tally.row(line, problem, evidence),
+        };
+        let problems = self.spec.problems(&json);
+        let misshapen = problems.iter().any(|problem| problem.severity == Severity::Error);
+        for problem in problems {
+            outcome.tally.row(line, problem, None);
+        }
+        if misshapen {
+            if outcome.suggestion.is_none() {
+                outcome.suggestion = suggest_json(&json);
+            }
+            return;
+        }
+        let mut unfit = false;
+        for (problem, evidence) in content::problems(&self.spec.texts(&json)) {
+            unfit |= problem.severity == Severity::Error;
+            outcome.tally.row(line, problem, evidence);
+        }
+        if let Some(ctx) = self.ctx.as_ref().filter(|_| !unfit) {
+            self.count_tokens(ctx, line, bytes, &json, outcome);
+        }
+    }
+
+    fn count_tokens(&self, ctx: &ChatContext, line: u64, bytes: &[u8], json: &Json<'_>, outcome: &mut Outcome) {
+        let example = Example::from_json(self.spec, json).expect("a row without problems has the shape of its schema");
+        let rows = match tokenize(ctx, &Row { line, id: row_id(line, bytes), example }) {
+            Ok(rows) => rows,
+            Err(error) => {
+                let problem = RowProblem::error(error.kind.code(), error.kind.to_string(), hint(&error.kind));
+                return outcome.tally.row(line, problem, None);
+            }
+        };
+        let longest = rows.iter().map(|row| row.ids.len()).max().unwrap_or(0);
+        let is_overlong = longest > self.max_length;
+        let stats = TokenStats {
+            num_tokens: rows.iter().map(|row| row.ids.len() as u64).sum(),
+            num_trained_tokens: rows.iter().map(|row| row.num_trained() as u64).sum(),
+            num_overlong_rows: is_overlong.into(),
+            max_row_tokens: longest as u64,
+        };
+        add_stats(&mut outcome.stats, &stats);
+        outcome.num_kept += rows.into_iter().filter_map(|row| fit(row, self.max_length, self.overlong)).count() as u64;
+        if is_overlong {
+            outcome.tally.row(line, self.overlong_problem(longest), None);
+        }
+    }
+
+    fn overlong_problem(&self, num_tokens: usize) -> RowProblem {
+        let (problem, what): (fn(&'static str, String, &'static str) -> RowProblem, _) = match self.overlong {
+            Overlong::Reject => (RowProblem::error, "overlong rows reject the file"),
+            Overlong::Skip => (RowProblem::warning, "it is not trained on"),
+            Overlong::TruncatePrompt => (
+                RowProblem::warning,
+                "the beginning of its prompt is cut, or it is left out where the answer alone is too long",
+            ),
+        };
+        let message = format!("the row has {num_tokens} tokens, more than max_length ({}); {what}", self.max_length);
+        problem("row_overlong", message, "raise max_length, or shorten the row")
+    }
+}
+
+fn parse(bytes: &[u8]) -> Result<Json<'_>, (RowProblem, Option<String>)> {
+    let text = std::str::from_utf8(bytes).map_err(|e| {
+        let at = e.valid_up_to();
+        let evidence = format!("byte {} of the line is 0x{:02x}", at + 1, bytes[at]);
+        let problem = RowProblem::error("utf8_invalid", "the line is not valid UTF-8", "convert the file to UTF-8");
+        (problem, Some(evidence))
+    })?;
+    Json::parse(text).map_err(|e| {
+        let reason = e.to_string().replace(" at line 1", "");
+        let problem = if bytes.contains(&0) {
+            RowProblem::error(
+                "nul_byte",
+                "the line holds NUL bytes",
+                "the file may be binary, UTF-16, or torn by a crash: write it again",
+            )
+        } else if reason.contains("recursion limit") {
+            RowProblem::error("json_too_deep", "the JSON is nested deeper than 127 levels", "flatten the row")
+        } else if reason.contains("control character") {
+            let message = format!("the line is not JSON: {reason}");
+            RowProblem::error("json_syntax", message, "escape control characters in strings (\\n, \\t, \\u0007)")
+        } else {
+            RowProblem::error(
+                "json_syntax",
+                format!("the line is not JSON: {reason}"),
+                "write one JSON object per line",
+            )
+        };
+        (problem, Some(excerpt(text)))
+    })
+}
+
+/// The beginning of a line, printable.
+fn excerpt(text: &str) -> String {
+    const MAX_CHARS: usize = 60;
+    let mut short: String = text.chars().take(MAX_CHARS).flat_map(char::escape_debug).collect();
+    if text.chars().nth(MAX_CHARS).is_some() {
+        short.push('…');
+    }
+    short
+}
+
+fn hint(kind: &RowErrorKind) -> &'static str {
+    match kind {
+        RowErrorKind::NoTemplate => "use a model with a chat template, or completion_v1 data",
+        RowErrorKind::TemplateRefuses(_) => "change the conversation to what the template allows",
+        RowErrorKind::PromptNotPrefix { .. } | RowErrorKind::NoEndToken { .. } => {
+            "the model's chat template does not let answers be told from prompts; set chat_template_kwargs, or use another template"
+        }
+        RowErrorKind::NothingTrained => "give the row an assistant message that is not empty",
+        RowErrorKind::Tokenizer(_) => "look at tokenizer.json of the model",
+    }
+}

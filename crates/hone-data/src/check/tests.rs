@@ -1,0 +1,252 @@
+use super::*;
+use crate::tiny;
+use hone_pipeline::finding::SchemaOrigin;
+use rand::{RngExt as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+use std::path::{Path, PathBuf};
+
+const GOOD: &str = r#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}"#;
+
+fn request(file: &Path) -> CheckRequest {
+    CheckRequest {
+        format_version: 1,
+        file: file.to_path_buf(),
+        schema_id: "chat_sft_v1".to_string(),
+        schema_origin: SchemaOrigin::Default,
+        level: Level::Quick,
+        model_dir: None,
+        max_length: 1024,
+        overlong: Overlong::Skip,
+        profile: "plain".to_string(),
+        chat_template_kwargs: serde_json::Map::new(),
+        max_line_bytes: 100_000_000,
+        max_file_bytes: 10_000_000_000,
+    }
+}
+
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Folder(tempfile::tempdir().unwrap())
+    }
+
+    fn file(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.0.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path
+    }
+
+    /// A model folder with the tiny tokenizer and template.
+    fn model(&self) -> PathBuf {
+        let tokenizer = tiny::build_tokenizer(std::iter::empty(), 259).unwrap();
+        self.file("tokenizer.json", tokenizer.to_string());
+        self.file("tokenizer_config.json", tiny::tokenizer_config().to_string());
+        self.file("generation_config.json", tiny::generation_config().to_string());
+        self.0.path().to_path_buf()
+    }
+}
+
+/// All findings as `code severity xCOUNT lines`.
+fn summary(report: &Report) -> Vec<String> {
+    let one = |f: &hone_pipeline::finding::Finding| {
+        let severity = if f.severity == Severity::Error { "error" } else { "warning" };
+        format!("{severity} {} x{} {:?}", f.code, f.count, f.lines)
+    };
+    report.findings.iter().map(one).collect()
+}
+
+#[track_caller]
+fn check(bytes: impl AsRef<[u8]>, expected: &[&str]) -> Report {
+    let folder = Folder::new();
+    let report = check_file(&request(&folder.file("data.jsonl", &bytes)), &|_| {});
+    assert_eq!(summary(&report), expected, "{:#?}", report.findings);
+    assert_eq!(report.is_accepted(), !expected.iter().any(|line| line.starts_with("error")));
+    assert_eq!(report.blake3, blake3::hash(bytes.as_ref()).to_hex().to_string());
+    assert_eq!(report.size_bytes, bytes.as_ref().len() as u64);
+    report
+}
+
+#[test]
+fn accepts_a_good_file() {
+    let report = check(format!("{GOOD}\n\n{GOOD}\r\n"), &[]);
+    assert_eq!((report.rows, report.level), (2, Level::Quick));
+}
+
+#[test]
+fn a_bad_line_seven_is_named() {
+    let mut lines = vec![GOOD; 9];
+    lines[6] = r#"{"messages": [}"#;
+    let report = check(lines.join("\n"), &["error json_syntax x1 [7]"]);
+    let line = report.error_lines().next().unwrap();
+    assert_eq!(line, "line 7: the line is not JSON: expected value column 15");
+    assert_eq!(report.findings[0].evidence.as_deref(), Some(r#"{\"messages\": [}"#));
+}
+
+#[test]
+fn garbage_and_emptiness_are_clear_findings() {
+    check(b"\x9d\x01\xff", &["error utf8_invalid x1 [1]"]);
+    check("abc", &["error json_syntax x1 [1]"]);
+    check("", &["error file_empty x1 []"]);
+    check("\n \r\n\n", &["error no_rows x1 []"]);
+    check("\u{feff}\n", &["error no_rows x1 []"]);
+    check(b"\x00\x00\x00\n", &["error nul_byte x1 [1]"]);
+    check(b"\x1f\x8b\x08\x00", &["error file_not_text x1 []", "error utf8_invalid x1 [1]"]);
+    check([b"\xff\xfe{\0".as_slice(), b"}\0"].concat(), &["error file_not_text x1 []", "error utf8_invalid x1 [1]"]);
+    check("[".repeat(5000), &["error json_too_deep x1 [1]"]);
+    check(format!("[{GOOD}]"), &["error row_not_object x1 [1]"]);
+}
+
+#[test]
+fn content_problems_are_findings() {
+    let chat = |user: &str, assistant: &str| {
+        format!(
+            r#"{{"messages":[{{"role":"user","content":"{user}"}},{{"role":"assistant","content":"{assistant}"}}]}}"#
+        )
+    };
+    check(chat("", " \\n"), &["error content_empty x1 [1]"]);
+    check(chat("a", "b\\u0000"), &["error control_nul x1 [1]"]);
+    check(chat("a\\u001b[1m", "b\\u0085\\t\\r\\n"), &["warning control_character x1 [1]"]);
+    check(chat("a", "é Â"), &[]);
+    check(chat("a", "\\ud800"), &["error json_syntax x1 [1]"]);
+    check(chat("a", "b\tc"), &["error json_syntax x1 [1]"]);
+    check(
+        r#"{"messages":[{"role":"user","content":"a","content":"b"},{"role":"assistant","content":"c"}]}"#,
+        &["warning key_duplicate x1 [1]"],
+    );
+}
+
+#[test]
+fn findings_list_the_first_twenty_lines_and_the_count() {
+    let report =
+        check("{}\n".repeat(3000), &[&format!("error column_missing x3000 {:?}", (1..=20).collect::<Vec<_>>())]);
+    assert_eq!(report.rows, 3000);
+    assert_eq!(report.error_lines().next().unwrap(), "line 1 and 2999 more: the column \"messages\" is missing");
+}
+
+#[test]
+fn another_schema_that_fits_is_named_and_nothing_is_reinterpreted() {
+    let report =
+        check(r#"{"instruction":"a","output":"b"}"#, &["error column_missing x1 [1]", "warning column_unknown x1 [1]"]);
+    assert!(report.findings[0].hint.contains("--schema alpaca_v1"), "{}", report.findings[0].hint);
+}
+
+#[test]
+fn an_unknown_schema_is_refused_before_rows_are_read() {
+    let folder = Folder::new();
+    let request = CheckRequest { schema_id: "syllo_v1".to_string(), ..request(&folder.file("a.jsonl", GOOD)) };
+    let report = check_file(&request, &|_| {});
+    assert_eq!(summary(&report), ["error schema_unknown x1 []"]);
+    assert_eq!((report.rows, report.blake3.as_str()), (0, ""));
+}
+
+#[test]
+fn formats_that_are_not_read_are_refused_by_name() {
+    let folder = Folder::new();
+    for name in ["a.jsonl.gz", "a.ZST", "a.parquet", "a.csv"] {
+        let report = check_file(&request(&folder.file(name, GOOD)), &|_| {});
+        assert_eq!(summary(&report), ["error format_not_read x1 []"], "{name}");
+        assert!(report.findings[0].message.contains("plain JSONL"));
+    }
+}
+
+#[test]
+fn limits_hold() {
+    let folder = Folder::new();
+    let file = folder.file("a.jsonl", format!("{GOOD}\n{}\n{GOOD}\n", "x".repeat(500)));
+    let report = check_file(&CheckRequest { max_line_bytes: 200, ..request(&file) }, &|_| {});
+    assert_eq!(summary(&report), ["error line_too_long x1 [2]"]);
+    assert_eq!(report.rows, 3);
+    let report = check_file(&CheckRequest { max_file_bytes: 100, ..request(&file) }, &|_| {});
+    assert_eq!(summary(&report), ["error file_too_large x1 []"]);
+    let report = check_file(&request(Path::new("/nowhere/a.jsonl")), &|_| {});
+    assert_eq!(summary(&report), ["error file_unreadable x1 []"]);
+    let report = check_file(&request(folder.0.path()), &|_| {});
+    assert_eq!(summary(&report), ["error file_unreadable x1 []"]);
+}
+
+#[test]
+fn deeper_levels_say_what_did_not_run() {
+    let folder = Folder::new();
+    let file = folder.file("a.jsonl", GOOD);
+    for (level, missing) in [(Level::Standard, "duplicates"), (Level::Deep, "answer leakage")] {
+        let report = check_file(&CheckRequest { level, ..request(&file) }, &|_| {});
+        assert_eq!(summary(&report), ["warning level_not_available x1 []"]);
+        assert!(report.findings[0].message.contains(missing));
+        assert_eq!(report.level, Level::Quick, "the level that ran");
+    }
+}
+
+/// `<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nb<|im_end|>\n` under a tokenizer of single bytes:
+/// 1+5+1+1+1 + 1+10+1+1+1 = 23 tokens with the two line ends, of which `b` and its end are trained.
+#[test]
+fn tokens_are_counted_under_the_model() {
+    let folder = Folder::new();
+    let file = folder.file("a.jsonl", format!("{GOOD}\n{GOOD}\n"));
+    let request = CheckRequest { model_dir: Some(folder.model()), ..request(&file) };
+    let report = check_file(&request, &|_| {});
+    assert_eq!(summary(&report), [""; 0]);
+    let stats = report.stats.unwrap();
+    assert_eq!(stats, TokenStats { num_tokens: 46, num_trained_tokens: 4, num_overlong_rows: 0, max_row_tokens: 23 });
+    let overlong = |overlong, max_length| {
+        let report = check_file(&CheckRequest { overlong, max_length, ..request.clone() }, &|_| {});
+        (summary(&report), report.stats.unwrap().num_overlong_rows)
+    };
+    assert_eq!(overlong(Overlong::Reject, 22), (vec!["error row_overlong x2 [1, 2]".to_string()], 2));
+    let (findings, _) = overlong(Overlong::Skip, 22);
+    assert_eq!(findings, ["error nothing_fits x1 []", "warning row_overlong x2 [1, 2]"]);
+    let (findings, _) = overlong(Overlong::TruncatePrompt, 22);
+    assert_eq!(findings, ["warning row_overlong x2 [1, 2]"]);
+}
+
+#[test]
+fn rows_without_a_mask_are_findings_with_their_lines() {
+    let folder = Folder::new();
+    let model = folder.model();
+    folder.file("chat_template.jinja", "{% for m in messages %}{% if m.content == 'x' %}{{ raise_exception('no x') }}{% endif %}{{ m.content }}<|im_end|>{% endfor %}");
+    let file = folder.file("a.jsonl", format!("{GOOD}\n{}\n", GOOD.replace("\"a\"", "\"x\"")));
+    let report = check_file(&CheckRequest { model_dir: Some(model), ..request(&file) }, &|_| {});
+    assert_eq!(summary(&report), ["error template_refuses x1 [2]"]);
+    assert!(report.findings[0].message.ends_with("no x"));
+}
+
+#[test]
+fn a_model_that_cannot_be_read_blocks() {
+    let folder = Folder::new();
+    let file = folder.file("a.jsonl", GOOD);
+    let report = check_file(&CheckRequest { model_dir: Some(folder.0.path().join("none")), ..request(&file) }, &|_| {});
+    assert_eq!(summary(&report), ["error model_unusable x1 []"]);
+}
+
+/// Random bytes and randomly damaged good files never panic, and every row is counted.
+#[test]
+fn nothing_in_a_file_makes_the_check_panic() {
+    let folder = Folder::new();
+    let path = folder.file("a.jsonl", "");
+    for seed in 0..150 {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut bytes: Vec<u8> = match seed % 2 {
+            0 => (0..rng.random_range(0..400)).map(|_| rng.random_range(0..=255)).collect(),
+            _ => format!("{GOOD}\n").repeat(rng.random_range(1..6)).into_bytes(),
+        };
+        for _ in 0..rng.random_range(0..6) {
+            if !bytes.is_empty() {
+                let at = rng.random_range(0..bytes.len());
+                bytes[at] = rng.random_range(0..=255);
+            }
+        }
+        std::fs::write(&path, &bytes).unwrap();
+        let report = check_file(&CheckRequest { max_line_bytes: 120, ..request(&path) }, &|_| {});
+        let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
+        let rows = text.split(|b| *b == b'\n').filter(|line| !line.trim_ascii().is_empty()).count();
+        assert_eq!(report.rows, rows as u64, "seed {seed}");
+    }
+}
+
+/// Rows are checked in parallel; findings must not depend on it.
+#[test]
+fn findings_are_in_the_order_of_lines() {
+    let lines: Vec<String> =
+        (0..5000).map(|i| if i % 700 == 699 { "{".to_string() } else { GOOD.to_string() }).collect();
+    check(lines.join("\n"), &["error json_syntax x7 [700, 1400, 2100, 2800, 3500, 4200, 4900]"]);
+}
