@@ -19,7 +19,8 @@ pub struct ServeOptions {
     pub threads: usize,
     /// Requests generated at the same time.
     pub slots: usize,
-    /// Longest prompt plus answer in tokens; the model's own limit applies when it is lower.
+    /// Longest prompt plus answer in tokens; the model's own limit applies when it is lower, and
+    /// when this is 0.
     pub max_context: usize,
     /// Requests that may wait for a slot; one more is answered 429.
     pub max_queue: usize,

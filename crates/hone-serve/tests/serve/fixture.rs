@@ -1,0 +1,388 @@
+//! A server in this process, a tiny random model, and a client.
+
+use hone_data::tiny;
+use hone_model::{Config, Dtype, HostWeights};
+use hone_pipeline::ids::CheckpointId;
+use hone_pipeline::wire::{DeployFile, DeployRequest, ServerDeployment, WIRE_FORMAT_VERSION};
+use hone_serve::{Keys, ServeOptions};
+use serde_json::{Map, Value, json};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+use ureq::http::Response;
+use ureq::{Agent, Body};
+
+pub const MODEL_NAME: &str = "tiny";
+/// Tokens that the model's context holds.
+pub const CONTEXT: usize = 4096;
+/// Nothing here takes longer, on however slow a machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A model folder with what is needed to deploy it.
+pub struct Model {
+    pub dir: TempDir,
+    pub request: DeployRequest,
+}
+
+impl Model {
+    /// A random model that never ends by itself: the rows of the special tokens in its head are zero, so their
+    /// logits are 0 while the greatest of the others is above.
+    pub fn random(checkpoint: u64, seed: u64) -> Model {
+        let dir = TempDir::new().unwrap();
+        let texts = ["the quick brown fox jumps over the lazy dog", "grüße, 你好 🙂 naïve café"];
+        let tokenizer = tiny::build_tokenizer(texts.iter().map(|text| text.to_string()), 300).unwrap();
+        let config = json!({
+            "model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "vocab_size": 320, "hidden_size": 32,
+            "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+            "head_dim": 8, "max_position_embeddings": CONTEXT, "rms_norm_eps": 1e-6, "rope_theta": 10000.0,
+            "tie_word_embeddings": false, "hidden_act": "silu",
+        });
+        let parsed = Config::from_json(&config).unwrap();
+        let mut weights = HostWeights::random(&parsed, seed);
+        let (_, head) = weights.tensors.iter_mut().find(|(name, _)| name == "lm_head.weight").unwrap();
+        head.iter_mut().for_each(|weight| *weight *= 20.0);
+        head[..tiny::SPECIAL_TOKENS.len() * 32].fill(0.0);
+        // Ids beyond the tokenizer have no text.
+        let vocab_size = tokenizer["model"]["vocab"].as_object().unwrap().len();
+        head[vocab_size * 32..].fill(0.0);
+        hone_disk::write_json(&dir.path().join("config.json"), &config).unwrap();
+        hone_disk::write_json(&dir.path().join("tokenizer.json"), &tokenizer).unwrap();
+        hone_disk::write_json(&dir.path().join("tokenizer_config.json"), &tiny::tokenizer_config()).unwrap();
+        hone_disk::write_json(&dir.path().join("generation_config.json"), &tiny::generation_config()).unwrap();
+        let mut file = hone_disk::create_file(&dir.path().join("model.safetensors")).unwrap();
+        weights.write(&parsed, Dtype::F32, &mut file).unwrap();
+        Model::of(dir, checkpoint)
+    }
+
+    /// Describes a folder as it is, after writing its manifest.
+    pub fn of(dir: TempDir, checkpoint: u64) -> Model {
+        hone_disk::remove_file(&dir.path().join(hone_disk::manifest::FILE)).unwrap();
+        let manifest_hash = hone_disk::manifest::write(dir.path()).unwrap();
+        let mut names: Vec<String> = std::fs::read_dir(dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        let files = names
+            .into_iter()
+            .map(|path| {
+                let (size, blake3) = hone_disk::hash_file(&dir.path().join(&path)).unwrap();
+                DeployFile { path, size, blake3 }
+            })
+            .collect();
+        let request = DeployRequest {
+            format_version: WIRE_FORMAT_VERSION,
+            checkpoint: CheckpointId(checkpoint),
+            manifest_hash,
+            model_name: MODEL_NAME.to_string(),
+            files,
+            chat_template_kwargs: Map::new(),
+            profile: "plain".to_string(),
+        };
+        Model { dir, request }
+    }
+
+    pub fn stamp(&self) -> String {
+        format!("{}-{}", self.request.checkpoint, &self.request.manifest_hash[..12])
+    }
+
+    pub fn hash_of(&self, name: &str) -> String {
+        self.request.files.iter().find(|file| file.path == name).unwrap().blake3.clone()
+    }
+
+    pub fn file(&self, name: &str) -> Vec<u8> {
+        std::fs::read(self.dir.path().join(name)).unwrap()
+    }
+}
+
+/// A running server.
+pub struct Server {
+    pub address: SocketAddr,
+    pub root: Arc<TempDir>,
+    key: Option<&'static str>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<anyhow::Result<()>>>,
+}
+
+impl Server {
+    pub fn start() -> Server {
+        Server::start_with(|_| {})
+    }
+
+    pub fn start_with(change: impl FnOnce(&mut ServeOptions)) -> Server {
+        Server::start_in(Arc::new(TempDir::new().unwrap()), change)
+    }
+
+    pub fn start_in(root: Arc<TempDir>, change: impl FnOnce(&mut ServeOptions)) -> Server {
+        let mut options = options(root.path());
+        change(&mut options);
+        let key = options.keys.admin.first().cloned().map(|key| &*key.leak());
+        let stop = Arc::new(AtomicBool::new(false));
+        let (sender, receiver) = mpsc::channel();
+        let thread_stop = stop.clone();
+        let thread = std::thread::spawn(move || {
+            hone_serve::run(options, thread_stop, move |address| sender.send(address).unwrap())
+        });
+        let address = receiver.recv_timeout(PATIENCE).expect("the server starts");
+        Server { address, root, key, stop, thread: Some(thread) }
+    }
+
+    /// A server with this model serving.
+    pub fn with(model: &Model) -> Server {
+        let server = Server::start();
+        server.deploy(model);
+        server
+    }
+
+    pub fn ask_to_stop(&self) {
+        self.stop.store(true, Ordering::SeqCst);
+    }
+
+    pub fn stopped(mut self) -> anyhow::Result<()> {
+        self.ask_to_stop();
+        self.thread.take().unwrap().join().expect("the server does not panic")
+    }
+
+    pub fn get(&self, path: &str) -> Response<Body> {
+        self.get_as(self.key, path)
+    }
+
+    pub fn get_as(&self, key: Option<&str>, path: &str) -> Response<Body> {
+        let request = agent().get(self.url(path));
+        match key {
+            Some(key) => request.header("authorization", format!("Bearer {key}")).call().unwrap(),
+            None => request.call().unwrap(),
+        }
+    }
+
+    pub fn post(&self, path: &str, body: &Value) -> Response<Body> {
+        self.post_bytes(path, body.to_string().as_bytes())
+    }
+
+    pub fn post_bytes(&self, path: &str, body: &[u8]) -> Response<Body> {
+        let mut request = agent().post(self.url(path)).header("content-type", "application/json");
+        if let Some(key) = self.key {
+            request = request.header("x-api-key", key);
+        }
+        request.send(body).unwrap()
+    }
+
+    pub fn put(&self, path: &str, body: &[u8]) -> Response<Body> {
+        let mut request = agent().put(self.url(path));
+        if let Some(key) = self.key {
+            request = request.header("x-api-key", key);
+        }
+        request.send(body).unwrap()
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// Sends the blobs that are missing.
+    pub fn upload(&self, model: &Model) {
+        let hashes: Vec<&str> = model.request.files.iter().map(|file| file.blake3.as_str()).collect();
+        let answer = json_of(self.post("/admin/blobs/missing", &json!({"hashes": hashes})));
+        for file in &model.request.files {
+            if answer["missing"].as_array().unwrap().iter().any(|hash| hash == file.blake3.as_str()) {
+                let answer = self.put(&format!("/admin/blobs/{}", file.blake3), &model.file(&file.path));
+                assert_eq!(answer.status(), 201);
+            }
+        }
+    }
+
+    /// Stages, verifies, loads and tries.
+    pub fn create(&self, model: &Model) -> Response<Body> {
+        self.post("/admin/deployments", &serde_json::to_value(&model.request).unwrap())
+    }
+
+    pub fn switch(&self, id: u64) -> ServerDeployment {
+        parsed(self.post(&format!("/admin/deployments/{id}/switch"), &json!({})))
+    }
+
+    /// The whole walk; returns the deployment's number.
+    pub fn deploy(&self, model: &Model) -> u64 {
+        self.upload(model);
+        let created: ServerDeployment = parsed(self.create(model));
+        assert_eq!((created.state.as_str(), created.error.as_str()), ("loaded", ""));
+        assert_eq!(self.switch(created.id).state, "serving");
+        created.id
+    }
+
+    pub fn deployments(&self) -> Vec<ServerDeployment> {
+        parsed(self.get("/admin/deployments"))
+    }
+
+    /// The states by number, as `1 previous, 2 serving`.
+    pub fn states(&self) -> String {
+        let list = self.deployments();
+        list.iter().map(|d| format!("{} {}", d.id, d.state)).collect::<Vec<_>>().join(", ")
+    }
+
+    pub fn wait_until_ready(&self) {
+        wait_for("the server is ready", || self.get("/ready").status() == 200);
+    }
+
+    pub fn metric(&self, name: &str) -> u64 {
+        let text = self.get("/metrics").body_mut().read_to_string().unwrap();
+        let line = text.lines().find(|line| line.starts_with(&format!("{name} "))).expect("the metric is there");
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    }
+
+    /// A chat answer in one piece.
+    pub fn chat(&self, body: &Value) -> Value {
+        let mut answer = self.post("/v1/chat/completions", body);
+        let text = answer.body_mut().read_to_string().unwrap();
+        assert_eq!(answer.status(), 200, "{text}");
+        serde_json::from_str(&text).unwrap()
+    }
+
+    /// The events of a stream, which must end with `[DONE]`; and the checkpoint and manifest headers.
+    pub fn stream(&self, path: &str, body: &Value) -> (Vec<Value>, String) {
+        let mut answer = self.post(path, body);
+        assert_eq!(answer.status(), 200);
+        assert!(answer.headers()["content-type"].to_str().unwrap().starts_with("text/event-stream"));
+        let header = |name: &str| answer.headers()[name].to_str().unwrap().to_string();
+        let stamp = format!("{}-{}", header("x-hone-checkpoint"), &header("x-hone-manifest")[..12]);
+        let text = answer.body_mut().read_to_string().unwrap();
+        (events(&text), stamp)
+    }
+
+    /// Sends the first `sent` bytes of a body by hand and returns the open connection.
+    pub fn raw_post(&self, path: &str, body: &str, sent: usize) -> TcpStream {
+        self.raw("POST", path, body, sent)
+    }
+
+    /// The same for an upload.
+    pub fn raw_put(&self, path: &str, body: &str, sent: usize) -> TcpStream {
+        self.raw("PUT", path, body, sent)
+    }
+
+    fn raw(&self, method: &str, path: &str, body: &str, sent: usize) -> TcpStream {
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            self.address,
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(&body.as_bytes()[..sent]).unwrap();
+        stream
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.ask_to_stop();
+        if let Some(thread) = self.thread.take() {
+            let result = thread.join();
+            if !std::thread::panicking() {
+                result.expect("the server does not panic").expect("the server ends well");
+            }
+        }
+    }
+}
+
+pub fn options(root: &Path) -> ServeOptions {
+    let listen = "127.0.0.1:0".parse().unwrap();
+    let mut options = ServeOptions::new(listen, root.to_path_buf(), MODEL_NAME.to_string());
+    options.threads = 1;
+    options.max_context = 0;
+    options
+}
+
+pub fn keys(read: &str, admin: &str) -> Keys {
+    Keys { read: vec![read.to_string()], admin: vec![admin.to_string()] }
+}
+
+/// A request for a greedy answer.
+pub fn greedy(content: &str, max_tokens: usize) -> Value {
+    json!({
+        "model": MODEL_NAME, "messages": [{"role": "user", "content": content}],
+        "temperature": 0, "max_tokens": max_tokens,
+    })
+}
+
+pub fn with(mut body: Value, more: &Value) -> Value {
+    for (key, value) in more.as_object().unwrap() {
+        body[key] = value.clone();
+    }
+    body
+}
+
+pub fn content(answer: &Value) -> &str {
+    answer["choices"][0]["message"]["content"].as_str().unwrap()
+}
+
+/// Parses server-sent events up to `[DONE]`, which must be the last.
+pub fn events(text: &str) -> Vec<Value> {
+    let body = text.strip_suffix("data: [DONE]\n\n").unwrap_or_else(|| panic!("the stream ends with [DONE]: {text}"));
+    body.split_terminator("\n\n")
+        .map(|event| serde_json::from_str(event.strip_prefix("data: ").unwrap()).unwrap())
+        .collect()
+}
+
+/// The text of one choice of a streamed chat.
+pub fn streamed_content(events: &[Value], choice: u64) -> String {
+    events
+        .iter()
+        .flat_map(|event| event["choices"].as_array().unwrap())
+        .filter(|item| item["index"] == choice)
+        .filter_map(|item| item["delta"]["content"].as_str())
+        .collect()
+}
+
+pub fn json_of(mut answer: Response<Body>) -> Value {
+    answer.body_mut().read_json().unwrap()
+}
+
+/// Status, and the error's code and parameter.
+pub fn error_of(mut answer: Response<Body>) -> (u16, String, String) {
+    let status = answer.status().as_u16();
+    let body: Value = answer.body_mut().read_json().unwrap();
+    let field = |name: &str| body["error"][name].as_str().unwrap_or("").to_string();
+    assert!(!field("message").is_empty() && !field("type").is_empty(), "{body}");
+    (status, field("code"), field("param"))
+}
+
+pub fn parsed<T: serde::de::DeserializeOwned>(mut answer: Response<Body>) -> T {
+    let text = answer.body_mut().read_to_string().unwrap();
+    assert_eq!(answer.status(), 200, "{text}");
+    serde_json::from_str(&text).unwrap()
+}
+
+/// Looks again every few milliseconds until it holds.
+#[track_caller]
+pub fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < PATIENCE, "{what} within {PATIENCE:?}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Reads lines until one contains `text`.
+pub fn read_until(stream: &mut BufReader<TcpStream>, text: &str) {
+    let mut line = String::new();
+    while !line.contains(text) {
+        line.clear();
+        assert!(stream.read_line(&mut line).unwrap() > 0, "the connection ended before {text:?}");
+    }
+}
+
+/// The rest of the connection, as text.
+pub fn read_all(stream: &mut impl Read) -> String {
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
+}
+
+fn agent() -> Agent {
+    Agent::config_builder().http_status_as_error(false).timeout_global(Some(PATIENCE)).build().new_agent()
+}

@@ -1,0 +1,6 @@
+//! The server over real HTTP, with a tiny random model: the protocol, the limits, and the door.
+
+mod chat;
+mod door;
+mod fixture;
+mod limits;
