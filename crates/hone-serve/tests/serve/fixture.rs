@@ -293,7 +293,7 @@ pub fn options(root: &Path) -> ServeOptions {
     let listen = "127.0.0.1:0".parse().unwrap();
     let mut options = ServeOptions::new(listen, root.to_path_buf(), MODEL_NAME.to_string());
     options.threads = 1;
-    options.max_context = 0;
+    options.max_context = CONTEXT;
     options
 }
 

@@ -2,7 +2,7 @@
 
 use crate::fixture::*;
 use serde_json::{Value, json};
-use std::io::BufReader;
+use std::io::{BufReader, Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use tempfile::TempDir;
@@ -91,7 +91,6 @@ fn a_full_queue_is_answered_at_once() {
     assert_eq!(error_of(refused), (429, "queue_full".to_string(), String::new()));
     assert_eq!(server.get("/health").status(), 200);
     // Their places come free when they are answered, or go away.
-    use std::io::Write;
     waiting[0].write_all(&body.as_bytes()[body.len() - 1..]).unwrap();
     let mut first = BufReader::new(waiting.remove(0));
     read_until(&mut first, "200 OK");
@@ -138,6 +137,10 @@ fn a_stop_does_not_wait_longer_than_it_may() {
     let mut connection = BufReader::new(server.raw_post("/v1/chat/completions", &body, body.len()));
     read_until(&mut connection, "assistant");
     server.stopped().unwrap();
+    let mut rest = Vec::new();
+    // Cut in the middle: an end or a reset.
+    let _ = connection.read_to_end(&mut rest);
+    assert!(!String::from_utf8_lossy(&rest).contains("[DONE]"), "the answer was complete before the stop");
 }
 
 #[test]

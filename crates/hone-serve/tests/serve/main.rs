@@ -4,3 +4,4 @@ mod chat;
 mod door;
 mod fixture;
 mod limits;
+mod peer;
