@@ -1,11 +1,21 @@
 //! Bringing a checkpoint to a server: stage, verify, load, smoke, switch, confirm. Any failure leaves the
-//! server as it was.
+//! server as it was, and everything is safe to repeat: blobs are named by their content, the server knows a
+//! request that it has seen, and switching to what serves does nothing.
 
 pub mod http;
 pub mod local;
+#[cfg(test)]
+mod tests;
 
-use hone_pipeline::wire::{DeployRequest, ServerDeployment};
+use anyhow::{Context, Result, ensure};
+use hone_disk::{hash_file, manifest};
+use hone_pipeline::ids::CheckpointId;
+use hone_pipeline::wire::{DeployFile, DeployRequest, ServerDeployment};
 use std::path::Path;
+
+/// Names of the finished steps, in order. The server verifies, loads and tries in one call, so `verify`, `load`
+/// and `smoke` end at the same time.
+pub const STEPS: [&str; 6] = ["stage", "verify", "load", "smoke", "switch", "confirm"];
 
 /// Why a step gave nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -53,15 +63,113 @@ pub trait DeployTarget {
 }
 
 /// Brings the files of `model_dir` named in `request` to `target` and makes it serve them. `on_step` is told each
-/// finished step: `stage`, `verify`, `load`, `smoke`, `switch`, `confirm`. Safe to repeat.
+/// finished step of [`STEPS`].
 ///
 /// # Errors
-/// See [`DeployError`]; the target then serves what it served before.
+/// See [`DeployError`]; the target then serves what it served before, unless it is the confirmation that failed.
 pub fn push(
-    _target: &dyn DeployTarget,
-    _request: &DeployRequest,
-    _model_dir: &Path,
-    _on_step: &mut dyn FnMut(&str),
+    target: &dyn DeployTarget,
+    request: &DeployRequest,
+    model_dir: &Path,
+    on_step: &mut dyn FnMut(&str),
 ) -> Result<ServerDeployment, DeployError> {
-    Err(DeployError::Permanent("not built yet".to_string()))
+    let hashes: Vec<String> = request.files.iter().map(|file| file.blake3.clone()).collect();
+    for hash in target.missing(&hashes)? {
+        let file = request.files.iter().find(|file| file.blake3 == hash);
+        let file = file.ok_or_else(|| DeployError::Permanent(format!("the server asks for {hash}, not of ours")))?;
+        target.put(&hash, &model_dir.join(&file.path))?;
+    }
+    on_step("stage");
+    let created = target.create(request)?;
+    refuse_other(&created, request, "loaded")?;
+    if created.state == "failed" {
+        return Err(DeployError::Permanent(format!("the server refused it: {}", created.error)));
+    }
+    for step in ["verify", "load", "smoke"] {
+        on_step(step);
+    }
+    let switched = target.switch(created.id)?;
+    on_step("switch");
+    refuse_other(&switched, request, "switched to")?;
+    let serving = target.list()?.into_iter().find(|deployment| deployment.state == "serving");
+    let serving = serving.ok_or_else(|| DeployError::Transient("the server serves nothing".to_string()))?;
+    refuse_other(&serving, request, "serves")?;
+    on_step("confirm");
+    Ok(serving)
+}
+
+/// What a deployment of a checkpoint consists of.
+pub struct Description<'a> {
+    /// The checkpoint.
+    pub checkpoint: CheckpointId,
+    /// BLAKE3 of its manifest, as the ledger has it.
+    pub manifest_hash: &'a str,
+    /// The name that clients ask for.
+    pub model_name: &'a str,
+    /// The data profile.
+    pub profile: &'a str,
+    /// Extra variables of the chat template.
+    pub chat_template_kwargs: &'a serde_json::Map<String, serde_json::Value>,
+}
+
+/// The request for the model in `model_dir`: the files that serving needs, by the folder's manifest; a folder
+/// without one (a base model) is hashed here.
+///
+/// # Errors
+/// The folder cannot be read, its manifest is not the one in the ledger, or there are no weights.
+pub fn request(model_dir: &Path, description: &Description) -> Result<DeployRequest> {
+    let mut files = Vec::new();
+    if model_dir.join(manifest::FILE).is_file() {
+        let (manifest, hash) = manifest::read(model_dir)?;
+        ensure!(
+            hash == description.manifest_hash,
+            "the manifest of {} is not the one in the ledger",
+            description.checkpoint
+        );
+        let needed = manifest.files.into_iter().filter(|entry| is_for_serving(&entry.path));
+        files.extend(needed.map(|entry| DeployFile { path: entry.path, size: entry.size, blake3: entry.blake3 }));
+        let size = model_dir.join(manifest::FILE).metadata().context("read the manifest's size")?.len();
+        files.push(DeployFile { path: manifest::FILE.to_string(), size, blake3: hash });
+    } else {
+        for entry in std::fs::read_dir(model_dir).with_context(|| format!("list {}", model_dir.display()))? {
+            let entry = entry.context("list the model folder")?;
+            let Some(path) = entry.file_name().to_str().filter(|name| is_for_serving(name)).map(str::to_string) else {
+                continue;
+            };
+            let (size, blake3) = hash_file(&entry.path())?;
+            files.push(DeployFile { path, size, blake3 });
+        }
+        files.sort_by(|a, b| a.path.cmp(&b.path));
+    }
+    ensure!(files.iter().any(|file| file.path.ends_with(".safetensors")), "{} holds no weights", model_dir.display());
+    Ok(DeployRequest {
+        format_version: hone_pipeline::wire::WIRE_FORMAT_VERSION,
+        checkpoint: description.checkpoint,
+        manifest_hash: description.manifest_hash.to_string(),
+        model_name: description.model_name.to_string(),
+        files,
+        chat_template_kwargs: description.chat_template_kwargs.clone(),
+        profile: description.profile.to_string(),
+    })
+}
+
+fn is_for_serving(path: &str) -> bool {
+    const NAMES: [&str; 7] = [
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "chat_template.jinja",
+        "chat_template.json",
+    ];
+    NAMES.contains(&path)
+        || (!path.contains('/') && (path.ends_with(".safetensors") || path.ends_with(".safetensors.index.json")))
+}
+
+fn refuse_other(found: &ServerDeployment, request: &DeployRequest, what: &str) -> Result<(), DeployError> {
+    if found.checkpoint == request.checkpoint && found.manifest_hash == request.manifest_hash {
+        return Ok(());
+    }
+    Err(DeployError::Transient(format!("the server {what} {} instead of {}", found.checkpoint, request.checkpoint)))
 }

@@ -11,6 +11,7 @@ mod scan;
 mod tests;
 
 pub use place::{place, place_bytes};
+pub(crate) use scan::MAX_READY;
 pub use scan::{ReadyFile, Scan, Scanner};
 
 use anyhow::{Context, Result};

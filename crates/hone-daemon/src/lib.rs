@@ -28,7 +28,12 @@ pub mod skill;
 pub mod status;
 pub mod supervisor;
 
+mod effects;
+mod http;
+mod requests;
 mod run_loop;
+#[cfg(test)]
+mod testing;
 mod worker;
 
 pub use options::{DaemonOptions, DataManagerConfig, Limits, LoopConfig, SkillEndpoint};

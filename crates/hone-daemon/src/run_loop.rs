@@ -1,12 +1,41 @@
 //! The one loop that owns the state: receive, decide, commit, apply, start effects.
+//!
+//! `decide` itself rations changes that come with every step of a slice (live figures once a second, a lease when a
+//! quarter of it has passed), so every decision is committed; figures in between go to the view only. No recovery
+//! depends on them: `recover` clears the lease and the figures.
 
-use crate::options::DaemonOptions;
-use anyhow::{Result, bail};
+mod timers;
+
+use crate::clock::now_ms;
+use crate::control::{self, Asked};
+use crate::data_manager::{self, FIRST_LEVEL, GenerateOrder, GeneratedFile, Memory};
+use crate::effects::{Given, Message, Runner};
+use crate::inbox::{MAX_READY, Scan, Scanner};
+use crate::options::{DaemonOptions, LoopConfig};
+use crate::status::{self, Live};
+use crate::worker::wait_for_earlier_children;
+use anyhow::{Context, Result, bail};
 use hone_pipeline::config::Settings;
-use hone_pipeline::event::Command;
+use hone_pipeline::decide::{command_offline, decide, recover};
+use hone_pipeline::event::{Command, Decision, Effect, Event};
+use hone_pipeline::state::{Change, CheckpointState, Control, LogEntry, LogSeverity, State};
+use hone_pipeline::wire::{ControlReply, ControlRequest};
+use hone_store::{Store, owner_lock, publish};
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use timers::Timers;
+
+/// Messages that wait for the loop; a sender beyond waits itself.
+const MAX_MESSAGES: usize = 1024;
+/// Wait before an effect that this host could not do is started again.
+const AGAIN_AFTER: Duration = Duration::from_secs(5);
+/// The configuration is read at most this often.
+const CONFIG_EVERY: Duration = Duration::from_millis(50);
 
 /// Runs the daemon until `stop` is set (like `hone stop`: the running slice writes its checkpoint first), a
 /// `stop` command ended its work, or the workspace cannot be used. `on_ready` is called once the owner lock is
@@ -14,8 +43,40 @@ use std::sync::atomic::AtomicBool;
 ///
 /// # Errors
 /// The workspace is owned by another daemon, cannot be read, or a commit failed.
-pub fn run(_options: DaemonOptions, _stop: Arc<AtomicBool>, _on_ready: impl FnOnce()) -> Result<()> {
-    bail!("not built yet")
+pub fn run(options: DaemonOptions, stop: Arc<AtomicBool>, on_ready: impl FnOnce()) -> Result<()> {
+    let _lock = owner_lock(&options.root).context("take the workspace")?;
+    let store = Store::open(&options.root).context("open the workspace")?;
+    let config = (options.load_settings)().context("read the configuration")?;
+    let mut state = store.load().context("load the state")?;
+    if !options.started_by_hand && matches!(state.control, Control::Stopping { .. }) {
+        tracing::info!("a person stopped this daemon; it stays stopped");
+        return Ok(());
+    }
+    let layout = store.layout().clone();
+    wait_for_earlier_children(&layout.runs(), Duration::from_millis(config.limits.earlier_child_wait_ms))?;
+    // Nobody works under the lease any more: what its holder staged and did not tell is dropped.
+    state.lease = None;
+    publish::sweep_staging(&layout, &state)?;
+
+    let (sender, messages) = sync_channel(MAX_MESSAGES);
+    let mut runner = Runner::new(&layout, options.program.clone(), options.admin_key.clone(), sender.clone())?;
+    let (scans, scanner) = start_scanner(&options, &layout.inbox(), sender.clone())?;
+    runner.adopt(scanner);
+    let asker = sender.clone();
+    let ask = move |asked: Asked| asker.send(Message::Asked(asked)).is_ok();
+    let server = control::Server::start(&layout.control_socket(), ask)?;
+    let exit_wait = Duration::from_millis(config.limits.exit_wait_ms);
+    let state = Arc::new(store.load()?);
+    let mut daemon = Daemon::new(options, store, state, config, runner, scans);
+    let result = daemon.recover().and_then(|()| {
+        on_ready();
+        daemon.run(&messages, &stop)
+    });
+    // From here on nobody is heard: threads that have something to say find the channel closed and end.
+    drop(messages);
+    drop(server);
+    daemon.end(exit_wait);
+    result
 }
 
 /// A command without a running daemon: takes the owner lock, decides in this process and commits. Effects are
@@ -23,6 +84,332 @@ pub fn run(_options: DaemonOptions, _stop: Arc<AtomicBool>, _on_ready: impl FnOn
 ///
 /// # Errors
 /// A daemon is running, the workspace cannot be read, or the command is refused.
-pub fn apply_offline(_root: &Path, _settings: &Settings, _command: Command) -> Result<String> {
-    bail!("not built yet")
+pub fn apply_offline(root: &Path, settings: &Settings, command: &Command) -> Result<String> {
+    let _lock = owner_lock(root).context("take the workspace")?;
+    let mut store = Store::open(root).context("open the workspace")?;
+    let state = store.load().context("load the state")?;
+    let decision = command_offline(&state, settings, command, now_ms());
+    store.commit(&decision.changes)?;
+    match decision.reply {
+        Some(Ok(message)) => Ok(message),
+        Some(Err(message)) => bail!("{message}"),
+        None => bail!("the command got no answer"),
+    }
+}
+
+struct Daemon {
+    options: DaemonOptions,
+    store: Store,
+    given: Given,
+    runner: Runner,
+    live: Live,
+    timers: Timers,
+    /// Asks the scanner for a look; one at a time.
+    scans: SyncSender<()>,
+    scanning: bool,
+    /// Files that were taken since the scan under way began: it may have seen them before.
+    taken: HashSet<String>,
+    delayed: Vec<(Instant, Effect)>,
+    generating: bool,
+    last_generated_ms: u64,
+    turn: u64,
+    last_generate_problem: String,
+    exit: bool,
+}
+
+impl Daemon {
+    fn new(
+        options: DaemonOptions,
+        store: Store,
+        state: Arc<State>,
+        config: LoopConfig,
+        runner: Runner,
+        scans: SyncSender<()>,
+    ) -> Daemon {
+        let memory = Memory::read(&options.root);
+        Daemon {
+            timers: Timers::new(Instant::now(), options.scan_interval),
+            options,
+            store,
+            given: Given { state, config },
+            runner,
+            live: Live { started_ms: now_ms(), ..Live::default() },
+            scans,
+            scanning: false,
+            taken: HashSet::new(),
+            delayed: Vec::new(),
+            generating: false,
+            last_generated_ms: memory.last_ms,
+            turn: memory.next_seed,
+            last_generate_problem: String::new(),
+            exit: false,
+        }
+    }
+
+    fn recover(&mut self) -> Result<()> {
+        let decision = recover(&self.given.state, &self.given.config.settings, now_ms());
+        self.carry_out(decision)
+    }
+
+    fn run(&mut self, messages: &Receiver<Message>, stop: &AtomicBool) -> Result<()> {
+        let mut told_to_stop = false;
+        while !self.exit {
+            match messages.recv_timeout(self.timers.wait(Instant::now())) {
+                Ok(message) => self.message(message)?,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => bail!("go on: every thread ended"),
+            }
+            if stop.load(Ordering::SeqCst) {
+                self.stop_asked(&mut told_to_stop)?;
+            }
+            self.timers_due()?;
+        }
+        Ok(())
+    }
+
+    /// A signal ends the daemon like `hone stop`, but it does not take the place of a pause.
+    fn stop_asked(&mut self, told: &mut bool) -> Result<()> {
+        let state = &self.given.state;
+        if let Control::Paused { .. } = state.control {
+            let publishing = state.checkpoints.values().any(|c| matches!(c.state, CheckpointState::Staged { .. }));
+            self.exit |= state.lease.is_none() && !publishing;
+            return Ok(());
+        }
+        if *told {
+            return Ok(());
+        }
+        *told = true;
+        let reason = "the process was told to end".to_string();
+        self.event(&Event::Command(Command::Stop { reason })).map(drop)
+    }
+
+    fn message(&mut self, message: Message) -> Result<()> {
+        match message {
+            Message::Event(event) => {
+                match &event {
+                    Event::WorkerExited { token, .. } => self.runner.forget_worker(*token),
+                    Event::Checked { dataset, .. } | Event::CheckFailed { dataset, .. } => {
+                        self.runner.forget_check(*dataset);
+                    }
+                    Event::FileTaken { dataset, .. } => {
+                        let path = self.given.state.datasets.get(dataset).map(|dataset| dataset.inbox_path.clone());
+                        self.taken.extend(path);
+                    }
+                    _ => {}
+                }
+                self.event(&event).map(drop)
+            }
+            Message::Asked(Asked { request, reply }) => {
+                let answer = self.asked(request)?;
+                // Whoever asked may have lost patience.
+                let _ = reply.try_send(answer);
+                Ok(())
+            }
+            Message::Scanned(scan) => self.scanned(scan),
+            Message::Live(update) => {
+                self.live.update(update);
+                self.timers.figures_changed();
+                Ok(())
+            }
+            Message::Generated(result) => self.generated(result),
+            Message::Again(effect) => {
+                self.delayed.push((Instant::now() + AGAIN_AFTER, effect));
+                Ok(())
+            }
+        }
+    }
+
+    fn asked(&mut self, request: ControlRequest) -> Result<ControlReply> {
+        Ok(match request {
+            ControlRequest::Ping => {
+                ControlReply::Pong { pid: std::process::id(), version: env!("CARGO_PKG_VERSION").to_string() }
+            }
+            ControlRequest::Scan => {
+                self.timers.scan_now();
+                ControlReply::Ok { message: "looking".to_string() }
+            }
+            ControlRequest::Command { command } => match self.event(&Event::Command(command))? {
+                Some(Ok(message)) => ControlReply::Ok { message },
+                Some(Err(message)) => ControlReply::Error { message },
+                None => ControlReply::Error { message: "the command got no answer".to_string() },
+            },
+        })
+    }
+
+    fn event(&mut self, event: &Event) -> Result<Option<Result<String, String>>> {
+        // Work may begin only while the device is free: it then begins with the values that the file has now.
+        if self.given.state.lease.is_none() || matches!(event, Event::WorkerExited { .. }) {
+            self.read_config();
+        }
+        let mut decision = decide(&self.given.state, &self.given.config.settings, event, now_ms());
+        let reply = decision.reply.take();
+        self.carry_out(decision)?;
+        Ok(reply)
+    }
+
+    /// Commit, then apply, then start. After a failed commit the daemon ends: the state in memory would lie.
+    fn carry_out(&mut self, decision: Decision) -> Result<()> {
+        self.store.commit(&decision.changes)?;
+        if !decision.changes.is_empty() {
+            let state = Arc::make_mut(&mut self.given.state);
+            decision.changes.iter().for_each(|change| state.apply(change));
+            self.timers.state_changed();
+        }
+        for change in &decision.changes {
+            if let Change::Log(entry) = change {
+                log(entry);
+            }
+        }
+        for effect in decision.effects {
+            self.exit |= effect == Effect::Exit;
+            self.runner.start(effect, &self.given)?;
+        }
+        Ok(())
+    }
+
+    fn read_config(&mut self) {
+        if !self.timers.config_due(Instant::now(), CONFIG_EVERY) {
+            return;
+        }
+        match (self.options.load_settings)() {
+            Ok(config) => (self.given.config, self.live.config_error) = (config, None),
+            Err(error) => {
+                let error = format!("{error:#}");
+                if self.live.config_error.as_ref() != Some(&error) {
+                    tracing::error!("the configuration of before stays in force: failed to {error}");
+                    self.live.config_error = Some(error);
+                }
+            }
+        }
+    }
+
+    fn scanned(&mut self, scan: Result<Scan>) -> Result<()> {
+        self.scanning = false;
+        let scan = match scan {
+            Ok(scan) => scan,
+            Err(error) => {
+                tracing::warn!("the inbox is not seen: failed to {error:#}");
+                return Ok(());
+            }
+        };
+        if self.live.in_inbox != scan.num_waiting {
+            self.live.in_inbox = scan.num_waiting;
+            self.timers.state_changed();
+        }
+        if scan.ready.len() == MAX_READY {
+            self.timers.scan_now();
+        }
+        for file in scan.ready.into_iter().filter(|file| !self.taken.contains(&file.inbox_path)).collect::<Vec<_>>() {
+            let crate::inbox::ReadyFile { inbox_path, priority, schema_flag } = file;
+            self.event(&Event::FileArrived { inbox_path, priority, schema_flag })?;
+            if self.given.state.queue_full {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn timers_due(&mut self) -> Result<()> {
+        let now = Instant::now();
+        if self.timers.scan_due(now) && !self.scanning {
+            self.taken.clear();
+            self.scanning = true;
+            self.scans.try_send(()).ok().context("go on: the scanner ended")?;
+        }
+        let due: Vec<_> = self.delayed.extract_if(.., |(at, _)| *at <= now).collect();
+        for (_, effect) in due {
+            self.runner.start(effect, &self.given)?;
+        }
+        if self.timers.tick_due(now) {
+            self.runner.reap()?;
+            self.event(&Event::Tick)?;
+            self.ask_for_data()?;
+        }
+        if self.timers.view_due(now) {
+            self.write_view();
+        }
+        Ok(())
+    }
+
+    fn ask_for_data(&mut self) -> Result<()> {
+        let Given { state, config } = &self.given;
+        if self.generating || self.live.in_inbox > 0 {
+            return Ok(());
+        }
+        let now = now_ms();
+        let Some(skill) = data_manager::due(state, &config.data_manager, self.last_generated_ms, self.turn, now) else {
+            return Ok(());
+        };
+        let (count, priority) = (config.data_manager.count, config.data_manager.priority);
+        let order = GenerateOrder { skill: skill.clone(), level: FIRST_LEVEL, count, seed: None, priority };
+        let limits = config.limits.clone();
+        (self.generating, self.last_generated_ms) = (true, now);
+        self.turn += 1;
+        self.runner.generate(order, limits)
+    }
+
+    fn generated(&mut self, result: Result<GeneratedFile>) -> Result<()> {
+        self.generating = false;
+        let (severity, kind, message) = match result {
+            Ok(file) => {
+                self.timers.scan_now();
+                self.last_generate_problem.clear();
+                let message = format!("{} rows came as {} (seed {})", file.rows, file.inbox_path, file.seed);
+                (LogSeverity::Info, "data_generated", message)
+            }
+            Err(error) => {
+                let message = format!("no data came: {error:#}");
+                // The same trouble is told once, not at every try.
+                if message == self.last_generate_problem {
+                    return Ok(());
+                }
+                self.last_generate_problem.clone_from(&message);
+                (LogSeverity::Warning, "data_not_generated", message)
+            }
+        };
+        let subject = "data_manager".to_string();
+        let entry = LogEntry { at_ms: now_ms(), severity, kind: kind.to_string(), subject, message };
+        self.carry_out(Decision { changes: vec![Change::Log(entry)], ..Decision::default() })
+    }
+
+    fn write_view(&self) {
+        let Given { state, config } = &self.given;
+        let targets: Vec<&str> = config.settings.targets.iter().map(|target| target.name.as_str()).collect();
+        let view = status::view(state, &self.live, &targets, now_ms());
+        let path = self.store.layout().status().join("training_status.json");
+        if let Err(error) = hone_disk::write_json(&path, &view) {
+            tracing::warn!("the status view is old: failed to {error:#}");
+        }
+    }
+
+    fn end(mut self, wait: Duration) {
+        self.live.stopped = true;
+        self.write_view();
+        drop(self.scans);
+        self.runner.shut_down(wait);
+    }
+}
+
+fn start_scanner(
+    options: &DaemonOptions,
+    inbox: &Path,
+    messages: SyncSender<Message>,
+) -> Result<(SyncSender<()>, JoinHandle<()>)> {
+    let (scans, asked) = sync_channel::<()>(1);
+    let mut scanner = Scanner::new(inbox, options.settle, options.torn);
+    let body = move || {
+        // Ends with the loop, which owns the other end of one channel or the other.
+        while asked.recv().is_ok() && messages.send(Message::Scanned(scanner.scan(Instant::now()))).is_ok() {}
+    };
+    let thread = std::thread::Builder::new().name("inbox".to_string()).spawn(body).context("start the scanner")?;
+    Ok((scans, thread))
+}
+
+fn log(entry: &LogEntry) {
+    let LogEntry { severity, kind, subject, message, .. } = entry;
+    match severity {
+        LogSeverity::Info => tracing::info!(kind, subject, "{message}"),
+        LogSeverity::Warning => tracing::warn!(kind, subject, "{message}"),
+        LogSeverity::Error => tracing::error!(kind, subject, "{message}"),
+    }
 }

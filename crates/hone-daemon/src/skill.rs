@@ -1,7 +1,12 @@
 //! The client of Skill API v1. Blocking, with a time and a size limit on every call.
 
+#[cfg(test)]
+mod tests;
+
+use crate::http::{self, Body, Call};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::time::Duration;
 
 /// Why a call to a skill gave nothing.
@@ -131,6 +136,7 @@ pub struct VerifyResult {
 }
 
 /// A skill server.
+#[derive(Clone, Debug)]
 pub struct SkillClient {
     url: String,
     timeout: Duration,
@@ -149,7 +155,8 @@ impl SkillClient {
     /// # Errors
     /// See [`SkillError`].
     pub fn health(&self) -> Result<bool, SkillError> {
-        Err(self.not_built())
+        let health: Value = self.call("GET", "/health", None)?;
+        Ok(health.get("status").and_then(Value::as_str) == Some("ok"))
     }
 
     /// `GET /info`.
@@ -157,7 +164,7 @@ impl SkillClient {
     /// # Errors
     /// See [`SkillError`].
     pub fn info(&self) -> Result<SkillInfo, SkillError> {
-        Err(self.not_built())
+        self.call("GET", "/info", None)
     }
 
     /// `GET /levels`.
@@ -165,27 +172,68 @@ impl SkillClient {
     /// # Errors
     /// See [`SkillError`].
     pub fn levels(&self) -> Result<Vec<SkillLevel>, SkillError> {
-        Err(self.not_built())
+        #[derive(Deserialize)]
+        struct Levels {
+            levels: Vec<SkillLevel>,
+        }
+        self.call("GET", "/levels", None).map(|Levels { levels }| levels)
     }
 
     /// `POST /generate`: exactly `count` samples of the level asked for, or an error.
     ///
     /// # Errors
     /// See [`SkillError`].
-    pub fn generate(&self, _level: u32, _count: u64, _seed: u64, _split: Split) -> Result<Generated, SkillError> {
-        Err(self.not_built())
+    pub fn generate(&self, level: u32, count: u64, seed: u64, split: Split) -> Result<Generated, SkillError> {
+        let body = json!({ "level": level, "count": count, "seed": seed, "split": split });
+        let generated: Generated = self.call("POST", "/generate", Some(&body))?;
+        if generated.level != level {
+            return Err(self.contract(format!("level {level} was asked for, level {} came", generated.level)));
+        }
+        if generated.samples.len() as u64 != count {
+            return Err(self.contract(format!("{count} samples were asked for, {} came", generated.samples.len())));
+        }
+        Ok(generated)
     }
 
     /// `POST /verify`: one result per sample, in the order of the samples.
     ///
     /// # Errors
     /// See [`SkillError`].
-    pub fn verify(&self, _samples: &[VerifySample]) -> Result<Vec<VerifyResult>, SkillError> {
-        Err(self.not_built())
+    pub fn verify(&self, samples: &[VerifySample]) -> Result<Vec<VerifyResult>, SkillError> {
+        #[derive(Deserialize)]
+        struct Results {
+            results: Vec<VerifyResult>,
+        }
+        let body = json!({ "samples": samples });
+        let Results { results } = self.call("POST", "/verify", Some(&body))?;
+        let same = |(sample, result): (&VerifySample, &VerifyResult)| sample.id == result.id;
+        if results.len() != samples.len() || !samples.iter().zip(&results).all(same) {
+            return Err(self.contract("the results are not those of the samples, one by one".to_string()));
+        }
+        if let Some(odd) = results.iter().find(|result| !(0.0..=1.0).contains(&result.score)) {
+            return Err(self.contract(format!("the score of {} is {}, not between 0 and 1", odd.id, odd.score)));
+        }
+        Ok(results)
     }
 
-    fn not_built(&self) -> SkillError {
-        let _ = (self.timeout, self.max_answer_bytes);
-        SkillError::Contract { url: self.url.clone(), reason: "not built yet".to_string() }
+    fn call<T: DeserializeOwned>(
+        &self,
+        method: &'static str,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<T, SkillError> {
+        let url = format!("{}{path}", self.url);
+        let body = body.map_or(Body::Empty, Body::Json);
+        let call = Call { method, url: &url, key: None, body, timeout: self.timeout, max_bytes: self.max_answer_bytes };
+        let answer = http::send(&call).map_err(|reason| SkillError::Unreachable { url: self.url.clone(), reason })?;
+        if !answer.is_success() {
+            let (status, message) = (answer.status, answer.message());
+            return Err(SkillError::Refused { url: self.url.clone(), status, message });
+        }
+        serde_json::from_slice(&answer.bytes).map_err(|error| self.contract(format!("{method} {path}: {error}")))
+    }
+
+    fn contract(&self, reason: String) -> SkillError {
+        SkillError::Contract { url: self.url.clone(), reason }
     }
 }

@@ -1,2 +1,254 @@
 //! The view `status/training_status.json`: for scripts and the monitor, written atomically, never read back
 //! by the daemon.
+//!
+//! It is as old as `updated_ms` says; a daemon that lives writes it at least every ten seconds, so an older one
+//! shows a daemon that is gone. Readers ignore keys that they do not know.
+
+#[cfg(test)]
+mod tests;
+
+use hone_pipeline::ids::{CheckpointId, JobId};
+use hone_pipeline::state::{Control, DatasetState, DeploymentState, JobState, Priority, Progress, State, TimeMs, Work};
+use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
+
+/// Version of the view's format.
+pub const FORMAT_VERSION: u32 = 1;
+/// Previews and warnings that the view shows.
+const MAX_SHOWN: usize = 8;
+
+/// The view.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrainingStatus {
+    /// [`FORMAT_VERSION`].
+    pub format_version: u32,
+    /// What the daemon does.
+    pub activity: Activity,
+    /// Why it is paused or stopping, in the words of whoever asked.
+    pub reason: Option<String>,
+    /// Process id of the daemon.
+    pub pid: u32,
+    /// Version of hone.
+    pub version: String,
+    /// When the daemon started.
+    pub started_ms: TimeMs,
+    /// When this was written.
+    pub updated_ms: TimeMs,
+    /// The running job.
+    pub job: Option<JobStatus>,
+    /// The checkpoint that is being evaluated.
+    pub evaluating: Option<CheckpointId>,
+    /// What the child with the device does, e.g. `loading`.
+    pub phase: Option<String>,
+    /// What waits.
+    pub queue: QueueStatus,
+    /// The newest published checkpoint.
+    pub latest_checkpoint: Option<CheckpointId>,
+    /// The checkpoint that should be served.
+    pub champion: Option<CheckpointId>,
+    /// What each target serves.
+    pub targets: Vec<TargetStatus>,
+    /// The last previews of the running job, oldest first.
+    pub previews: Vec<PreviewStatus>,
+    /// The last warnings of children, oldest first.
+    pub warnings: Vec<String>,
+    /// Why `config.json` could not be read; the values of before apply.
+    pub config_error: Option<String>,
+}
+
+/// What the daemon does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activity {
+    /// A slice of a job runs.
+    Training,
+    /// A checkpoint is evaluated.
+    Evaluating,
+    /// Nothing to do.
+    Idle,
+    /// Waits for `hone resume` (also while the last slice writes its checkpoint).
+    Paused,
+    /// Writes its last checkpoint.
+    Stopping,
+    /// It ended.
+    Stopped,
+}
+
+/// The running job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobStatus {
+    /// Its number.
+    pub id: JobId,
+    /// Names of its files.
+    pub files: Vec<String>,
+    /// Its priority.
+    pub priority: Priority,
+    /// Figures of the last step.
+    pub progress: Option<Progress>,
+    /// Milliseconds to its end at the pace of the running slice.
+    pub eta_ms: Option<u64>,
+}
+
+/// What waits.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueStatus {
+    /// Files in the inbox that may still be written.
+    pub in_inbox: usize,
+    /// Files being taken or checked.
+    pub checking: usize,
+    /// Jobs that wait for the device.
+    pub queued: usize,
+    /// True while files wait in the inbox because the queue is full.
+    pub full: bool,
+}
+
+/// One deployment target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetStatus {
+    /// Its name.
+    pub target: String,
+    /// What it serves.
+    pub live: Option<CheckpointId>,
+    /// What it is about to serve.
+    pub pending: Option<CheckpointId>,
+    /// Why the last attempt failed for good.
+    pub problem: Option<String>,
+}
+
+/// A greedy answer to a validation prompt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PreviewStatus {
+    /// Global step.
+    pub step: u64,
+    /// `file:line` of the prompt.
+    pub source: String,
+    /// The last user message.
+    pub prompt: String,
+    /// What the model said.
+    pub answer: String,
+    /// What the file says.
+    pub expected: String,
+}
+
+/// What the loop knows beside the state: figures of the moment, lost with the daemon.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Live {
+    pub started_ms: TimeMs,
+    pub stopped: bool,
+    pub phase: Option<String>,
+    /// First and last figures of the running slice.
+    pub progress: Option<(Progress, Progress)>,
+    pub previews: VecDeque<PreviewStatus>,
+    pub warnings: VecDeque<String>,
+    pub in_inbox: usize,
+    pub config_error: Option<String>,
+}
+
+/// News from a child that only the view shows.
+#[derive(Clone, Debug)]
+pub(crate) enum LiveUpdate {
+    Started,
+    Phase(String),
+    Progress(Progress),
+    Preview(PreviewStatus),
+    Warning(String),
+}
+
+impl Live {
+    pub fn update(&mut self, update: LiveUpdate) {
+        match update {
+            LiveUpdate::Started => (self.phase, self.progress) = (None, None),
+            LiveUpdate::Phase(phase) => self.phase = Some(phase),
+            LiveUpdate::Progress(now) => {
+                self.phase = None;
+                let first = self.progress.take().map_or_else(|| now.clone(), |(first, _)| first);
+                self.progress = Some((first, now));
+            }
+            LiveUpdate::Preview(preview) => push_bounded(&mut self.previews, preview),
+            LiveUpdate::Warning(warning) => push_bounded(&mut self.warnings, warning),
+        }
+    }
+
+    /// Time to the end of the job at the pace between the first and the last figures.
+    fn eta_ms(&self) -> Option<u64> {
+        let (first, last) = self.progress.as_ref()?;
+        let (num_steps, elapsed_ms) =
+            (last.job_step.checked_sub(first.job_step)?, last.at_ms.checked_sub(first.at_ms)?);
+        let left = last.total_steps.checked_sub(last.job_step)?;
+        (num_steps > 0).then(|| left.saturating_mul(elapsed_ms) / num_steps)
+    }
+}
+
+/// The view of a state. Pure.
+pub(crate) fn view(state: &State, live: &Live, targets: &[&str], now: TimeMs) -> TrainingStatus {
+    let work = state.lease.as_ref().map(|lease| &lease.work);
+    let (activity, reason) = match (&state.control, work) {
+        _ if live.stopped => (Activity::Stopped, None),
+        (Control::Paused { reason }, _) => (Activity::Paused, Some(reason.clone())),
+        (Control::Stopping { reason }, _) => (Activity::Stopping, Some(reason.clone())),
+        (Control::Running, Some(Work::Train { .. })) => (Activity::Training, None),
+        (Control::Running, Some(Work::Evaluate { .. })) => (Activity::Evaluating, None),
+        (Control::Running, None) => (Activity::Idle, None),
+    };
+    let on_the_way = |state: &DatasetState| matches!(state, DatasetState::Arriving | DatasetState::Checking);
+    TrainingStatus {
+        format_version: FORMAT_VERSION,
+        activity,
+        reason,
+        pid: std::process::id(),
+        version: env!("CARGO_PKG_VERSION").to_string(),
+        started_ms: live.started_ms,
+        updated_ms: now,
+        job: job_status(state, live),
+        evaluating: match work {
+            Some(Work::Evaluate { checkpoint }) => Some(*checkpoint),
+            _ => None,
+        },
+        phase: live.phase.clone().filter(|_| work.is_some()),
+        queue: QueueStatus {
+            in_inbox: live.in_inbox,
+            checking: state.datasets.values().filter(|dataset| on_the_way(&dataset.state)).count(),
+            queued: state.jobs.values().filter(|job| job.state == JobState::Queued).count(),
+            full: state.queue_full,
+        },
+        latest_checkpoint: state.latest_checkpoint().map(|checkpoint| checkpoint.id),
+        champion: state.champion,
+        targets: targets.iter().map(|target| target_status(state, target)).collect(),
+        previews: live.previews.iter().cloned().collect(),
+        warnings: live.warnings.iter().cloned().collect(),
+        config_error: live.config_error.clone(),
+    }
+}
+
+fn job_status(state: &State, live: &Live) -> Option<JobStatus> {
+    let job = state.jobs.values().find(|job| job.state == JobState::Running)?;
+    let holds_device = matches!(state.lease.as_ref().map(|lease| &lease.work), Some(Work::Train { .. }));
+    let last = live.progress.as_ref().map(|(_, last)| last.clone()).filter(|_| holds_device);
+    let file = |id| state.datasets.get(id).map(|dataset| dataset.file_name.clone());
+    Some(JobStatus {
+        id: job.id,
+        files: job.datasets.iter().filter_map(file).collect(),
+        priority: job.priority,
+        eta_ms: last.as_ref().and_then(|_| live.eta_ms()),
+        progress: last.or_else(|| job.progress.clone()),
+    })
+}
+
+fn target_status(state: &State, target: &str) -> TargetStatus {
+    let newest = state.deployments.values().rev().find(|deployment| deployment.target == target);
+    let (mut pending, mut problem) = (None, None);
+    match newest.map(|deployment| (&deployment.state, deployment.checkpoint)) {
+        Some((DeploymentState::Pending, checkpoint)) => pending = Some(checkpoint),
+        Some((DeploymentState::Failed { reason }, _)) => problem = Some(reason.clone()),
+        _ => {}
+    }
+    let live = state.live_on(target).map(|deployment| deployment.checkpoint);
+    TargetStatus { target: target.to_string(), live, pending, problem }
+}
+
+fn push_bounded<T>(list: &mut VecDeque<T>, item: T) {
+    if list.len() >= MAX_SHOWN {
+        list.pop_front();
+    }
+    list.push_back(item);
+}

@@ -1,1 +1,56 @@
-//! A target whose blob folder is on this machine: files are linked, not sent.
+//! A target whose blob folder is on this machine: files are linked (or copied), not sent. Everything else goes
+//! through the same door.
+
+use super::http::Http;
+use super::{DeployError, DeployTarget};
+use hone_disk::blobs::BlobDir;
+use hone_pipeline::wire::{DeployRequest, ServerDeployment};
+use std::path::{Path, PathBuf};
+
+/// A server on this machine.
+pub struct Local {
+    door: Http,
+    serve_root: PathBuf,
+}
+
+impl Local {
+    /// The server behind `door`, whose files lie in `serve_root`.
+    #[must_use]
+    pub fn new(door: Http, serve_root: &Path) -> Local {
+        Local { door, serve_root: serve_root.to_path_buf() }
+    }
+
+    fn blobs(&self) -> Result<BlobDir, DeployError> {
+        BlobDir::open(&self.serve_root.join("blobs")).map_err(host_trouble)
+    }
+}
+
+impl DeployTarget for Local {
+    fn missing(&self, hashes: &[String]) -> Result<Vec<String>, DeployError> {
+        Ok(self.blobs()?.missing(hashes))
+    }
+
+    fn put(&self, hash: &str, file: &Path) -> Result<(), DeployError> {
+        self.blobs()?.put_file(hash, file).map_err(host_trouble)
+    }
+
+    fn create(&self, request: &DeployRequest) -> Result<ServerDeployment, DeployError> {
+        self.door.create(request)
+    }
+
+    fn switch(&self, id: u64) -> Result<ServerDeployment, DeployError> {
+        self.door.switch(id)
+    }
+
+    fn list(&self) -> Result<Vec<ServerDeployment>, DeployError> {
+        self.door.list()
+    }
+
+    fn rollback(&self) -> Result<ServerDeployment, DeployError> {
+        self.door.rollback()
+    }
+}
+
+fn host_trouble(error: anyhow::Error) -> DeployError {
+    DeployError::Transient(format!("failed to {error:#}"))
+}

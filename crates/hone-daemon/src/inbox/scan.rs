@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 /// Folders below the inbox are followed this deep.
 const MAX_DEPTH: usize = 16;
 /// One scan reports so many complete files; the next scan goes on.
-const MAX_READY: usize = 1000;
+pub(crate) const MAX_READY: usize = 64;
 /// A last line is looked for in so many bytes from the end.
 const TAIL_BYTES: u64 = 1 << 20;
 

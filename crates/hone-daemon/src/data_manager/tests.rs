@@ -1,0 +1,113 @@
+use super::*;
+use crate::testing::HttpServer;
+use hone_pipeline::ids::JobId;
+use hone_pipeline::state::{Job, JobState, Position};
+
+fn samples(seed: u64, count: u64) -> Vec<Value> {
+    let sample = |i| {
+        json!({
+            "id": format!("s{seed}-{i}"),
+            "messages": [{"role": "user", "content": format!("{seed} {i}?")}, {"role": "assistant", "content": "①"}],
+            "metadata": {"level": 1},
+        })
+    };
+    (0..count).map(sample).collect()
+}
+
+/// A healthy skill whose samples `change` may spoil.
+fn skill(change: impl Fn(&mut Vec<Value>) + Send + 'static) -> HttpServer {
+    HttpServer::start(move |request| match request.line.as_str() {
+        "GET /health" => (200, json!({"status": "ok"}).to_string()),
+        "POST /generate" => {
+            let body: Value = serde_json::from_slice(&request.body).unwrap();
+            assert_eq!((&body["split"], &body["level"]), (&json!("train"), &json!(1)));
+            let mut samples = samples(body["seed"].as_u64().unwrap(), body["count"].as_u64().unwrap());
+            change(&mut samples);
+            (200, json!({"skill": "binary", "version": "3", "level": 1, "samples": samples}).to_string())
+        }
+        line => panic!("{line}"),
+    })
+}
+
+fn order(server: &HttpServer) -> GenerateOrder {
+    let skill = SkillEndpoint { name: "binary".to_string(), url: server.url.clone() };
+    GenerateOrder { skill, level: 1, count: 3, seed: None, priority: Priority::Low }
+}
+
+#[test]
+fn generated_data_enters_through_the_inbox_and_no_seed_comes_twice() {
+    let root = tempfile::tempdir().unwrap();
+    let server = skill(|_| {});
+    let first = generate_once(root.path(), &order(&server), &Limits::default()).unwrap();
+    let second = generate_once(root.path(), &order(&server), &Limits::default()).unwrap();
+    assert_eq!(first.inbox_path, "low/binary-l1-1.jsonl");
+    assert_eq!((second.seed, second.rows, second.version.as_str()), (2, 3, "3"));
+    let file = root.path().join("inbox").join(&first.inbox_path);
+    let rows: Vec<Value> =
+        std::fs::read_to_string(&file).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(rows.len(), 3);
+    assert_eq!(rows[0]["messages"][1]["content"], "①");
+    let sidecar = Sidecar::read(&hone_store::datasets::sidecar_of(&file)).unwrap();
+    assert_eq!(sidecar.schema_id.as_deref(), Some("chat_sft_v1"));
+    let provenance = sidecar.provenance.unwrap();
+    assert_eq!(provenance, json!({"skill": "binary", "version": "3", "level": 1, "seed": 1, "split": "train"}));
+}
+
+#[test]
+fn samples_that_are_no_training_data_are_refused_by_name() {
+    let spoil: [(fn(&mut Vec<Value>), &str); 5] = [
+        (|s| s[1]["messages"] = json!([]), "sample s1-1: its messages are not a conversation"),
+        (|s| s[1]["messages"][1]["content"] = json!(" "), "sample s1-1: it does not end with an answer"),
+        (|s| s[1]["metadata"] = json!(null), "sample s1-1: its metadata is not an object"),
+        (|s| s[1]["id"] = json!("s1-0"), "sample s1-0: its id comes twice"),
+        (|s| s[1]["messages"] = s[0]["messages"].clone(), "sample s1-1: its conversation comes twice"),
+    ];
+    for (spoil, expected) in spoil {
+        let root = tempfile::tempdir().unwrap();
+        let error = generate_once(root.path(), &order(&skill(spoil)), &Limits::default()).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+        assert!(!root.path().join("inbox").exists(), "nothing is placed");
+    }
+}
+
+#[test]
+fn it_asks_when_the_queue_runs_dry_and_the_cooldown_has_passed() {
+    let endpoint = |name: &str| SkillEndpoint { name: name.to_string(), url: String::new() };
+    let config = DataManagerConfig {
+        enabled: true,
+        threshold: 1,
+        cooldown_ms: 100,
+        skills: vec![endpoint("a"), endpoint("b")],
+        ..DataManagerConfig::default()
+    };
+    let mut state = State::default();
+    let name = |state: &State, config, turn, now| due(state, config, 1_000, turn, now).map(|skill| skill.name.clone());
+    assert_eq!(name(&state, &config, 0, 1_099), None, "the cooldown");
+    assert_eq!(name(&state, &config, 0, 1_100).as_deref(), Some("a"));
+    assert_eq!(name(&state, &config, 1, 1_100).as_deref(), Some("b"), "they take turns");
+    for number in 1..=2 {
+        let job = Job {
+            id: JobId(number),
+            datasets: Vec::new(),
+            priority: Priority::Low,
+            state: JobState::Queued,
+            tries: 0,
+            not_before_ms: 0,
+            settings: None,
+            position: Position::default(),
+            skip_reason: None,
+            progress: None,
+            created_ms: 0,
+            started_ms: None,
+            ended_ms: None,
+        };
+        state.jobs.insert(job.id, job);
+    }
+    assert_eq!(name(&state, &config, 0, 1_100), None, "two jobs are open");
+    state.jobs.get_mut(&JobId(1)).unwrap().state = JobState::Completed;
+    assert!(name(&state, &config, 0, 1_100).is_some());
+    state.control = Control::Paused { reason: String::new() };
+    assert_eq!(name(&state, &config, 0, 1_100), None, "paused");
+    let off = DataManagerConfig { enabled: false, ..config.clone() };
+    assert_eq!(name(&State::default(), &off, 0, 1_100), None, "off");
+}

@@ -1,0 +1,202 @@
+//! Effects that run a child: checks, slices, evaluations.
+
+use super::files::find;
+use super::{Env, Given, Message};
+use crate::inbox::Sidecar;
+use crate::requests;
+use crate::status::{LiveUpdate, PreviewStatus};
+use crate::worker::{ChildEnd, ChildHandle, ChildSpec, run_child, write_request};
+use anyhow::{Context, Result};
+use hone_pipeline::event::{Effect, Event, WorkerExit};
+use hone_pipeline::finding::{Finding, REPORT_FORMAT_VERSION, Report, SchemaOrigin, Severity, Verdict};
+use hone_pipeline::ids::{CheckpointId, DatasetId, JobId, LeaseToken};
+use hone_pipeline::state::{Dataset, Evaluation};
+use hone_pipeline::wire::WorkerMessage;
+use std::time::Duration;
+
+/// Checks work under no lease.
+const NO_LEASE: LeaseToken = LeaseToken(0);
+
+/// Both gates over a taken file.
+pub(super) fn check(env: &Env, given: Given, id: DatasetId, handle: &ChildHandle) {
+    match run_check(env, &given, id, handle) {
+        Ok(Some(event)) => env.event(event),
+        // The daemon ends; the next start checks again.
+        Ok(None) => {}
+        Err(error) => env.again(Effect::Check { dataset: id }, &error),
+    }
+}
+
+fn run_check(env: &Env, given: &Given, id: DatasetId, handle: &ChildHandle) -> Result<Option<Event>> {
+    let dataset = find(given, id)?;
+    let (report, provenance) = match Sidecar::read(&env.layout.dataset_meta(id)) {
+        Ok(sidecar) => {
+            let request = requests::check(&env.layout, &given.state, &given.config, dataset, &sidecar);
+            match run_check_child(env, given, id, handle, &request)? {
+                Ok(report) => (report, sidecar.provenance),
+                Err(reason) if reason == super::DAEMON_ENDS => return Ok(None),
+                Err(reason) => return Ok(Some(Event::CheckFailed { dataset: id, reason })),
+            }
+        }
+        Err(error) => (sidecar_report(env, dataset, &error), None),
+    };
+    hone_disk::write_json(&env.layout.dataset_report(id), &report)?;
+    Ok(Some(Event::Checked { dataset: id, report, provenance }))
+}
+
+/// The report, or why there is none.
+fn run_check_child(
+    env: &Env,
+    given: &Given,
+    id: DatasetId,
+    handle: &ChildHandle,
+    request: &hone_pipeline::wire::CheckRequest,
+) -> Result<Result<Report, String>> {
+    let (run_dir, limits) = (env.layout.check_run(id), &given.config.limits);
+    let spec = ChildSpec {
+        program: env.program.clone(),
+        kind: "check-job",
+        request: write_request(&run_dir, request)?,
+        run_dir,
+        token: NO_LEASE,
+        max_memory_bytes: limits.check_max_memory_bytes,
+        time_limit: Some(Duration::from_millis(limits.check_max_ms)),
+    };
+    let mut report = None;
+    let end = run_child(&spec, handle, &mut |message| {
+        if let WorkerMessage::Checked(told) = message {
+            report = Some(told);
+        }
+    })?;
+    let ChildEnd { failed, killed, explanation, .. } = end;
+    Ok(match report {
+        Some(report) if killed.is_none() => Ok(report),
+        _ => Err(killed.or(failed).unwrap_or(explanation)),
+    })
+}
+
+/// A sidecar that cannot be read says nothing about the schema: the file is refused, never guessed at.
+fn sidecar_report(env: &Env, dataset: &Dataset, error: &anyhow::Error) -> Report {
+    let size_bytes = env.layout.dataset_file(dataset).metadata().map_or(0, |info| info.len());
+    let finding = Finding {
+        code: "sidecar_invalid".to_string(),
+        severity: Severity::Error,
+        count: 1,
+        lines: Vec::new(),
+        message: format!("{}.meta.json cannot be used: failed to {error:#}", dataset.file_name),
+        hint: "write a JSON object such as {\"schema_id\": \"chat_sft_v1\"}, or remove the sidecar".to_string(),
+        evidence: None,
+    };
+    Report {
+        format_version: REPORT_FORMAT_VERSION,
+        verdict: Verdict::Rejected,
+        schema_id: String::new(),
+        schema_origin: SchemaOrigin::Sidecar,
+        level: hone_pipeline::finding::Level::Quick,
+        rows: 0,
+        size_bytes,
+        blake3: String::new(),
+        findings: vec![finding],
+        stats: None,
+        elapsed_ms: 0,
+    }
+}
+
+/// One slice of a job.
+pub(super) fn slice(env: &Env, given: Given, job: JobId, token: LeaseToken, handle: &ChildHandle) {
+    let run = || -> Result<ChildEnd> {
+        let request = requests::train(&env.layout, &given.state, &given.config, job, token)?;
+        let run_dir = request.run_dir.clone();
+        let spec = worker_spec(env, "train-job", token, run_dir, &request)?;
+        env.send(Message::Live(LiveUpdate::Started));
+        run_child(&spec, handle, &mut |message| worker_message(env, token, message, None))
+    };
+    let exit = exit_of(run());
+    env.event(Event::WorkerExited { token, exit });
+}
+
+/// The evaluation of a checkpoint. Without a suite there is nothing to run.
+pub(super) fn evaluation(env: &Env, given: Given, id: CheckpointId, token: LeaseToken, handle: &ChildHandle) {
+    let run = || -> Result<Option<ChildEnd>> {
+        let request = requests::evaluate(&env.layout, &given.state, &given.config, id, token)?;
+        if request.suites.is_empty() {
+            let identity = given.state.lineage.as_ref().map(|lineage| lineage.identity.clone());
+            let evaluation = Evaluation {
+                checkpoint: id,
+                manifest_hash: request.manifest_hash,
+                template_hash: identity.unwrap_or_default().template_hash,
+                suites: Vec::new(),
+                at_ms: crate::clock::now_ms(),
+                error: None,
+                tries: 0,
+                retry_at_ms: None,
+            };
+            env.event(Event::Evaluated { token, evaluation });
+            return Ok(None);
+        }
+        let run_dir = request.run_dir.clone();
+        let spec = worker_spec(env, "eval-job", token, run_dir, &request)?;
+        env.send(Message::Live(LiveUpdate::Started));
+        run_child(&spec, handle, &mut |message| worker_message(env, token, message, Some(id))).map(Some)
+    };
+    let exit = match run() {
+        Ok(None) => WorkerExit::Done,
+        Ok(Some(end)) => exit_of(Ok(end)),
+        Err(error) => exit_of(Err(error)),
+    };
+    env.event(Event::WorkerExited { token, exit });
+}
+
+fn worker_spec(
+    env: &Env,
+    kind: &'static str,
+    token: LeaseToken,
+    run_dir: std::path::PathBuf,
+    request: &impl serde::Serialize,
+) -> Result<ChildSpec> {
+    let request = write_request(&run_dir, request).context("write the request")?;
+    let (program, max_memory_bytes, time_limit) = (env.program.clone(), 0, None);
+    Ok(ChildSpec { program, kind, run_dir, request, token, max_memory_bytes, time_limit })
+}
+
+/// A child that could not be started may go better another time.
+fn exit_of(end: Result<ChildEnd>) -> WorkerExit {
+    match end {
+        Ok(end) => end.into_exit(),
+        Err(error) => WorkerExit::Crashed { reason: format!("it could not be run: failed to {error:#}") },
+    }
+}
+
+/// Turns what a child says into events. Everything that it says renews its lease.
+fn worker_message(env: &Env, token: LeaseToken, message: WorkerMessage, evaluated: Option<CheckpointId>) {
+    let mut progress = None;
+    match message {
+        WorkerMessage::Staged(staged) => return env.event(Event::CheckpointStaged { token, staged }),
+        WorkerMessage::Evaluated { manifest_hash, template_hash, suites, answers: _ } => {
+            let Some(checkpoint) = evaluated else { return };
+            let at_ms = crate::clock::now_ms();
+            let (error, tries, retry_at_ms) = (None, 0, None);
+            let evaluation =
+                Evaluation { checkpoint, manifest_hash, template_hash, suites, at_ms, error, tries, retry_at_ms };
+            return env.event(Event::Evaluated { token, evaluation });
+        }
+        // The exit tells it.
+        WorkerMessage::Failed { .. } | WorkerMessage::Checked(_) => return,
+        WorkerMessage::Step(told) => {
+            // The child's clock is not asked.
+            let told = hone_pipeline::state::Progress { at_ms: crate::clock::now_ms(), ..told };
+            env.send(Message::Live(LiveUpdate::Progress(told.clone())));
+            progress = Some(told);
+        }
+        WorkerMessage::Alive { phase } => env.send(Message::Live(LiveUpdate::Phase(phase))),
+        WorkerMessage::Preview { step, source, prompt, answer, expected } => {
+            let preview = PreviewStatus { step, source, prompt, answer, expected };
+            env.send(Message::Live(LiveUpdate::Preview(preview)));
+        }
+        WorkerMessage::Warning { code, message } => {
+            tracing::warn!(%token, code, message, "a worker warns");
+            env.send(Message::Live(LiveUpdate::Warning(message)));
+        }
+    }
+    env.event(Event::WorkerProgress { token, progress });
+}

@@ -1,0 +1,66 @@
+//! Effects that move files: into datasets, out of them, and checkpoints into place.
+
+use super::{Env, Given};
+use anyhow::{Context, Result, bail};
+use hone_pipeline::event::{Effect, Event};
+use hone_pipeline::ids::{CheckpointId, DatasetId};
+use hone_pipeline::state::Dataset;
+use hone_store::{datasets, publish as store};
+use std::io::ErrorKind;
+
+pub(super) fn file_effect(env: &Env, given: &Given, effect: Effect) {
+    match move_file(env, given, &effect) {
+        Ok(event) => env.event(event),
+        Err(error) => env.again(effect, &error),
+    }
+}
+
+fn move_file(env: &Env, given: &Given, effect: &Effect) -> Result<Event> {
+    let layout = &env.layout;
+    match *effect {
+        Effect::TakeFile { dataset, .. } => {
+            let found = datasets::take_file(layout, find(given, dataset)?)?;
+            Ok(Event::FileTaken { dataset, found })
+        }
+        Effect::MoveRejected { dataset } => {
+            datasets::move_rejected(layout, find(given, dataset)?)?;
+            Ok(Event::Filed { dataset })
+        }
+        Effect::DropDuplicate { dataset } => {
+            datasets::drop_duplicate(layout, find(given, dataset)?)?;
+            Ok(Event::Filed { dataset })
+        }
+        _ => bail!("move a file for an effect that moves none"),
+    }
+}
+
+pub(super) fn publish(env: &Env, given: &Given, checkpoint: CheckpointId) {
+    let Some(record) = given.state.checkpoints.get(&checkpoint) else { return };
+    match store::publish(&env.layout, record) {
+        Ok(()) => {
+            if let Err(error) = store::prune_resume(&env.layout, &given.state) {
+                tracing::warn!("old resume states stay: failed to {error:#}");
+            }
+            env.event(Event::CheckpointPublished { checkpoint });
+        }
+        Err(error) if is_host_trouble(&error) => env.again(Effect::Publish { checkpoint }, &error),
+        Err(error) => env.event(Event::PublishFailed { checkpoint, reason: format!("{error:#}") }),
+    }
+}
+
+pub(super) fn find(given: &Given, dataset: DatasetId) -> Result<&Dataset> {
+    given.state.datasets.get(&dataset).with_context(|| format!("find {dataset}"))
+}
+
+/// True for what says nothing about the files: no room, no permission.
+fn is_host_trouble(error: &anyhow::Error) -> bool {
+    let kinds = [
+        ErrorKind::StorageFull,
+        ErrorKind::QuotaExceeded,
+        ErrorKind::PermissionDenied,
+        ErrorKind::ReadOnlyFilesystem,
+        ErrorKind::OutOfMemory,
+    ];
+    let io = error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>());
+    io.into_iter().any(|cause| kinds.contains(&cause.kind()))
+}

@@ -1,0 +1,188 @@
+//! What children are asked to do, derived from the state, the configuration and the files that lie there.
+
+#[cfg(test)]
+mod tests;
+
+use crate::inbox::Sidecar;
+use crate::options::LoopConfig;
+use anyhow::{Context, Result};
+use hone_pipeline::config::Level;
+use hone_pipeline::finding::SchemaOrigin;
+use hone_pipeline::ids::{CheckpointId, JobId, LeaseToken};
+use hone_pipeline::spec;
+use hone_pipeline::state::{Dataset, State};
+use hone_pipeline::wire::{CheckRequest, EvalRequest, TrainFile, TrainRequest, WIRE_FORMAT_VERSION};
+use hone_store::Layout;
+use hone_store::datasets::sidecar_of;
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+
+/// The schema of files for which nothing names one.
+pub(crate) const DEFAULT_SCHEMA_ID: &str = "chat_sft_v1";
+/// Suites whose first rows are answered as previews.
+const MAX_PREVIEW_FILES: usize = 4;
+/// The first row of a suite is looked at when it is at most so long.
+const MAX_FIRST_ROW_BYTES: u64 = 1 << 20;
+
+/// Both gates over a taken file.
+pub(crate) fn check(
+    layout: &Layout,
+    state: &State,
+    config: &LoopConfig,
+    dataset: &Dataset,
+    sidecar: &Sidecar,
+) -> CheckRequest {
+    let (schema_id, schema_origin) = match (&dataset.schema_flag, &sidecar.schema_id, &config.schema_id) {
+        (Some(id), _, _) => (id.as_str(), SchemaOrigin::Flag),
+        (None, Some(id), _) => (id.as_str(), SchemaOrigin::Sidecar),
+        (None, None, Some(id)) => (id.as_str(), SchemaOrigin::Config),
+        (None, None, None) => (DEFAULT_SCHEMA_ID, SchemaOrigin::Default),
+    };
+    let settings = &config.settings;
+    let latest = state.latest_checkpoint().filter(|_| settings.validation_level != Level::Quick);
+    CheckRequest {
+        format_version: WIRE_FORMAT_VERSION,
+        file: layout.dataset_file(dataset),
+        schema_id: schema_id.to_string(),
+        schema_origin,
+        level: settings.validation_level,
+        model_dir: latest.and_then(|checkpoint| layout.checkpoint_model_dir(state, checkpoint.id).ok()),
+        max_length: settings.train.max_length,
+        overlong: settings.train.overlong,
+        profile: settings.train.profile.clone(),
+        chat_template_kwargs: settings.train.chat_template_kwargs.clone(),
+        max_line_bytes: config.limits.max_line_bytes,
+        max_file_bytes: config.limits.max_file_bytes,
+    }
+}
+
+/// The next slice of a job: from the newest published checkpoint, at the job's position.
+pub(crate) fn train(
+    layout: &Layout,
+    state: &State,
+    config: &LoopConfig,
+    job: JobId,
+    token: LeaseToken,
+) -> Result<TrainRequest> {
+    let job = state.jobs.get(&job).with_context(|| format!("find {job}"))?;
+    let parent = state.latest_checkpoint().context("find a checkpoint to start from")?;
+    let settings = job.settings.clone().with_context(|| format!("find the settings of {}", job.id))?;
+    let resume_dir = layout.resume(parent.id);
+    let mut files = Vec::new();
+    for id in &job.datasets {
+        let dataset = state.datasets.get(id).with_context(|| format!("find {id}"))?;
+        files.push(TrainFile {
+            name: id.to_string(),
+            path: layout.dataset_file(dataset),
+            schema_id: dataset.schema_id.clone().with_context(|| format!("find the schema of {id}"))?,
+        });
+    }
+    let mut preview_files = suites(layout, config)?;
+    preview_files.truncate(MAX_PREVIEW_FILES);
+    Ok(TrainRequest {
+        format_version: WIRE_FORMAT_VERSION,
+        job: job.id,
+        token,
+        root: layout.root().to_path_buf(),
+        run_dir: layout.run(job.id, token),
+        model_dir: layout.checkpoint_model_dir(state, parent.id)?,
+        parent: parent.id,
+        resume_dir: resume_dir.is_dir().then_some(resume_dir),
+        files,
+        position: job.position.clone(),
+        rows_digest: state.rows_digest(job.id).to_string(),
+        lineage: lineage(state, job.id, parent.id, &settings),
+        settings,
+        preview_files: if config.settings.train.preview_steps > 0 { preview_files } else { Vec::new() },
+        staging: Layout::checkpoint_staging(token),
+        resume_staging: Layout::resume_staging(token),
+    })
+}
+
+/// The evaluation of a checkpoint on the suites that lie in `validation/` now.
+pub(crate) fn evaluate(
+    layout: &Layout,
+    state: &State,
+    config: &LoopConfig,
+    checkpoint: CheckpointId,
+    token: LeaseToken,
+) -> Result<EvalRequest> {
+    let record = state.checkpoints.get(&checkpoint).with_context(|| format!("find {checkpoint}"))?;
+    Ok(EvalRequest {
+        format_version: WIRE_FORMAT_VERSION,
+        checkpoint,
+        manifest_hash: record.manifest_hash.clone(),
+        token,
+        run_dir: layout.eval_run(checkpoint, token),
+        model_dir: layout.checkpoint_model_dir(state, checkpoint)?,
+        suites: suites(layout, config)?,
+        settings: config.settings.train.clone(),
+        questions: Vec::new(),
+        max_answer_tokens: config.limits.max_answer_tokens,
+        max_ms: config.settings.evaluation_max_ms,
+    })
+}
+
+/// The files `validation/*.jsonl`, by name. The schema is that of the sidecar, else the configured one where the
+/// first row fits it, else the one that the first row does fit.
+pub(crate) fn suites(layout: &Layout, config: &LoopConfig) -> Result<Vec<TrainFile>> {
+    let folder = layout.validation();
+    let mut suites = Vec::new();
+    for entry in std::fs::read_dir(&folder).with_context(|| format!("list {}", folder.display()))? {
+        let path = entry.context("list the validation folder")?.path();
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+        if name.starts_with('.') || !name.ends_with(".jsonl") || !path.is_file() {
+            continue;
+        }
+        let sidecar = Sidecar::read(&sidecar_of(&path)).with_context(|| format!("use the suite {name}"))?;
+        let schema_id = match sidecar.schema_id {
+            Some(id) => id,
+            None => schema_of_first_row(&path, config.schema_id.as_deref().unwrap_or(DEFAULT_SCHEMA_ID)),
+        };
+        suites.push(TrainFile { name: name.to_string(), path: path.clone(), schema_id });
+    }
+    suites.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(suites)
+}
+
+fn schema_of_first_row(path: &Path, configured: &str) -> String {
+    let row = first_row(path).unwrap_or_default();
+    let fits = spec::find(configured).is_some_and(|spec| spec.check_row(&row).is_ok());
+    let other = spec::suggest(&row).filter(|_| !fits);
+    other.unwrap_or(configured).to_string()
+}
+
+fn first_row(path: &Path) -> Option<Value> {
+    let mut line = String::new();
+    let mut reader = BufReader::new(std::fs::File::open(path).ok()?).take(MAX_FIRST_ROW_BYTES);
+    while line.trim().is_empty() {
+        line.clear();
+        reader.read_line(&mut line).ok().filter(|read| *read > 0)?;
+    }
+    serde_json::from_str(line.trim_start_matches('\u{feff}')).ok()
+}
+
+/// What leads to the checkpoints of a slice; becomes their `lineage.json`.
+fn lineage(state: &State, job: JobId, parent: CheckpointId, settings: &hone_pipeline::config::TrainSettings) -> Value {
+    let datasets = state.jobs[&job].datasets.iter().filter_map(|id| state.datasets.get(id)).map(|dataset| {
+        json!({
+            "id": dataset.id.to_string(),
+            "file": dataset.file_name,
+            "blake3": dataset.blake3,
+            "rows": dataset.rows,
+            "schema_id": dataset.schema_id,
+            "provenance": dataset.provenance,
+        })
+    });
+    json!({
+        "format_version": 1,
+        "lineage": state.lineage,
+        "parent": parent.to_string(),
+        "parent_manifest": state.checkpoints.get(&parent).map(|checkpoint| &checkpoint.manifest_hash),
+        "job": job.to_string(),
+        "datasets": datasets.collect::<Vec<_>>(),
+        "settings": settings,
+        "versions": { "hone": env!("CARGO_PKG_VERSION") },
+    })
+}

@@ -1,0 +1,373 @@
+//! The real daemon as a process of its own, over stand-in children and a stand-in server: everything that it does
+//! with processes, files, time and signals, without a model.
+
+#![expect(clippy::disallowed_methods, reason = "tests write fixtures")]
+
+#[path = "../src/testing.rs"]
+mod testing;
+
+use hone_daemon::{control, inbox};
+use hone_pipeline::config::{Settings, Target, TrainSettings, Transport};
+use hone_pipeline::event::Command;
+use hone_pipeline::ids::{CheckpointId, JobId};
+use hone_pipeline::state::{
+    Change, Checkpoint, CheckpointState, DatasetState, DeploymentState, Job, JobState, Lineage, ModelIdentity,
+    Position, Priority, State,
+};
+use hone_pipeline::wire::{ControlReply, ControlRequest, DeployRequest, ServerDeployment};
+use hone_store::{Layout, Store};
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Child, Command as Process, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use testing::{HttpServer, Request};
+
+/// Far longer than anything here takes on a loaded machine.
+const TIMEOUT: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(5);
+
+/// A server's door; every blob must be in its folder already.
+fn door(request: &Request, deployments: &mut Vec<ServerDeployment>) -> (u16, String) {
+    let parts: Vec<&str> = request.line.split(['/', ' ']).filter(|part| !part.is_empty()).collect();
+    match parts.as_slice() {
+        ["POST", "admin", "deployments"] => {
+            let asked: DeployRequest = serde_json::from_slice(&request.body).unwrap();
+            deployments.push(ServerDeployment {
+                id: deployments.len() as u64 + 1,
+                checkpoint: asked.checkpoint,
+                manifest_hash: asked.manifest_hash,
+                state: "loaded".to_string(),
+                error: String::new(),
+                created_ms: 0,
+            });
+            (200, serde_json::to_string(deployments.last().unwrap()).unwrap())
+        }
+        ["POST", "admin", "deployments", id, "switch"] => {
+            let id: u64 = id.parse().unwrap();
+            for deployment in deployments.iter_mut() {
+                deployment.state = if deployment.id == id { "serving" } else { "previous" }.to_string();
+            }
+            (200, serde_json::to_string(&deployments[usize::try_from(id).unwrap() - 1]).unwrap())
+        }
+        ["GET", "admin", "deployments"] => (200, serde_json::to_string(deployments).unwrap()),
+        _ => (404, String::new()),
+    }
+}
+
+struct Workspace {
+    root: tempfile::TempDir,
+    deployments: Arc<Mutex<Vec<ServerDeployment>>>,
+    _server: HttpServer,
+    daemon: Option<Child>,
+}
+
+impl Workspace {
+    fn new(change: impl FnOnce(&mut Settings)) -> Workspace {
+        let root = tempfile::tempdir().unwrap();
+        let deployments = Arc::new(Mutex::new(Vec::new()));
+        let behind = Arc::clone(&deployments);
+        let server = HttpServer::start(move |request| door(&request, &mut behind.lock().unwrap()));
+        let mut settings = Settings {
+            train: TrainSettings { save_steps: 4, ..TrainSettings::default() },
+            retry_backoff_ms: 1,
+            targets: vec![Target {
+                name: "here".to_string(),
+                url: server.url.clone(),
+                transport: Transport::Local { serve_root: root.path().join("serve") },
+            }],
+            ..Settings::default()
+        };
+        change(&mut settings);
+        std::fs::write(root.path().join("settings.json"), serde_json::to_vec(&settings).unwrap()).unwrap();
+        let mut store = Store::create(root.path()).unwrap();
+        let base = Layout::new(root.path()).models().join("base");
+        std::fs::create_dir_all(&base).unwrap();
+        std::fs::create_dir_all(root.path().join("behave")).unwrap();
+        std::fs::write(base.join("config.json"), "{}").unwrap();
+        std::fs::write(base.join("model.safetensors"), "").unwrap();
+        std::fs::write(Layout::new(root.path()).validation().join("suite.jsonl"), "{}\n").unwrap();
+        store.commit(&first_changes()).unwrap();
+        Workspace { root, deployments, _server: server, daemon: None }
+    }
+
+    fn path(&self) -> &Path {
+        self.root.path()
+    }
+
+    fn order(&self, name: &str, text: &str) {
+        std::fs::write(self.path().join("behave").join(name), text).unwrap();
+    }
+
+    fn start(&mut self) {
+        let log = std::fs::File::options().append(true).create(true).open(self.path().join("daemon.log")).unwrap();
+        let daemon = Process::new(env!("CARGO_BIN_EXE_hone-fake-worker"))
+            .arg("daemon")
+            .arg(self.path())
+            .stdin(Stdio::null())
+            .stderr(log)
+            .spawn();
+        self.daemon = Some(daemon.unwrap());
+    }
+
+    /// SIGKILL, as `kill -9` does it.
+    fn kill(&mut self) {
+        let mut daemon = self.daemon.take().unwrap();
+        daemon.kill().unwrap();
+        assert_eq!(daemon.wait().unwrap().signal(), Some(9));
+    }
+
+    fn submit(&self, name: &str, rows: &[String]) {
+        let text = format!("{}\n", rows.join("\n"));
+        inbox::place_bytes(self.path(), name, text.as_bytes(), Priority::Normal, &inbox::Sidecar::default()).unwrap();
+    }
+
+    fn state(&self) -> State {
+        Store::open_read_only(self.path()).unwrap().load().unwrap()
+    }
+
+    #[track_caller]
+    fn wait_for(&self, what: &str, is_so: impl Fn(&State) -> bool) -> State {
+        let start = Instant::now();
+        loop {
+            let state = self.state();
+            if is_so(&state) {
+                return state;
+            }
+            let log = || std::fs::read_to_string(self.path().join("daemon.log")).unwrap_or_default();
+            assert!(start.elapsed() < TIMEOUT, "{what} does not come: {state:#?}\n{}", log());
+            std::thread::sleep(POLL);
+        }
+    }
+
+    fn command(&self, command: Command) -> Result<String, String> {
+        let start = Instant::now();
+        loop {
+            match control::send(self.path(), &ControlRequest::Command { command: command.clone() }, TIMEOUT) {
+                Ok(ControlReply::Ok { message }) => return Ok(message),
+                Ok(ControlReply::Error { message }) => return Err(message),
+                Err(control::ControlError::NoDaemon) if start.elapsed() < TIMEOUT => std::thread::sleep(POLL),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    /// The rows that a checkpoint was trained on, from the base.
+    fn rows(&self, checkpoint: CheckpointId) -> Vec<String> {
+        let weights = Layout::new(self.path()).checkpoint(checkpoint).join("model.safetensors");
+        std::fs::read_to_string(weights).unwrap().lines().filter(|l| !l.is_empty()).map(str::to_string).collect()
+    }
+
+    fn log_kinds(&self) -> Vec<String> {
+        let events = Store::open_read_only(self.path()).unwrap().events(None, 1000).unwrap();
+        events.into_iter().map(|(_, entry)| entry.kind).collect()
+    }
+}
+
+impl Drop for Workspace {
+    fn drop(&mut self) {
+        if let Some(mut daemon) = self.daemon.take() {
+            let _ = daemon.kill().and_then(|()| daemon.wait());
+        }
+    }
+}
+
+fn first_changes() -> [Change; 2] {
+    let lineage = Lineage {
+        number: 1,
+        model_name: "m".to_string(),
+        base_model: "models/base".to_string(),
+        identity: ModelIdentity::default(),
+    };
+    let checkpoint = Checkpoint {
+        id: CheckpointId(0),
+        parent: None,
+        job: None,
+        state: CheckpointState::Published,
+        manifest_hash: "0".repeat(64),
+        position: Position::default(),
+        rows_digest: String::new(),
+        train_loss: None,
+        created_ms: 0,
+        ends_job: true,
+        yielded: false,
+    };
+    [Change::SetLineage(lineage), Change::PutCheckpoint(checkpoint)]
+}
+
+fn rows(prefix: &str, count: usize) -> Vec<String> {
+    (0..count).map(|i| format!("{prefix}{i}")).collect()
+}
+
+fn job(state: &State, number: u64) -> Option<&Job> {
+    state.jobs.get(&JobId(number))
+}
+
+fn is_completed(state: &State, number: u64) -> bool {
+    job(state, number).is_some_and(|job| job.state == JobState::Completed)
+}
+
+fn serves(state: &State, checkpoint: u64) -> bool {
+    state.live_on("here").is_some_and(|live| live.checkpoint == CheckpointId(checkpoint))
+}
+
+#[test]
+fn a_file_is_checked_trained_published_evaluated_and_deployed() {
+    let mut ws = Workspace::new(|_| {});
+    ws.start();
+    ws.wait_for("the base model is served", |state| serves(state, 0));
+    // Dropped by `cp`: neither renamed in nor announced.
+    std::fs::write(Layout::new(ws.path()).inbox().join("a.jsonl"), rows("\"a", 10).join("\"\n") + "\"\n").unwrap();
+    let state = ws.wait_for("checkpoint-10 is served", |state| is_completed(state, 1) && serves(state, 10));
+    assert_eq!(ws.rows(CheckpointId(10)), rows("\"a", 10).iter().map(|row| format!("{row}\"")).collect::<Vec<_>>());
+    let published: Vec<u64> = state.checkpoints.keys().map(|id| id.0).collect();
+    assert_eq!(published, [0, 4, 8, 10], "a slice ends at each checkpoint");
+    assert_eq!(state.champion, Some(CheckpointId(10)));
+    let live = state.live_on("here").unwrap();
+    let steps: Vec<&str> = live.steps.iter().map(|(step, _)| step.as_str()).collect();
+    assert_eq!(steps, hone_daemon::deploy::STEPS);
+    let serving = ws.deployments.lock().unwrap().iter().find(|d| d.state == "serving").cloned().unwrap();
+    assert_eq!(serving.manifest_hash, state.checkpoints[&CheckpointId(10)].manifest_hash);
+    let resume: Vec<_> = std::fs::read_dir(ws.path().join("resume")).unwrap().flatten().collect();
+    assert_eq!(resume.len(), 2, "older resume states are gone: {resume:?}");
+    let view = std::fs::read(ws.path().join("status/training_status.json")).unwrap();
+    let view: hone_daemon::status::TrainingStatus = serde_json::from_slice(&view).unwrap();
+    assert_eq!(view.pid, ws.daemon.as_ref().unwrap().id());
+}
+
+#[test]
+fn a_bad_file_is_refused_with_its_line_and_the_next_one_goes_on() {
+    let mut ws = Workspace::new(|_| {});
+    ws.start();
+    ws.submit("bad.jsonl", &["r0".to_string(), "BAD".to_string()]);
+    ws.submit("panics.jsonl", &["PANIC".to_string()]);
+    ws.submit("good.jsonl", &rows("g", 2));
+    let done = |state: &State| is_completed(state, 1) && state.datasets.values().filter(|d| d.filed).count() == 2;
+    let state = ws.wait_for("the good file is trained, the others are filed", done);
+    let reasons: Vec<String> = state
+        .datasets
+        .values()
+        .filter_map(|dataset| match &dataset.state {
+            DatasetState::Rejected { reasons } => Some(format!("{}: {}", dataset.file_name, reasons.join("; "))),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(reasons[0], "bad.jsonl: line 2: the row is bad");
+    assert!(reasons[1].contains("panics.jsonl") && reasons[1].contains("told to panic"), "{reasons:?}");
+    let rejected = ws.path().join("rejected");
+    assert_eq!(std::fs::read_to_string(rejected.join("bad.jsonl")).unwrap(), "r0\nBAD\n");
+    assert!(std::fs::read_to_string(rejected.join("bad.jsonl.report.json")).unwrap().contains("row_bad"));
+    assert!(rejected.join("panics.jsonl.report.json").is_file());
+}
+
+#[test]
+fn a_worker_that_crashes_talks_garbage_lies_or_goes_silent_is_replaced() {
+    for order in ["crash", "garbage", "lie", "silent"] {
+        let mut ws = Workspace::new(|settings| {
+            // A stalled machine must not look like a silent worker in the other cases.
+            settings.lease_ms = if order == "silent" { 300 } else { 60_000 };
+        });
+        ws.order(order, "");
+        ws.start();
+        ws.submit("a.jsonl", &rows("a", 3));
+        let state = ws.wait_for(&format!("the job ends in spite of {order}"), |state| is_completed(state, 1));
+        let last = state.latest_checkpoint().unwrap().id;
+        assert_eq!(ws.rows(last), rows("a", 3), "{order}: every row once");
+        assert!(ws.log_kinds().contains(&"job_try_failed".to_string()), "{order}: {:?}", ws.log_kinds());
+    }
+}
+
+#[test]
+fn pause_frees_the_device_and_resume_goes_on_where_it_was() {
+    let mut ws = Workspace::new(|settings| settings.train.save_steps = 1000);
+    ws.order("step_ms", "5");
+    ws.start();
+    ws.submit("a.jsonl", &rows("a", 100));
+    ws.wait_for("some steps", |state| job(state, 1).is_some_and(|job| job.progress.is_some()));
+    ws.command(Command::Pause { reason: "lunch".to_string() }).unwrap();
+    let yielded = |state: &State| state.lease.is_none() && state.latest_checkpoint().unwrap().id.0 > 0;
+    let paused = ws.wait_for("the slice wrote a checkpoint and ended", yielded);
+    let position = job(&paused, 1).unwrap().position.job_step;
+    assert!((1..100).contains(&position), "{position}");
+    assert!(paused.latest_checkpoint().unwrap().yielded);
+    ws.order("step_ms", "0");
+    ws.command(Command::Resume).unwrap();
+    ws.wait_for("the rest", |state| is_completed(state, 1));
+    assert_eq!(ws.rows(CheckpointId(100)), rows("a", 100));
+}
+
+#[test]
+fn skip_ends_the_file_at_a_row_and_stop_ends_the_daemon_with_a_checkpoint() {
+    let mut ws = Workspace::new(|settings| settings.train.save_steps = 1000);
+    ws.order("step_ms", "5");
+    ws.start();
+    ws.submit("a.jsonl", &rows("a", 200));
+    ws.wait_for("some steps", |state| job(state, 1).is_some_and(|job| job.progress.is_some()));
+    ws.command(Command::Skip { reason: "boring".to_string() }).unwrap();
+    let state = ws.wait_for("the skip", |state| matches!(job(state, 1).unwrap().state, JobState::Skipped { .. }));
+    let JobState::Skipped { at_row } = job(&state, 1).unwrap().state else { unreachable!() };
+    assert!((1..200).contains(&at_row), "{at_row}");
+
+    ws.submit("b.jsonl", &rows("b", 200));
+    ws.wait_for("steps of b", |state| job(state, 2).is_some_and(|job| job.progress.is_some()));
+    ws.command(Command::Stop { reason: "update".to_string() }).unwrap();
+    let status = ws.daemon.take().unwrap().wait().unwrap();
+    assert!(status.success(), "{status}");
+    let state = ws.state();
+    let stopped_at = job(&state, 2).unwrap().position.job_step;
+    assert!((1..200).contains(&stopped_at), "it published before it ended: {stopped_at}");
+    let gone = control::send(ws.path(), &ControlRequest::Ping, TIMEOUT);
+    assert!(matches!(gone, Err(control::ControlError::NoDaemon)));
+
+    ws.order("step_ms", "0");
+    ws.start();
+    let state = ws.wait_for("the rest of b", |state| is_completed(state, 2));
+    let all: Vec<String> = rows("a", usize::try_from(at_row).unwrap()).into_iter().chain(rows("b", 200)).collect();
+    assert_eq!(ws.rows(state.latest_checkpoint().unwrap().id), all);
+}
+
+#[test]
+fn a_second_daemon_is_refused_and_commands_work_without_one() {
+    let mut ws = Workspace::new(|_| {});
+    ws.start();
+    ws.command(Command::Pause { reason: "wait".to_string() }).unwrap();
+    let settings: Settings = serde_json::from_slice(&std::fs::read(ws.path().join("settings.json")).unwrap()).unwrap();
+    let error = hone_daemon::apply_offline(ws.path(), &settings, &Command::Resume).unwrap_err();
+    let holder = format!("pid {}", ws.daemon.as_ref().unwrap().id());
+    assert!(format!("{error:#}").contains(&holder), "{error:#}");
+    ws.kill();
+    ws.submit("a.jsonl", &rows("a", 2));
+    assert_eq!(hone_daemon::apply_offline(ws.path(), &settings, &Command::Resume).unwrap(), "resumed");
+    ws.start();
+    ws.wait_for("the file is trained", |state| is_completed(state, 1));
+}
+
+#[test]
+fn kill_9_at_any_instant_loses_and_doubles_nothing() {
+    // budget: 60 s
+    let num_kills = if std::env::var("HONE_SLOW").is_ok_and(|slow| slow == "1") { 30 } else { 3 };
+    let mut ws = Workspace::new(|settings| settings.train.save_steps = 7);
+    ws.order("step_ms", "2");
+    let files: Vec<Vec<String>> = (0..4).map(|file| rows(&format!("f{file}-"), 25)).collect();
+    for (number, rows) in files.iter().enumerate() {
+        ws.submit(&format!("f{number}.jsonl"), rows);
+    }
+    for number in 0..num_kills {
+        ws.start();
+        // Spread over start, checks, steps, publishing and evaluation; a multiple of a prime number is as good as random.
+        std::thread::sleep(Duration::from_millis(20 + number * 37 % 300));
+        ws.kill();
+    }
+    ws.start();
+    let state = ws.wait_for("all jobs end", |state| (1..=4).all(|number| is_completed(state, number)));
+    let last = state.latest_checkpoint().unwrap().id;
+    let mut trained = ws.rows(last);
+    trained.sort();
+    let mut all: Vec<String> = files.concat();
+    all.sort();
+    assert_eq!(trained, all, "every row exactly once");
+    assert_eq!(last, CheckpointId(100));
+    ws.wait_for("the last checkpoint is served", |state| serves(state, 100));
+    let failed = |d: &&hone_pipeline::state::Deployment| matches!(d.state, DeploymentState::Failed { .. });
+    assert_eq!(state.deployments.values().filter(failed).count(), 0);
+}
