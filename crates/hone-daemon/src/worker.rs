@@ -262,12 +262,16 @@ impl Listener<'_> {
     }
 }
 
-/// Copies stderr into its file; returns its last lines.
+/// Copies stderr into its file; returns its last lines, or those of a panic, which a backtrace may follow.
 fn keep_log(pipe: std::process::ChildStderr, log: File, ended: &Ended) -> Vec<String> {
     let (mut last, mut log) = (VecDeque::new(), Kept::new(log));
+    let mut panic: Vec<String> = Vec::new();
     let mut on_line = |line: Line| {
         log.write(line.bytes);
         let text = String::from_utf8_lossy(line.bytes).trim_end().to_string();
+        if text.contains("panicked at") || panic.len() == 1 {
+            panic.push(text.clone());
+        }
         if !text.is_empty() {
             last.push_back(text);
         }
@@ -277,7 +281,8 @@ fn keep_log(pipe: std::process::ChildStderr, log: File, ended: &Ended) -> Vec<St
         true
     };
     read_lines(pipe, MAX_LOG_LINE_BYTES, ended, &mut on_line, &mut || {});
-    last.into()
+    panic.truncate(2);
+    if panic.is_empty() { last.into() } else { panic }
 }
 
 /// A log file of a child. Losing its lines is no reason to end the child.

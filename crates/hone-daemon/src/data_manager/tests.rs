@@ -55,7 +55,8 @@ fn generated_data_enters_through_the_inbox_and_no_seed_comes_twice() {
 
 #[test]
 fn samples_that_are_no_training_data_are_refused_by_name() {
-    let spoil: [(fn(&mut Vec<Value>), &str); 5] = [
+    type Spoil = fn(&mut Vec<Value>);
+    let spoil: [(Spoil, &str); 5] = [
         (|s| s[1]["messages"] = json!([]), "sample s1-1: its messages are not a conversation"),
         (|s| s[1]["messages"][1]["content"] = json!(" "), "sample s1-1: it does not end with an answer"),
         (|s| s[1]["metadata"] = json!(null), "sample s1-1: its metadata is not an object"),

@@ -53,11 +53,13 @@ fn num_starts(events: &[SupervisorEvent], name: &str) -> usize {
 }
 
 fn exits(events: &[SupervisorEvent]) -> Vec<(&str, &str)> {
-    let exit = |event| match event {
-        &SupervisorEvent::Exited { ref role, ref how, .. } => Some((role.as_str(), how.as_str())),
-        _ => None,
-    };
-    events.iter().filter_map(exit).collect()
+    let mut exits = Vec::new();
+    for event in events {
+        if let SupervisorEvent::Exited { role, how, .. } = event {
+            exits.push((role.as_str(), how.as_str()));
+        }
+    }
+    exits
 }
 
 #[test]

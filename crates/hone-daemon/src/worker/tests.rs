@@ -63,10 +63,18 @@ fn messages_come_in_order_before_the_exit_and_are_kept() {
 
 #[test]
 fn a_crash_is_explained_by_the_last_lines_of_stderr() {
-    let bench = bench("echo first >&2\necho 'thread main panicked' >&2\nexit 101");
+    let bench = bench("echo first >&2\necho second >&2\nexit 101");
     let reason = crash(bench.run(&ChildHandle::default()).0);
-    assert_eq!(reason, "exit code 101; it said last: first | thread main panicked");
+    assert_eq!(reason, "exit code 101; it said last: first | second");
     assert!(std::fs::read_to_string(bench.dir.path().join("stderr.log")).unwrap().contains("first"));
+}
+
+#[test]
+fn a_panic_is_not_hidden_by_its_backtrace() {
+    let frames = "echo 'frame' >&2\n".repeat(20);
+    let bench = bench(&format!("echo \"thread 'main' panicked at x.rs:1\" >&2\necho boom >&2\n{frames}exit 101"));
+    let reason = crash(bench.run(&ChildHandle::default()).0);
+    assert_eq!(reason, "exit code 101; it said last: thread 'main' panicked at x.rs:1 | boom");
 }
 
 #[test]
