@@ -1,0 +1,80 @@
+//! The sources: what each one reads, how often and for how long. The JSON of each is documented in its module.
+
+mod curve;
+mod daemon;
+mod inference;
+mod ledger;
+mod queue;
+mod serving;
+mod system;
+mod training;
+mod workspace;
+
+use crate::MonitorOptions;
+use crate::clock;
+use crate::hub::Plugin;
+use anyhow::Result;
+use hone_pipeline::state::State;
+use serde_json::Value;
+use std::sync::Arc;
+use std::time::Duration;
+use workspace::Workspace;
+pub(crate) use workspace::open_store;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// All sources of a monitor.
+pub(crate) fn all(options: &MonitorOptions) -> Vec<Plugin> {
+    let workspace = Arc::new(Workspace::new(&options.root));
+    let mut curve = curve::CurveReader::new(workspace.layout().clone());
+    let training = {
+        let workspace = workspace.clone();
+        move || training::read(&workspace, &mut curve, clock::now_ms())
+    };
+    let mut system = system::SystemReader::new(&options.root);
+    let mut inference = inference::InferenceReader::new(options.serve_url.clone(), options.serve_key.clone());
+    vec![
+        Plugin {
+            name: "training_status",
+            about: "What the daemon does now, the running job, its loss curve",
+            critical: true,
+            refresh: SECOND / 2,
+            time_limit: 2 * SECOND,
+            read: Box::new(training),
+        },
+        of_state("queue", "Open and ended jobs", &workspace, queue::jobs),
+        of_state("datasets", "Files taken from the inbox, refused ones with reasons", &workspace, queue::datasets),
+        of_state("checkpoints", "The ledger with evaluations and verdicts", &workspace, ledger::checkpoints),
+        of_state("model_comparison", "Verdicts about promotion", &workspace, ledger::comparisons),
+        of_state("deployments", "What is served where, since when and why", &workspace, serving::deployments),
+        Plugin {
+            name: "inference",
+            about: "The inference server's own words",
+            critical: false,
+            refresh: 2 * SECOND,
+            time_limit: 2 * SECOND,
+            read: Box::new(move || inference.read()),
+        },
+        Plugin {
+            name: "system",
+            about: "CPU, memory and disk of this host",
+            critical: false,
+            refresh: 2 * SECOND,
+            time_limit: SECOND,
+            read: Box::new(move || system.read()),
+        },
+    ]
+}
+
+/// A source that is a view of the workspace's state.
+fn of_state(name: &'static str, about: &'static str, workspace: &Arc<Workspace>, view: fn(&State) -> Value) -> Plugin {
+    let workspace = workspace.clone();
+    let read = move || -> Result<Value> { Ok(view(&*workspace.state()?)) };
+    Plugin { name, about, critical: true, refresh: SECOND, time_limit: 2 * SECOND, read: Box::new(read) }
+}
+
+/// How far something is, as its JSON has it in the field `state`.
+fn tag(state: &impl serde::Serialize) -> String {
+    let json = serde_json::to_value(state).unwrap_or_default();
+    json.get("state").unwrap_or(&json).as_str().unwrap_or("unknown").to_string()
+}
