@@ -5,7 +5,7 @@
 //! paths relative with `/`, sorted. The BLAKE3 of the manifest's own bytes names the content of the folder.
 
 use crate::files::{hash_file, json_bytes, write_json};
-use crate::tree::{files_below, sync_file, sync_tree};
+use crate::tree::{Links, files_below, sync_file, sync_tree};
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -39,7 +39,7 @@ pub struct Entry {
 /// Hashes and syncs every file below `dir`, then writes the manifest, durably and last. Returns the BLAKE3 of
 /// `manifest.json`.
 pub fn write(dir: &Path) -> Result<String> {
-    for path in files_below(dir)? {
+    for path in files_below(dir, Links::Refused)? {
         sync_file(&dir.join(&path))?;
     }
     let (manifest, _) = compute(dir)?;
@@ -49,10 +49,11 @@ pub fn write(dir: &Path) -> Result<String> {
 }
 
 /// The manifest that `dir` would get, and the BLAKE3 that its bytes would have; nothing is written. A manifest that
-/// lies there already is not looked at. This names base models, which stay where their owner put them.
+/// lies there already is not looked at, and a link to a file counts as the file. This names base models, which stay
+/// where their owner put them.
 pub fn compute(dir: &Path) -> Result<(Manifest, String)> {
     let mut files = Vec::new();
-    for path in files_below(dir)? {
+    for path in files_below(dir, Links::ToFiles)? {
         if path == Path::new(FILE) {
             continue;
         }
@@ -87,7 +88,7 @@ pub fn verify(dir: &Path, expected_hash: Option<&str>) -> Result<Manifest> {
         ensure!(hash == expected, "{}/{FILE} has hash {hash}, expected {expected}", dir.display());
     }
     let listed: BTreeSet<&Path> = manifest.files.iter().map(|entry| Path::new(&entry.path)).collect();
-    for path in files_below(dir)? {
+    for path in files_below(dir, Links::Refused)? {
         if path != Path::new(FILE) && !listed.contains(path.as_path()) {
             bail!("{} is not in the manifest", dir.join(path).display());
         }

@@ -300,3 +300,16 @@ fn a_computed_manifest_is_the_one_that_would_be_written() {
     assert_eq!(hash, written_hash);
     assert_eq!(crate::manifest::read(dir.path()).unwrap().0, computed);
 }
+
+#[test]
+fn a_link_in_a_base_model_counts_as_its_file_but_has_no_place_in_a_checkpoint() {
+    let (_guard, dir) = folder();
+    fs::write(dir.join("blob"), "abc").unwrap();
+    for name in ["plain", "linked"] {
+        fs::create_dir(dir.join(name)).unwrap();
+    }
+    fs::write(dir.join("plain/model"), "abc").unwrap();
+    std::os::unix::fs::symlink(dir.join("blob"), dir.join("linked/model")).unwrap();
+    assert_eq!(manifest::compute(&dir.join("plain")).unwrap(), manifest::compute(&dir.join("linked")).unwrap());
+    manifest::write(&dir.join("linked")).unwrap_err();
+}

@@ -83,20 +83,30 @@ pub(crate) fn sync_file(path: &Path) -> Result<()> {
         .with_context(|| format!("sync {}", path.display()))
 }
 
-/// All files below `dir`, relative to it, sorted by their path. Links and special files are refused.
-pub(crate) fn files_below(dir: &Path) -> Result<Vec<PathBuf>> {
+/// What a symbolic link in a folder means.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Links {
+    /// It does not belong there.
+    Refused,
+    /// One to a file stands for that file (as in the cache of a model hub).
+    ToFiles,
+}
+
+/// All files below `dir`, relative to it, sorted by their path. Special files are refused.
+pub(crate) fn files_below(dir: &Path, links: Links) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
-    collect_files(dir, Path::new(""), &mut files)?;
+    collect_files(dir, Path::new(""), links, &mut files)?;
     files.sort();
     Ok(files)
 }
 
-fn collect_files(dir: &Path, prefix: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+fn collect_files(dir: &Path, prefix: &Path, links: Links, files: &mut Vec<PathBuf>) -> Result<()> {
     for entry in sorted_entries(dir)? {
         let (kind, path) = (entry.file_type()?, prefix.join(entry.file_name()));
+        let is_linked_file = kind.is_symlink() && links == Links::ToFiles && entry.path().is_file();
         if kind.is_dir() {
-            collect_files(&entry.path(), &path, files)?;
-        } else if kind.is_file() {
+            collect_files(&entry.path(), &path, links, files)?;
+        } else if kind.is_file() || is_linked_file {
             files.push(path);
         } else {
             bail!("{} is neither a file nor a folder", entry.path().display());

@@ -1,7 +1,7 @@
 //! From staged folders to visible checkpoints, and the cleaning up behind them.
 
 use crate::Layout;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow};
 use hone_pipeline::state::{Checkpoint, CheckpointState, State};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -9,20 +9,38 @@ use std::path::Path;
 /// How many resume folders stay, beside the latest checkpoint's.
 pub const KEEP_RESUME: usize = 2;
 
+/// Why a checkpoint did not become visible.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// What is staged is not complete or not what the worker said: `Event::PublishFailed`.
+    #[error("{0:#}")]
+    Refused(anyhow::Error),
+    /// This host could not do it now (no room, no permission): nothing is lost, to be tried again later.
+    #[error("{0:#}")]
+    Host(anyhow::Error),
+}
+
 /// Makes a staged checkpoint visible: verifies both staged folders against their manifests (the weights against
 /// the hash that the worker told), syncs them, renames the resume state to `resume/step-N` and then the weights
 /// to `checkpoints/checkpoint-N`. Nothing to do for a part that is in place already with the same manifest.
-///
-/// Errors are about the content: something missing or different from what the worker said.
-pub fn publish(layout: &Layout, checkpoint: &Checkpoint) -> Result<()> {
+pub fn publish(layout: &Layout, checkpoint: &Checkpoint) -> Result<(), PublishError> {
     let CheckpointState::Staged { staging, resume_staging } = &checkpoint.state else {
-        bail!("{} is not staged", checkpoint.id);
+        return Err(PublishError::Refused(anyhow!("{} is not staged", checkpoint.id)));
     };
     let (staging, resume_staging) = (layout.root().join(staging), layout.root().join(resume_staging));
+    let (weights, resume) = (layout.checkpoint(checkpoint.id), layout.resume(checkpoint.id));
+    let hash = Some(checkpoint.manifest_hash.as_str());
+    let verify = || {
+        verify_staged(&resume_staging, &resume, None).context("verify the resume state")?;
+        verify_staged(&staging, &weights, hash).context("verify the weights")
+    };
+    verify().map_err(PublishError::Refused)?;
     // The weights come last: where they are visible, the resume state is, too.
-    move_into_place(&resume_staging, &layout.resume(checkpoint.id), None).context("publish the resume state")?;
-    let expected = Some(checkpoint.manifest_hash.as_str());
-    move_into_place(&staging, &layout.checkpoint(checkpoint.id), expected).context("publish the weights")
+    let place = || {
+        move_into_place(&resume_staging, &resume).context("publish the resume state")?;
+        move_into_place(&staging, &weights).context("publish the weights")
+    };
+    place().map_err(PublishError::Host)
 }
 
 /// Removes what unfinished slices left behind: staging folders that no staged checkpoint and no lease names,
@@ -66,21 +84,20 @@ pub fn prune_resume(layout: &Layout, state: &State) -> Result<Vec<u64>> {
     Ok(steps)
 }
 
-fn move_into_place(staging: &Path, place: &Path, expected_hash: Option<&str>) -> Result<()> {
+/// Verifies a staged folder or, where an earlier try has moved it, the folder in its place.
+fn verify_staged(staging: &Path, place: &Path, expected_hash: Option<&str>) -> Result<()> {
+    let folder = if staging.is_dir() { staging } else { place };
+    hone_disk::manifest::verify(folder, expected_hash).map(drop)
+}
+
+fn move_into_place(staging: &Path, place: &Path) -> Result<()> {
     if !staging.is_dir() {
-        // Done by an earlier try, or lost; the manifest tells.
-        hone_disk::manifest::verify(place, expected_hash)?;
         return Ok(());
     }
-    hone_disk::manifest::verify(staging, expected_hash)?;
-    if place.is_dir() {
-        // A folder of that number can only be of a checkpoint that never became visible in the ledger.
-        hone_disk::remove_tree(place)?;
-    }
+    // A folder of that number can only be of a checkpoint that never became visible in the ledger.
+    hone_disk::remove_tree(place)?;
     hone_disk::sync_tree(staging)?;
-    hone_disk::rename(staging, place)?;
-    ensure!(place.is_dir(), "{} did not appear", place.display());
-    Ok(())
+    hone_disk::rename(staging, place)
 }
 
 fn names_in(folder: &Path) -> Result<Vec<String>> {

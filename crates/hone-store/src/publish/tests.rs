@@ -59,8 +59,9 @@ fn publishes_whole_checkpoints_at_every_crash() {
 fn check_refused(spoil: impl FnOnce(&Layout, &mut Checkpoint), expected: &str) {
     let (_guard, layout, mut checkpoint) = workspace();
     spoil(&layout, &mut checkpoint);
-    let error = format!("{:#}", publish(&layout, &checkpoint).unwrap_err());
-    assert!(error.contains(expected), "{error}");
+    let error = publish(&layout, &checkpoint).unwrap_err();
+    assert!(matches!(error, PublishError::Refused(_)), "{error}");
+    assert!(error.to_string().contains(expected), "{error}");
     assert!(!layout.checkpoint(checkpoint.id).exists(), "nothing became visible");
 }
 
@@ -71,11 +72,20 @@ fn refuses_what_the_worker_did_not_say() {
     check_refused(|layout, _| fs::write(weights(layout).join("extra"), "").unwrap(), "not in the manifest");
     check_refused(|layout, _| fs::remove_file(weights(layout).join("manifest.json")).unwrap(), "manifest.json");
     check_refused(|layout, _| fs::write(weights(layout).join("model.safetensors"), "WEIGHTS").unwrap(), "differs");
-    check_refused(|layout, _| fs::remove_dir_all(weights(layout)).unwrap(), "publish the weights");
+    check_refused(|layout, _| fs::remove_dir_all(weights(layout)).unwrap(), "verify the weights");
     check_refused(
         |layout, _| fs::remove_dir_all(layout.root().join("resume/.staging-lease-10")).unwrap(),
-        "publish the resume state",
+        "verify the resume state",
     );
+}
+
+#[test]
+fn a_fault_of_the_host_is_not_held_against_the_checkpoint() {
+    let (_guard, layout, checkpoint) = workspace();
+    faults::crash_at(Some(0));
+    let error = publish(&layout, &checkpoint).unwrap_err();
+    faults::crash_at(None);
+    assert!(matches!(error, PublishError::Host(_)), "{error}");
 }
 
 #[test]
