@@ -4,6 +4,7 @@
 //! `strftime_now` (in UTC), `tojson` as Python's `json.dumps`, Python's string and dict methods, the model's
 //! special tokens as variables, `tools` and `documents` always defined, keys with `null` left out of
 //! messages, and reasoning under each of its names. `{% generation %}` marks are accepted and print nothing.
+//! Line ends of a template are LF to the engine, whatever its file has.
 //!
 //! Files read from a model folder: `chat_template.jinja`, else `chat_template` in `tokenizer_config.json` (a
 //! text, or a list of `{name, template}` with a `default` and perhaps a `tool_use`), and the special tokens
@@ -136,7 +137,10 @@ impl ChatTemplate {
         for (name, text) in &templates {
             hasher.update(text.as_bytes());
             environment
-                .add_template_owned(name.clone(), without_generation_marks(text))
+                .add_template_owned(
+                    name.clone(),
+                    without_generation_marks(&text.replace("\r\n", "\n").replace('\r', "\n")),
+                )
                 .map_err(|e| anyhow!("compile the chat template: {e}"))?;
         }
         let has_tool_use = templates.iter().any(|(name, _)| name == TOOL_USE);
@@ -186,11 +190,18 @@ fn environment() -> Environment<'static> {
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     environment.add_filter("tojson", tojson);
+    environment.add_test("iterable", is_iterable);
     environment.add_function("raise_exception", |message: String| -> Result<String, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, message))
     });
     environment.add_function("strftime_now", |format: String| clock::strftime_now(&format));
     environment
+}
+
+/// As in Python: `none` cannot be iterated over, an undefined value and a string can.
+fn is_iterable(value: &minijinja::Value) -> bool {
+    use minijinja::value::ValueKind;
+    matches!(value.kind(), ValueKind::Undefined | ValueKind::String) || (!value.is_none() && value.try_iter().is_ok())
 }
 
 /// Python's `json.dumps(value, ensure_ascii=False, …)` with the arguments that `transformers` lets through.

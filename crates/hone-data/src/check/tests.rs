@@ -75,7 +75,7 @@ fn accepts_a_good_file() {
 
 #[test]
 fn a_bad_line_seven_is_named() {
-    let mut lines = vec![GOOD; 9];
+    let mut lines = [GOOD; 9];
     lines[6] = r#"{"messages": [}"#;
     let report = check(lines.join("\n"), &["error json_syntax x1 [7]"]);
     let line = report.error_lines().next().unwrap();

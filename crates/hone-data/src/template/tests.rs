@@ -46,6 +46,17 @@ fn values_print_as_python_prints_them() {
 }
 
 #[test]
+fn nothing_is_not_iterable_and_line_ends_are_line_feeds() {
+    let messages = [Message::new("user", "x\r\ny")];
+    check(
+        "{{ tools is iterable }} {{ nowhere is iterable }} {{ 'a' is iterable }} {{ 1 is iterable }}",
+        &messages,
+        "False True True False",
+    );
+    check("a\r\n{{ 'b\r\nc' }}\r{{ messages[0].content }}", &messages, "a\nb\nc\nx\r\ny");
+}
+
+#[test]
 fn reasoning_is_known_under_each_of_its_names() {
     let mut message = Message::new("assistant", "x");
     message.extra.insert("reasoning".into(), json!("why"));
