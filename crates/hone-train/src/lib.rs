@@ -10,6 +10,7 @@
 //! - [`run_child`]: the children's mains, as `hone_pipeline::wire` has their contract
 //!
 //! No queue, no state, no decision lives here: a slice gets a request and reports messages.
+#![cfg_attr(test, expect(clippy::disallowed_methods, reason = "tests write fixtures"))]
 
 pub mod checkpoint;
 pub mod child;

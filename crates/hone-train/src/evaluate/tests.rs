@@ -1,1 +1,117 @@
+use super::*;
+use crate::testing::{PAIRS, Workspace, settings};
+use hone_model::Dtype;
+use hone_pipeline::ids::{CheckpointId, LeaseToken};
+use serde_json::{Map, json};
 
+fn request(workspace: &Workspace, suites: Vec<TrainFile>) -> EvalRequest {
+    EvalRequest {
+        format_version: WIRE_FORMAT_VERSION,
+        checkpoint: CheckpointId(0),
+        manifest_hash: "abc".to_string(),
+        token: LeaseToken(5),
+        run_dir: workspace.root().join("run"),
+        model_dir: workspace.base(),
+        suites,
+        settings: settings(),
+        questions: Vec::new(),
+        max_answer_tokens: 8,
+        max_ms: 600_000,
+    }
+}
+
+/// Sum of -log p and number of right argmaxes of one row alone, from whole logits, in f64.
+fn by_hand(scorer: &mut Scorer, row: &TokenRow, vocab: usize) -> (f64, u64) {
+    let logits = scorer.logits(&Batch::plain(&row.ids)).unwrap();
+    let (mut nll, mut correct) = (0.0, 0);
+    for t in (1..row.ids.len()).filter(|t| row.mask[*t]) {
+        let line = &logits[(t - 1) * vocab..t * vocab];
+        let target = f64::from(line[row.ids[t] as usize]);
+        let sum: f64 = line.iter().map(|x| f64::from(*x).exp()).sum();
+        nll += sum.ln() - target;
+        correct += u64::from(line.iter().all(|x| f64::from(*x) <= target));
+    }
+    (nll, correct)
+}
+
+#[test]
+fn a_suite_scores_what_whole_logits_say() {
+    let workspace = Workspace::new(Dtype::F32);
+    let file = workspace.chat_file("validation", &PAIRS);
+    let result = evaluate_file(&workspace.base(), &file.path, "chat_sft_v1", &settings()).unwrap();
+
+    let config = Config::from_dir(&workspace.base()).unwrap();
+    let weights = HostWeights::load(&workspace.base(), &config).unwrap();
+    let options = TrainerOptions { max_tokens: 128, max_segment_tokens: 128 };
+    let device = device::open(&settings().device, 1).unwrap();
+    let mut scorer = Scorer::new(device, &config, &weights, &options).unwrap();
+    let ctx = ChatContext::from_dir(&workspace.base(), "plain", &Map::new()).unwrap();
+    let (mut nll, mut correct, mut tokens) = (0.0, 0, 0);
+    for (row, scored) in hone_data::rows(&file.path, "chat_sft_v1").unwrap().zip(&result.row_nll) {
+        let part = tokenize(&ctx, &row.unwrap()).unwrap().remove(0);
+        let (row_nll, row_correct) = by_hand(&mut scorer, &part, config.vocab_size);
+        assert!((scored.0 - row_nll).abs() < 1e-4 * row_nll, "{scored:?} and {row_nll}");
+        assert_eq!(scored.1 as usize, part.num_trained());
+        nll += row_nll;
+        correct += row_correct;
+        tokens += part.num_trained() as u64;
+    }
+    assert_eq!((result.rows, result.rows_skipped, result.trained_tokens), (10, 0, tokens));
+    assert!((result.mean_nll - nll / tokens as f64).abs() < 1e-5 * result.mean_nll);
+    assert_eq!(result.token_accuracy, correct as f64 / tokens as f64);
+    assert_eq!(result.suite, "validation.jsonl");
+    assert_eq!(result.suite_hash, blake3::hash(&std::fs::read(&file.path).unwrap()).to_hex().to_string());
+}
+
+#[test]
+fn rows_beyond_the_context_are_skipped_and_counted() {
+    let workspace = Workspace::new(Dtype::F32);
+    let long = "long ".repeat(100);
+    let file = workspace.chat_file("validation", &[PAIRS[0], (&long, "x"), PAIRS[1]]);
+    let mut short = settings();
+    short.max_length = 4;
+    let result = evaluate_file(&workspace.base(), &file.path, "chat_sft_v1", &short).unwrap();
+    assert_eq!((result.rows, result.rows_skipped), (2, 1), "max_length of training does not matter");
+    let only = workspace.chat_file("only", &[(&long, "x")]);
+    let error = evaluate_file(&workspace.base(), &only.path, "chat_sft_v1", &settings()).unwrap_err();
+    assert!(error.to_string().contains("no row of it fits"), "{error:#}");
+}
+
+#[test]
+fn a_batch_holds_whole_parts_and_at_least_one() {
+    let row = |len: usize| TokenRow { row: hone_data::RowId(0), line: 1, ids: vec![0; len], mask: vec![false; len] };
+    let rows = [row(3), row(4), row(5)];
+    let parts: Vec<(usize, &TokenRow)> = rows.iter().enumerate().collect();
+    assert_eq!([2, 7, 11, 12].map(|max| batch_len(&parts, max)), [1, 2, 2, 3]);
+}
+
+#[test]
+fn an_evaluation_ends_at_its_time_limit_and_says_so() {
+    let workspace = Workspace::new(Dtype::F32);
+    let suite = workspace.chat_file("validation", &PAIRS);
+    let mut request = request(&workspace, vec![suite]);
+    request.max_ms = 0;
+    std::thread::sleep(Duration::from_millis(1));
+    let error = evaluate(&request, &mut |_| {}).unwrap_err();
+    assert!(error.chain().any(|cause| cause.is::<Refusal>()));
+    assert!(format!("{error:#}").contains("more than its 0 ms"), "{error:#}");
+}
+
+#[test]
+fn results_name_checkpoint_suite_and_template_by_hash() {
+    let workspace = Workspace::new(Dtype::F32);
+    let suites = vec![workspace.chat_file("b", &PAIRS[..3]), workspace.chat_file("a", &PAIRS[3..])];
+    let mut request = request(&workspace, suites);
+    let question =
+        |id: &str, text: &str| Question { id: id.to_string(), messages: json!([{"role": "user", "content": text}]) };
+    request.questions = vec![question("q1", "Say hello."), question("q2", "Count to three.")];
+    let message = evaluate(&request, &mut |_| {}).unwrap();
+    let WorkerMessage::Evaluated { manifest_hash, template_hash, suites, answers } = message else {
+        panic!("{message:?}");
+    };
+    assert_eq!(manifest_hash, "abc");
+    assert_eq!(template_hash, blake3::hash(hone_data::tiny::TINY_CHAT_TEMPLATE.as_bytes()).to_hex().to_string());
+    assert_eq!(suites.iter().map(|s| s.suite.as_str()).collect::<Vec<_>>(), ["b", "a"]);
+    assert_eq!(answers.iter().map(|a| a.id.as_str()).collect::<Vec<_>>(), ["q1", "q2"]);
+    assert!(answers.iter().all(|a| (1..=8).contains(&a.num_tokens)));
+}
