@@ -58,7 +58,7 @@ fn a_train_child_reports_lines_and_ends_with_its_checkpoint() {
 #[test]
 fn a_yield_order_ends_a_long_slice_with_a_checkpoint() {
     let workspace = Workspace::new(Dtype::F32);
-    let mut child = spawn("train-job", &train_request(&workspace, |request| request.settings.epochs = 1_000_000));
+    let mut child = spawn("train-job", &train_request(&workspace, |request| request.settings.epochs = 5_000));
     let mut stdin = child.stdin.take().unwrap();
     let mut last = None;
     for line in worker_lines(&mut child) {
@@ -74,7 +74,7 @@ fn a_yield_order_ends_a_long_slice_with_a_checkpoint() {
 #[test]
 fn a_child_without_a_parent_ends_at_once_and_publishes_nothing() {
     let workspace = Workspace::new(Dtype::F32);
-    let mut child = spawn("train-job", &train_request(&workspace, |request| request.settings.epochs = 1_000_000));
+    let mut child = spawn("train-job", &train_request(&workspace, |request| request.settings.epochs = 5_000));
     let mut lines = worker_lines(&mut child);
     lines.find(|line| matches!(line.message, WorkerMessage::Step(_))).expect("it trains");
     drop(child.stdin.take());
@@ -105,7 +105,7 @@ fn a_failure_that_may_pass_is_not_called_failed() {
 #[test]
 fn a_running_child_holds_the_lock_of_its_run_folder() {
     let workspace = Workspace::new(Dtype::F32);
-    let request = train_request(&workspace, |request| request.settings.epochs = 1_000_000);
+    let request = train_request(&workspace, |request| request.settings.epochs = 5_000);
     let mut child = spawn("train-job", &request);
     worker_lines(&mut child).next().expect("it says that it lives");
     assert!(FileLock::try_exclusive(&workspace.root().join("run/lock")).unwrap().is_none());

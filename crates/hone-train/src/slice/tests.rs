@@ -34,23 +34,27 @@ fn overfits_one_batch() {
 
 #[test]
 fn slices_and_yields_equal_one_run_bit_for_bit() {
-    for dtype in [Dtype::F32, Dtype::Bf16] {
-        let (whole, request) = job(dtype);
-        let whole_done = whole.finish(request, false).unwrap();
-        assert_eq!(whole_done.staged.len(), 1);
-        for (save_steps, yields, slices) in [(2, false, 5), (4, false, 3), (0, true, 9)] {
-            let (parts, mut request) = job(dtype);
-            request.settings.save_steps = save_steps;
-            let done = parts.finish(request, yields).unwrap();
-            assert_eq!(done.staged.len(), slices, "save_steps {save_steps}");
-            let last = done.staged.last().unwrap();
-            assert_eq!(last.checkpoint, CheckpointId(9));
-            assert_eq!(last.rows_digest, whole_done.staged[0].rows_digest);
-            assert_eq!(last.position, whole_done.staged[0].position);
-            assert_eq!(done.losses(), whole_done.losses(), "every loss, to the last bit");
-            for folder in ["checkpoint-9", "resume-9/masters", "resume-9/first_moment", "resume-9/second_moment"] {
-                assert!(bytes(&parts, folder) == bytes(&whole, folder), "{folder} differs, save_steps {save_steps}");
-            }
+    // (number type, save_steps, asked to yield at every step, slices)
+    let cases = [(Dtype::F32, 4, false, 3), (Dtype::F32, 0, true, 9), (Dtype::Bf16, 2, false, 5)];
+    let whole = [Dtype::F32, Dtype::Bf16].map(|dtype| {
+        let (workspace, request) = job(dtype);
+        let done = workspace.finish(request, false).unwrap();
+        assert_eq!(done.staged.len(), 1);
+        (dtype, workspace, done)
+    });
+    for (dtype, save_steps, yields, slices) in cases {
+        let (_, whole, whole_done) = whole.iter().find(|(of, ..)| *of == dtype).unwrap();
+        let (parts, mut request) = job(dtype);
+        request.settings.save_steps = save_steps;
+        let done = parts.finish(request, yields).unwrap();
+        assert_eq!(done.staged.len(), slices, "save_steps {save_steps}");
+        let last = done.staged.last().unwrap();
+        assert_eq!(last.checkpoint, CheckpointId(9));
+        assert_eq!(last.rows_digest, whole_done.staged[0].rows_digest);
+        assert_eq!(last.position, whole_done.staged[0].position);
+        assert_eq!(done.losses(), whole_done.losses(), "every loss, to the last bit");
+        for folder in ["checkpoint-9", "resume-9/masters", "resume-9/first_moment", "resume-9/second_moment"] {
+            assert!(bytes(&parts, folder) == bytes(whole, folder), "{folder} differs, save_steps {save_steps}");
         }
     }
 }
