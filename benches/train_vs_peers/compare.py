@@ -89,7 +89,8 @@ def measure(work, arguments):
 def run(command, work, steps, threads):
     sizes = ["--rows", work["rows"], "--length", work["length"], "--steps", steps, "--threads", threads]
     command = [*command, "--model", work["model"], *map(str, sizes)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1",
+                   "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, env=environment, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 

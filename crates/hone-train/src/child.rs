@@ -57,6 +57,7 @@ fn exit_code(kind: &str, request: &Path) -> u8 {
 
 fn check(path: &Path) -> Result<u8> {
     let request: CheckRequest = read_request(path)?;
+    let _lock = lock(path.parent().context("find the folder of the request")?)?;
     let reporter = Reporter::start(Box::new(std::io::stdout()), LeaseToken(0));
     let report = hone_data::check::check_file(&request, &|phase| {
         reporter.report(WorkerMessage::Alive { phase: phase.to_string() });

@@ -33,10 +33,14 @@ struct Suite {
     rows_skipped: u64,
 }
 
-/// When an evaluation must have ended.
-struct Deadline {
+/// A model that is being evaluated.
+struct Session<'a> {
+    model_dir: &'a Path,
+    ctx: ChatContext,
+    settings: &'a TrainSettings,
     started: Instant,
     max_ms: u64,
+    report: &'a mut dyn FnMut(WorkerMessage),
 }
 
 /// Evaluates a checkpoint on its suites, answers its questions, and returns `WorkerMessage::Evaluated`.
@@ -48,11 +52,10 @@ pub fn evaluate(request: &EvalRequest, report: &mut dyn FnMut(WorkerMessage)) ->
         let version = request.format_version;
         return Err(Refusal(format!("the request has format {version}, expected {WIRE_FORMAT_VERSION}")).into());
     }
-    let deadline = Deadline { started: Instant::now(), max_ms: request.max_ms };
-    let ctx = context(&request.model_dir, &request.settings)?;
-    let suites = score_files(&request.model_dir, &ctx, &request.suites, &request.settings, &deadline, report)?;
-    let answers = answer(request, &ctx, &deadline, report)?;
-    let template_hash = ctx.template.as_ref().map_or(String::new(), |template| template.hash().to_string());
+    let mut session = Session::start(&request.model_dir, &request.settings, request.max_ms, report)?;
+    let suites = session.score_files(&request.suites)?;
+    let answers = session.answer(&request.questions, request.max_answer_tokens)?;
+    let template_hash = session.ctx.template_hash().to_string();
     Ok(WorkerMessage::Evaluated { manifest_hash: request.manifest_hash.clone(), template_hash, suites, answers })
 }
 
@@ -61,112 +64,153 @@ pub fn evaluate(request: &EvalRequest, report: &mut dyn FnMut(WorkerMessage)) ->
 /// # Errors
 /// As [`evaluate`].
 pub fn evaluate_file(model_dir: &Path, file: &Path, schema_id: &str, settings: &TrainSettings) -> Result<SuiteResult> {
-    let ctx = context(model_dir, settings)?;
     let name = file.file_name().unwrap_or(file.as_os_str()).to_string_lossy().into_owned();
     let files = [TrainFile { name, path: file.to_path_buf(), schema_id: schema_id.to_string() }];
-    let deadline = Deadline { started: Instant::now(), max_ms: u64::MAX };
-    let mut results = score_files(model_dir, &ctx, &files, settings, &deadline, &mut |_| {})?;
+    let mut results = Session::start(model_dir, settings, u64::MAX, &mut |_| {})?.score_files(&files)?;
     Ok(results.remove(0))
 }
 
-fn context(model_dir: &Path, settings: &TrainSettings) -> Result<ChatContext> {
-    ChatContext::from_dir(model_dir, &settings.profile, &settings.chat_template_kwargs).map_err(refuse)
-}
-
-/// Losses on files; the weights are freed before it returns.
-fn score_files(
-    model_dir: &Path,
-    ctx: &ChatContext,
-    files: &[TrainFile],
-    settings: &TrainSettings,
-    deadline: &Deadline,
-    report: &mut dyn FnMut(WorkerMessage),
-) -> Result<Vec<SuiteResult>> {
-    if files.is_empty() {
-        return Ok(Vec::new());
+impl<'a> Session<'a> {
+    fn start(
+        model_dir: &'a Path,
+        settings: &'a TrainSettings,
+        max_ms: u64,
+        report: &'a mut dyn FnMut(WorkerMessage),
+    ) -> Result<Session<'a>> {
+        let ctx = ChatContext::from_dir(model_dir, &settings.profile, &settings.chat_template_kwargs);
+        Ok(Session { model_dir, ctx: ctx.map_err(refuse)?, settings, started: Instant::now(), max_ms, report })
     }
-    let config = Config::from_dir(model_dir).map_err(|e| refuse(e.into()))?;
-    let mut suites = Vec::with_capacity(files.len());
-    for file in files {
-        let suite = read_suite(ctx, file, config.max_positions, deadline, report);
-        suites.push(suite.with_context(|| format!("read suite {}", file.name)).map_err(refuse)?);
-    }
-    report(WorkerMessage::Alive { phase: "loading".to_string() });
-    let longest = suites.iter().flat_map(|s| s.rows.iter().flatten()).map(|row| row.ids.len()).max().unwrap_or(1);
-    let options = TrainerOptions { max_tokens: longest.max(BATCH_TOKENS), max_segment_tokens: longest };
-    let weights = HostWeights::load(model_dir, &config).map_err(refuse)?;
-    let device = device::open(&settings.device, settings.threads).map_err(refuse)?;
-    let mut scorer = Scorer::new(device, &config, &weights, &options).context("prepare the scorer")?;
-    drop(weights);
-    suites.iter().map(|suite| score(&mut scorer, suite, options.max_tokens, deadline, report)).collect()
-}
 
-fn read_suite(
-    ctx: &ChatContext,
-    file: &TrainFile,
-    max_context: usize,
-    deadline: &Deadline,
-    report: &mut dyn FnMut(WorkerMessage),
-) -> Result<Suite> {
-    report(WorkerMessage::Alive { phase: format!("tokenizing {}", file.name) });
-    let (_, hash) = hone_disk::hash_file(&file.path)?;
-    let mut suite = Suite { name: file.name.clone(), hash, rows: Vec::new(), rows_skipped: 0 };
-    for row in hone_data::rows(&file.path, &file.schema_id)? {
-        deadline.check(&suite.name)?;
-        let parts = tokenize(ctx, &row?)?;
-        if parts.iter().any(|part| part.ids.len() > max_context) {
-            suite.rows_skipped += 1;
-        } else {
-            suite.rows.push(parts);
+    /// Losses on files; the weights are freed before it returns.
+    fn score_files(&mut self, files: &[TrainFile]) -> Result<Vec<SuiteResult>> {
+        if files.is_empty() {
+            return Ok(Vec::new());
+        }
+        let config = Config::from_dir(self.model_dir).map_err(|e| refuse(e.into()))?;
+        let mut suites = Vec::with_capacity(files.len());
+        for file in files {
+            let suite = self.read_suite(file, config.max_positions);
+            suites.push(suite.with_context(|| format!("read suite {}", file.name)).map_err(refuse)?);
+        }
+        self.sign_of_life("loading".to_string());
+        let longest = suites.iter().flat_map(|s| s.rows.iter().flatten()).map(|row| row.ids.len()).max().unwrap_or(1);
+        let options = TrainerOptions { max_tokens: longest.max(BATCH_TOKENS), max_segment_tokens: longest };
+        let weights = HostWeights::load(self.model_dir, &config).map_err(refuse)?;
+        let device = device::open(&self.settings.device, self.settings.threads).map_err(refuse)?;
+        let mut scorer = Scorer::new(device, &config, &weights, &options).context("prepare the scorer")?;
+        drop(weights);
+        suites.iter().map(|suite| self.score(&mut scorer, suite, options.max_tokens)).collect()
+    }
+
+    fn read_suite(&mut self, file: &TrainFile, max_context: usize) -> Result<Suite> {
+        self.sign_of_life(format!("tokenizing {}", file.name));
+        let (_, hash) = hone_disk::hash_file(&file.path)?;
+        let mut suite = Suite { name: file.name.clone(), hash, rows: Vec::new(), rows_skipped: 0 };
+        for row in hone_data::rows(&file.path, &file.schema_id)? {
+            self.check_time(&suite.name)?;
+            let parts = tokenize(&self.ctx, &row?)?;
+            if parts.iter().any(|part| part.ids.len() > max_context) {
+                suite.rows_skipped += 1;
+            } else {
+                suite.rows.push(parts);
+            }
+        }
+        if suite.rows.is_empty() {
+            return Err(anyhow!("no row of it fits the model's context of {max_context} tokens"));
+        }
+        Ok(suite)
+    }
+
+    fn score(&mut self, scorer: &mut Scorer, suite: &Suite, max_tokens: usize) -> Result<SuiteResult> {
+        let parts: Vec<(usize, &TokenRow)> =
+            suite.rows.iter().enumerate().flat_map(|(row, parts)| parts.iter().map(move |part| (row, part))).collect();
+        let mut row_nll = vec![(0.0, 0u32); suite.rows.len()];
+        let (mut tokens, mut correct) = (0u64, 0u64);
+        let mut rest = &parts[..];
+        while !rest.is_empty() {
+            self.check_time(&suite.name)?;
+            let done = parts.len() - rest.len();
+            self.sign_of_life(format!("evaluating {}: {done} of {}", suite.name, parts.len()));
+            let (batch, next) = rest.split_at(batch_len(rest, max_tokens));
+            rest = next;
+            let packed = pack(&batch.iter().map(|(_, part)| *part).collect::<Vec<_>>());
+            let scores =
+                scorer.score(&Batch { ids: packed.ids, targets: packed.targets, segments: packed.segments })?;
+            for ((row, _), score) in batch.iter().zip(&scores) {
+                row_nll[*row].0 += score.nll_sum;
+                row_nll[*row].1 += u32::try_from(score.tokens).expect("a row has fewer than 2^32 tokens");
+                tokens += score.tokens;
+                correct += score.correct;
+            }
+        }
+        let nll: f64 = row_nll.iter().map(|(nll, _)| nll).sum();
+        if !nll.is_finite() {
+            return Err(Refusal(format!("the model's loss on {} is not finite", suite.name)).into());
+        }
+        Ok(SuiteResult {
+            suite: suite.name.clone(),
+            suite_hash: suite.hash.clone(),
+            rows: suite.rows.len() as u64,
+            rows_skipped: suite.rows_skipped,
+            trained_tokens: tokens,
+            mean_nll: nll / tokens as f64,
+            token_accuracy: correct as f64 / tokens as f64,
+            row_nll,
+        })
+    }
+
+    /// Greedy answers to all questions, batched, in their order.
+    fn answer(&mut self, questions: &[Question], max_tokens: usize) -> Result<Vec<Answer>> {
+        if questions.is_empty() {
+            return Ok(Vec::new());
+        }
+        let requests = questions
+            .iter()
+            .map(|question| question_request(&self.ctx, question, max_tokens))
+            .collect::<Result<Vec<GenRequest>>>()?;
+        let mut engine = Engine::new(self.model_dir, &self.engine_options(&requests)).context("load the engine")?;
+        let mut answers = Vec::with_capacity(requests.len());
+        for (round, questions) in requests.chunks(QUESTIONS_PER_ROUND).zip(questions.chunks(QUESTIONS_PER_ROUND)) {
+            self.check_time("the questions")?;
+            self.sign_of_life(format!("answering: {} of {}", answers.len(), requests.len()));
+            for (question, output) in questions.iter().zip(engine.generate(round).context("answer questions")?) {
+                let finish_reason = match output.reason {
+                    FinishReason::Stop => "stop",
+                    FinishReason::Length => "length",
+                };
+                answers.push(Answer {
+                    id: question.id.clone(),
+                    text: output.text,
+                    finish_reason: finish_reason.to_string(),
+                    num_tokens: output.num_tokens as u64,
+                });
+            }
+        }
+        Ok(answers)
+    }
+
+    /// A cache slot holds the longest question and its answer, not the model's whole context.
+    fn engine_options(&self, requests: &[GenRequest]) -> EngineOptions {
+        EngineOptions {
+            device: self.settings.device.clone(),
+            threads: self.settings.threads,
+            slots: ANSWER_SLOTS.min(requests.len()),
+            max_context: requests.iter().map(|r| r.prompt.len() + r.max_tokens).max().unwrap_or(0),
+            max_waiting: QUESTIONS_PER_ROUND,
         }
     }
-    if suite.rows.is_empty() {
-        return Err(anyhow!("no row of it fits the model's context of {max_context} tokens"));
-    }
-    Ok(suite)
-}
 
-fn score(
-    scorer: &mut Scorer,
-    suite: &Suite,
-    max_tokens: usize,
-    deadline: &Deadline,
-    report: &mut dyn FnMut(WorkerMessage),
-) -> Result<SuiteResult> {
-    let parts: Vec<(usize, &TokenRow)> =
-        suite.rows.iter().enumerate().flat_map(|(row, parts)| parts.iter().map(move |part| (row, part))).collect();
-    let mut row_nll = vec![(0.0, 0u32); suite.rows.len()];
-    let (mut tokens, mut correct) = (0u64, 0u64);
-    let mut rest = &parts[..];
-    while !rest.is_empty() {
-        deadline.check(&suite.name)?;
-        let done = parts.len() - rest.len();
-        report(WorkerMessage::Alive { phase: format!("evaluating {}: {done} of {}", suite.name, parts.len()) });
-        let (batch, next) = rest.split_at(batch_len(rest, max_tokens));
-        rest = next;
-        let packed = pack(&batch.iter().map(|(_, part)| *part).collect::<Vec<_>>());
-        let scores = scorer.score(&Batch { ids: packed.ids, targets: packed.targets, segments: packed.segments })?;
-        for ((row, _), score) in batch.iter().zip(&scores) {
-            row_nll[*row].0 += score.nll_sum;
-            row_nll[*row].1 += u32::try_from(score.tokens).expect("a row has fewer than 2^32 tokens");
-            tokens += score.tokens;
-            correct += score.correct;
+    fn sign_of_life(&mut self, phase: String) {
+        (self.report)(WorkerMessage::Alive { phase });
+    }
+
+    fn check_time(&self, what: &str) -> Result<()> {
+        if self.started.elapsed() <= Duration::from_millis(self.max_ms) {
+            return Ok(());
         }
+        let limit = self.max_ms;
+        Err(Refusal(format!("the evaluation took more than its {limit} ms and ended within {what}")).into())
     }
-    let nll: f64 = row_nll.iter().map(|(nll, _)| nll).sum();
-    if !nll.is_finite() {
-        return Err(Refusal(format!("the model's loss on {} is not finite", suite.name)).into());
-    }
-    Ok(SuiteResult {
-        suite: suite.name.clone(),
-        suite_hash: suite.hash.clone(),
-        rows: suite.rows.len() as u64,
-        rows_skipped: suite.rows_skipped,
-        trained_tokens: tokens,
-        mean_nll: nll / tokens as f64,
-        token_accuracy: correct as f64 / tokens as f64,
-        row_nll,
-    })
 }
 
 /// How many of the next parts fit one batch; at least one.
@@ -177,55 +221,6 @@ fn batch_len(parts: &[(usize, &TokenRow)], max_tokens: usize) -> usize {
         tokens <= max_tokens
     });
     fitting.count().max(1)
-}
-
-/// Greedy answers to all questions, batched, in their order.
-fn answer(
-    request: &EvalRequest,
-    ctx: &ChatContext,
-    deadline: &Deadline,
-    report: &mut dyn FnMut(WorkerMessage),
-) -> Result<Vec<Answer>> {
-    if request.questions.is_empty() {
-        return Ok(Vec::new());
-    }
-    let settings = &request.settings;
-    let options = EngineOptions {
-        device: settings.device.clone(),
-        threads: settings.threads,
-        slots: ANSWER_SLOTS,
-        max_context: 0,
-        max_waiting: QUESTIONS_PER_ROUND,
-    };
-    let requests = request
-        .questions
-        .iter()
-        .map(|question| question_request(ctx, question, request.max_answer_tokens))
-        .collect::<Result<Vec<GenRequest>>>()?;
-    // A cache slot holds the longest question and its answer, not the model's whole context.
-    let need = requests.iter().map(|r| r.prompt.len() + r.max_tokens).max().unwrap_or(0);
-    let options = EngineOptions { max_context: need, ..options };
-    let mut engine = Engine::new(&request.model_dir, &options).context("load the engine")?;
-    let mut answers = Vec::with_capacity(requests.len());
-    let rounds = requests.chunks(QUESTIONS_PER_ROUND).zip(request.questions.chunks(QUESTIONS_PER_ROUND));
-    for (round, questions) in rounds {
-        deadline.check("the questions")?;
-        let phase = format!("answering: {} of {}", answers.len(), requests.len());
-        report(WorkerMessage::Alive { phase });
-        for (question, output) in questions.iter().zip(engine.generate(round).context("answer questions")?) {
-            let finish_reason = match output.reason {
-                FinishReason::Stop => "stop",
-                FinishReason::Length => "length",
-            };
-            answers.push(Answer {
-                id: question.id.clone(),
-                text: output.text,
-                finish_reason: finish_reason.to_string(),
-                num_tokens: output.num_tokens as u64,
-            });
-        }
-    }
-    Ok(answers)
 }
 
 fn question_request(ctx: &ChatContext, question: &Question, max_tokens: usize) -> Result<GenRequest> {
@@ -240,14 +235,4 @@ fn question_request(ctx: &ChatContext, question: &Question, max_tokens: usize) -
         stop: ctx.profile.stop_strings(),
         top_logprobs: None,
     })
-}
-
-impl Deadline {
-    fn check(&self, what: &str) -> Result<()> {
-        if self.started.elapsed() <= Duration::from_millis(self.max_ms) {
-            return Ok(());
-        }
-        let limit = self.max_ms;
-        Err(Refusal(format!("the evaluation took more than its {limit} ms and ended within {what}")).into())
-    }
 }

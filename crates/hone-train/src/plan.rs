@@ -45,7 +45,7 @@ pub fn plan(model_dir: &Path, files: &[TrainFile], settings: &TrainSettings) -> 
         rows::Limits { max_length: settings.max_length.min(config.max_positions), overlong: settings.overlong };
     let examples = rows::load(&ctx, files, limits, &mut |_| {})?;
     let order = job_order(&examples, settings, JobId(1));
-    let options = trainer_options(&order, &examples, settings, 0);
+    let options = trainer_options(&order, &examples, settings);
     let device = device::open(&settings.device, settings.threads).map_err(refuse)?;
     Ok(Plan {
         rows: examples.rows,

@@ -4,7 +4,8 @@
 use anyhow::Result;
 use hone_data::tokenize::{ChatContext, completion_prompt_ids, prompt_ids};
 use hone_data::{Example, Row};
-use hone_model::Trainer;
+use hone_model::{Config, Decoder, DecoderOptions, HostWeights, device};
+use hone_pipeline::config::TrainSettings;
 use hone_pipeline::wire::{TrainFile, WorkerMessage};
 
 /// Prompts that are answered.
@@ -44,32 +45,53 @@ pub fn prompts(ctx: &ChatContext, files: &[TrainFile], max_context: usize) -> Re
     Ok(prompts)
 }
 
-/// Tokens that the longest prompt and its answer need; 0 without prompts.
-#[must_use]
-pub fn tokens_needed(prompts: &[Prompt]) -> usize {
-    prompts.iter().map(|p| p.ids.len() + MAX_TOKENS).max().unwrap_or(0)
-}
-
-/// Answers one prompt.
+/// A decoder of the weights as they are now. Until it is dropped it takes memory for the weights once more.
 ///
 /// # Errors
 /// The engine's own.
-pub fn answer(trainer: &mut Trainer, ctx: &ChatContext, prompt: &Prompt, step: u64) -> Result<WorkerMessage> {
-    let mut ids = prompt.ids.clone();
-    while ids.len() < prompt.ids.len() + MAX_TOKENS {
-        let next = argmax(&trainer.next_logits(&ids)?);
-        if ctx.tokenizer.eos_ids().contains(&next) {
-            break;
+pub fn decoder(
+    weights: &HostWeights,
+    config: &Config,
+    settings: &TrainSettings,
+    prompts: &[Prompt],
+) -> Result<Decoder> {
+    let max_context = prompts.iter().map(|p| p.ids.len() + MAX_TOKENS).max().unwrap_or(1);
+    let options = DecoderOptions { slots: prompts.len().max(1), max_context };
+    Decoder::new(device::open(&settings.device, settings.threads)?, config, weights, &options)
+}
+
+/// Greedy answers to all prompts, in their order.
+///
+/// # Errors
+/// The engine's own.
+pub fn answers(decoder: &mut Decoder, ctx: &ChatContext, prompts: &[Prompt]) -> Result<Vec<String>> {
+    let mut answers = Vec::with_capacity(prompts.len());
+    for (slot, prompt) in prompts.iter().enumerate() {
+        let mut ids = Vec::new();
+        let mut logits = decoder.prefill(slot, &prompt.ids)?;
+        while ids.len() < MAX_TOKENS {
+            let next = argmax(&logits);
+            if ctx.tokenizer.eos_ids().contains(&next) {
+                break;
+            }
+            ids.push(next);
+            logits = decoder.decode(&[(slot, next)])?.remove(0);
         }
-        ids.push(next);
+        answers.push(ctx.tokenizer.decode(&ids, true)?);
     }
-    Ok(WorkerMessage::Preview {
+    Ok(answers)
+}
+
+/// The message about one answer.
+#[must_use]
+pub fn message(prompt: &Prompt, answer: String, step: u64) -> WorkerMessage {
+    WorkerMessage::Preview {
         step,
         source: prompt.source.clone(),
         prompt: prompt.question.clone(),
-        answer: ctx.tokenizer.decode(&ids[prompt.ids.len()..], true)?,
+        answer,
         expected: prompt.expected.clone(),
-    })
+    }
 }
 
 /// The lowest id among those with the highest logit.

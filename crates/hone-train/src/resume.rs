@@ -64,23 +64,18 @@ pub struct Resumed {
 ///
 /// # Errors
 /// Whatever the disk answers; `staging` is then without a manifest.
-pub fn write(
-    staging: &Path,
-    config: &Config,
-    state: &ResumeState,
-    masters: &HostWeights,
-    optimizer: OptimizerState,
-) -> Result<String> {
+pub fn write(staging: &Path, config: &Config, content: Resumed) -> Result<String> {
     hone_disk::remove_tree(staging)?;
     hone_disk::create_dir(staging)?;
     let put = |name: &str, weights: &HostWeights| {
         hone_disk::create_dir(&staging.join(name))?;
         write_weights(&staging.join(name).join("model.safetensors"), config, weights, Dtype::F32)
     };
-    put(MASTERS, masters)?;
+    let Resumed { state, masters, optimizer } = content;
+    put(MASTERS, &masters)?;
     put(FIRST_MOMENT, &HostWeights { tensors: optimizer.m, dtype: Dtype::F32 })?;
     put(SECOND_MOMENT, &HostWeights { tensors: optimizer.v, dtype: Dtype::F32 })?;
-    hone_disk::write_json(&staging.join("resume.json"), state)?;
+    hone_disk::write_json(&staging.join("resume.json"), &state)?;
     manifest::write(staging)
 }
 

@@ -21,7 +21,7 @@ use crate::rows::Examples;
 use anyhow::Result;
 use hone_data::ChatContext;
 use hone_model::{Config, Dtype, Trainer};
-use hone_pipeline::state::{Position, Progress};
+use hone_pipeline::state::Progress;
 use hone_pipeline::wire::{TrainRequest, WorkerMessage};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -123,15 +123,21 @@ impl Slice<'_> {
     }
 
     fn previews(&mut self, report: &mut dyn FnMut(WorkerMessage)) -> Result<()> {
-        let every = self.request.settings.preview_steps;
-        let Position { job_step, .. } = self.state.position;
-        if every == 0 || !job_step.is_multiple_of(every) {
+        let settings = &self.request.settings;
+        let every = settings.preview_steps;
+        if every == 0 || self.prompts.is_empty() || !self.state.position.job_step.is_multiple_of(every) {
             return Ok(());
         }
+        report(WorkerMessage::Alive { phase: "previewing".to_string() });
+        let weights = self.trainer.weights()?;
+        let mut decoder = preview::decoder(&weights, &self.config, settings, &self.prompts)?;
+        drop(weights);
+        let answers = preview::answers(&mut decoder, &self.ctx, &self.prompts)?;
         let step = self.global_step();
-        for prompt in &self.prompts {
-            report(preview::answer(&mut self.trainer, &self.ctx, prompt, step)?);
+        for (prompt, answer) in self.prompts.iter().zip(answers) {
+            report(preview::message(prompt, answer, step));
         }
+        report(WorkerMessage::Alive { phase: "training".to_string() });
         Ok(())
     }
 

@@ -41,7 +41,7 @@ impl<'a> Slice<'a> {
         let (weights, optimizer, mut state) = start(request, &config)?;
         state.rows_digest = digest.hex();
         state.position = position;
-        let options = trainer_options(&order, &examples, settings, preview::tokens_needed(&prompts));
+        let options = trainer_options(&order, &examples, settings);
         let device = device::open(&settings.device, settings.threads).map_err(refuse)?;
         let mut trainer = Trainer::new(device, &config, &weights, &options).context("prepare the trainer")?;
         if let Some(optimizer) = optimizer {
@@ -64,20 +64,12 @@ pub(crate) fn job_order(examples: &Examples, settings: &TrainSettings, job: JobI
     }
 }
 
-/// Sizes that hold every micro-batch of the job, whichever slice trains it, and `preview_tokens`.
-pub(crate) fn trainer_options(
-    order: &Order,
-    examples: &Examples,
-    settings: &TrainSettings,
-    preview_tokens: usize,
-) -> TrainerOptions {
+/// Sizes that hold every micro-batch of the job, whichever slice trains it.
+pub(crate) fn trainer_options(order: &Order, examples: &Examples, settings: &TrainSettings) -> TrainerOptions {
     let tokens = |micro: &[usize]| micro.iter().map(|i| examples.list[*i].tokens.ids.len()).sum::<usize>();
     let largest_of = |step: Vec<usize>| step.chunks(settings.batch_size.max(1)).map(tokens).max().unwrap_or(0);
     let max_tokens = order.steps_from(0).map(largest_of).max().unwrap_or(0);
-    TrainerOptions {
-        max_tokens: max_tokens.max(preview_tokens),
-        max_segment_tokens: examples.longest().max(preview_tokens),
-    }
+    TrainerOptions { max_tokens, max_segment_tokens: examples.longest() }
 }
 
 /// Weights, optimizer state and counters to start from.

@@ -1,8 +1,9 @@
 //! The end of a slice: both folders written into staging.
 
 use super::{Slice, StepRecord};
+use crate::Refusal;
 use crate::checkpoint::{self, Contents};
-use crate::{Refusal, resume};
+use crate::resume::{self, Resumed};
 use anyhow::{Context, Result};
 use hone_model::HostWeights;
 use hone_pipeline::event::StagedCheckpoint;
@@ -31,7 +32,8 @@ impl Slice<'_> {
         let manifest_hash =
             checkpoint::write(&request.root.join(&request.staging), &contents).context("write the checkpoint")?;
         let optimizer = self.trainer.optimizer_state().context("read the optimizer state back")?;
-        resume::write(&request.root.join(&request.resume_staging), &self.config, &self.state, &weights, optimizer)
+        let content = Resumed { state: self.state.clone(), masters: weights, optimizer };
+        resume::write(&request.root.join(&request.resume_staging), &self.config, content)
             .context("write the resume state")?;
         Ok(StagedCheckpoint {
             checkpoint: self.state.checkpoint,

@@ -5,6 +5,7 @@ use hone_disk::manifest;
 use hone_model::HostWeights;
 use hone_pipeline::config::TrainSettings;
 use hone_pipeline::ids::{CheckpointId, JobId};
+use hone_pipeline::state::Position;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// 10 rows in steps of 4 over 3 epochs: 9 steps.
@@ -258,7 +259,7 @@ fn sizes_hold_every_micro_batch() {
     let limits = rows::Limits { max_length: 64, overlong: request.settings.overlong };
     let examples = rows::load(&ctx, &request.files, limits, &mut |_| {}).unwrap();
     let order = job_order(&examples, &request.settings, request.job);
-    let options = trainer_options(&order, &examples, &request.settings, 0);
+    let options = trainer_options(&order, &examples, &request.settings);
     let length = |i: &usize| examples.list[*i].tokens.ids.len();
     let largest = order.steps_from(0).map(|step| step.iter().map(length).sum::<usize>()).max();
     assert_eq!(Some(options.max_tokens), largest);
