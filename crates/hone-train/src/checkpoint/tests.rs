@@ -1,3 +1,5 @@
+//! What a checkpoint folder holds.
+
 use crate::testing::{PAIRS, Workspace, run, settings, staged};
 use crate::{Refusal, YieldFlag};
 use hone_disk::manifest;

@@ -1,3 +1,5 @@
+//! The protocol of a child, held by running this test binary again as one.
+
 use super::*;
 use crate::testing::{PAIRS, Workspace, settings};
 use hone_model::Dtype;

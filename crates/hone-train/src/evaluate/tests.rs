@@ -1,3 +1,5 @@
+//! Losses held against whole logits; limits of an evaluation.
+
 use super::*;
 use crate::testing::{PAIRS, Workspace, settings};
 use hone_model::Dtype;

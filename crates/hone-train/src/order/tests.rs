@@ -1,3 +1,5 @@
+//! The order of rows: every example once per epoch, the same from anywhere.
+
 use super::*;
 
 fn order(num_examples: usize, examples_per_step: usize, epochs: u32) -> Order {

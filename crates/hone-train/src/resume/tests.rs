@@ -1,3 +1,5 @@
+//! A resume folder is whole or not read.
+
 use super::*;
 use crate::YieldFlag;
 use crate::testing::{PAIRS, Workspace, run, settings, staged};

@@ -1,3 +1,5 @@
+//! What is left out of a job, and what stops it.
+
 use super::*;
 use crate::testing::{PAIRS, Workspace, warnings};
 use hone_model::Dtype;

@@ -1,3 +1,5 @@
+//! Learning rates by hand.
+
 use super::*;
 
 #[track_caller]

@@ -1,3 +1,5 @@
+//! Masks that are right, and every way in which one can be wrong.
+
 use super::*;
 use crate::rows::{self, Limits};
 use crate::testing::{PAIRS, Workspace, settings};

@@ -1,3 +1,5 @@
+//! Slices: learning, exact resume, yielding, numbers that are not finite.
+
 use super::*;
 use crate::testing::{PAIRS, Workspace, run, settings, staged, warnings};
 use crate::{Refusal, resume, rows};

@@ -1,3 +1,5 @@
+//! Lines and signs of life.
+
 use super::*;
 
 #[derive(Clone, Default)]
