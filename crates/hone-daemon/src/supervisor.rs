@@ -1,7 +1,8 @@
 //! `hone up`: one process per role, restarted with back-off when it failed, stopped in order.
 //!
 //! A role process gets an open pipe as stdin; its end means that the supervisor is gone
-//! ([`stop_when_parent_ends`]).
+//! ([`stop_when_parent_ends`]). Its environment says `HONE_SUPERVISED=1`, and `HONE_RESTARTED=1` from its second
+//! start on.
 
 #[cfg(test)]
 mod tests;
@@ -187,7 +188,7 @@ impl<'a> Running<'a> {
         let mut command = Command::new(&options.program);
         command.args(&self.role.args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         // Ctrl-C in a terminal reaches the supervisor alone, which ends the roles in order.
-        command.process_group(0);
+        command.process_group(0).env("HONE_SUPERVISED", "1").env_remove("HONE_RESTARTED");
         if self.num_starts > 0 {
             command.env("HONE_RESTARTED", "1");
         }

@@ -190,6 +190,7 @@ fn spawn(spec: &ChildSpec) -> Result<Child> {
     command.args(["child", spec.kind, "--request"]).arg(&spec.request);
     // Children read files of strangers and need no key.
     command.env_remove("HONE_ADMIN_KEY").env_remove("HONE_READ_KEY");
+    command.env_remove("HONE_SUPERVISED").env_remove("HONE_RESTARTED");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     command.spawn().with_context(|| format!("start {} child {}", spec.program.display(), spec.kind))
 }

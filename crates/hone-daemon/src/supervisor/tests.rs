@@ -67,7 +67,7 @@ fn only_what_failed_starts_again() {
     let bench = bench(
         "case $1 in
            steady) exec sleep 600;;
-           shaky) echo \"restarted=$HONE_RESTARTED\"; exit 1;;
+           shaky) echo \"restarted=$HONE_RESTARTED supervised=$HONE_SUPERVISED\"; exit 1;;
          esac",
     );
     let roles = [role("steady"), role("shaky")];
@@ -84,7 +84,7 @@ fn only_what_failed_starts_again() {
         .collect();
     assert_eq!(waits, [1, 2, 4], "the wait doubles");
     let log = std::fs::read_to_string(bench.dir.path().join("logs/shaky.log")).unwrap();
-    assert!(log.starts_with("restarted=\nrestarted=1\n"), "{log}");
+    assert!(log.starts_with("restarted= supervised=1\nrestarted=1 supervised=1\n"), "{log}");
 }
 
 #[test]
