@@ -5,8 +5,8 @@ use anyhow::{Context, Result, bail};
 use hone_pipeline::event::{Effect, Event};
 use hone_pipeline::ids::{CheckpointId, DatasetId};
 use hone_pipeline::state::Dataset;
-use hone_store::{datasets, publish as store};
-use std::io::ErrorKind;
+use hone_store::datasets;
+use hone_store::publish::{self as store, PublishError};
 
 pub(super) fn file_effect(env: &Env, given: &Given, effect: Effect) {
     match move_file(env, given, &effect) {
@@ -43,24 +43,13 @@ pub(super) fn publish(env: &Env, given: &Given, checkpoint: CheckpointId) {
             }
             env.event(Event::CheckpointPublished { checkpoint });
         }
-        Err(error) if is_host_trouble(&error) => env.again(Effect::Publish { checkpoint }, &error),
-        Err(error) => env.event(Event::PublishFailed { checkpoint, reason: format!("{error:#}") }),
+        Err(PublishError::Host(error)) => env.again(Effect::Publish { checkpoint }, &error),
+        Err(PublishError::Refused(error)) => {
+            env.event(Event::PublishFailed { checkpoint, reason: format!("{error:#}") });
+        }
     }
 }
 
 pub(super) fn find(given: &Given, dataset: DatasetId) -> Result<&Dataset> {
     given.state.datasets.get(&dataset).with_context(|| format!("find {dataset}"))
-}
-
-/// True for what says nothing about the files: no room, no permission.
-fn is_host_trouble(error: &anyhow::Error) -> bool {
-    let kinds = [
-        ErrorKind::StorageFull,
-        ErrorKind::QuotaExceeded,
-        ErrorKind::PermissionDenied,
-        ErrorKind::ReadOnlyFilesystem,
-        ErrorKind::OutOfMemory,
-    ];
-    let io = error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>());
-    io.into_iter().any(|cause| kinds.contains(&cause.kind()))
 }
