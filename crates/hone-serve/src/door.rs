@@ -2,7 +2,7 @@
 //! about them; whatever fails, what served goes on serving.
 
 pub mod files;
-mod load;
+pub mod load;
 
 #[cfg(test)]
 mod tests;

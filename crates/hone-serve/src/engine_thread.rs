@@ -14,6 +14,9 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info};
 
+#[cfg(test)]
+mod tests;
+
 /// Orders that may wait for the thread; senders wait beyond.
 pub const ORDER_QUEUE: usize = 64;
 /// Events of one choice beyond one for each token: its end, and some air.

@@ -4,4 +4,5 @@ mod chat;
 mod door;
 mod fixture;
 mod limits;
+mod model;
 mod peer;

@@ -1,0 +1,159 @@
+use super::*;
+use crate::door::load::load;
+use hone_generate::{EngineOptions, FinishReason};
+use model::Model;
+use std::thread::JoinHandle;
+
+#[path = "../../tests/serve/model.rs"]
+mod model;
+
+/// The thread with its ends.
+struct Rig {
+    orders: mpsc::Sender<EngineOrder>,
+    serving: watch::Receiver<Option<Serving>>,
+    metrics: Arc<Metrics>,
+    thread: JoinHandle<()>,
+}
+
+impl Rig {
+    fn start() -> Rig {
+        let (orders, receiver) = mpsc::channel(ORDER_QUEUE);
+        let (sender, serving) = watch::channel(None);
+        let metrics = Arc::new(Metrics::default());
+        let thread_metrics = metrics.clone();
+        let thread = std::thread::spawn(move || run(receiver, sender, thread_metrics));
+        Rig { orders, serving, metrics, thread }
+    }
+
+    fn switch(&self, loaded: Loaded) -> Arc<Served> {
+        let served = loaded.served.clone();
+        let (done, switched) = oneshot::channel();
+        let order = EngineOrder::Switch { model: Box::new(loaded), done };
+        self.orders.blocking_send(order).ok().unwrap();
+        switched.blocking_recv().unwrap();
+        served
+    }
+
+    fn generate(&self, served: &Arc<Served>, requests: Vec<GenRequest>) -> Admission {
+        let (admitted, admission) = oneshot::channel();
+        let order = GenerateOrder { served: served.clone(), requests, admitted };
+        self.orders.blocking_send(EngineOrder::Generate(order)).ok().unwrap();
+        admission.blocking_recv().unwrap()
+    }
+
+    fn admitted(&self, served: &Arc<Served>, requests: Vec<GenRequest>) -> mpsc::Receiver<ChoiceEvent> {
+        match self.generate(served, requests) {
+            Admission::Admitted(events) => events,
+            Admission::Stale => panic!("stale"),
+            Admission::Refused(error) => panic!("{error:?}"),
+        }
+    }
+
+    fn end(self) {
+        drop(self.orders);
+        self.thread.join().unwrap();
+    }
+}
+
+fn loaded(checkpoint: u64) -> Loaded {
+    let model = Model::random(checkpoint, checkpoint);
+    let options =
+        EngineOptions { threads: 1, slots: 2, max_waiting: 2, max_context: model::CONTEXT, ..EngineOptions::default() };
+    load(checkpoint, &model.request, model.dir.path(), &options).unwrap()
+}
+
+fn request(max_tokens: usize) -> GenRequest {
+    GenRequest { prompt: vec![5, 6, 7], max_tokens, ..GenRequest::default() }
+}
+
+/// The tokens of one choice, to its end.
+fn tokens(events: &mut mpsc::Receiver<ChoiceEvent>) -> Vec<u32> {
+    let mut tokens = Vec::new();
+    loop {
+        match events.blocking_recv().expect("the answer ends before the channel does").kind {
+            GenEventKind::Token { token, .. } => tokens.push(token),
+            GenEventKind::Finished { reason, .. } => {
+                assert_eq!(reason, FinishReason::Length);
+                return tokens;
+            }
+            GenEventKind::Failed { message } => panic!("{message}"),
+        }
+    }
+}
+
+#[test]
+fn a_prompt_of_another_model_is_not_admitted() {
+    let rig = Rig::start();
+    let nobody = loaded(9).served;
+    assert!(matches!(rig.generate(&nobody, vec![request(1)]), Admission::Stale), "nothing serves yet");
+    let old = rig.switch(loaded(1));
+    rig.admitted(&old, vec![request(1)]);
+    let new = rig.switch(loaded(2));
+    assert!(matches!(rig.generate(&old, vec![request(1)]), Admission::Stale));
+    rig.admitted(&new, vec![request(1)]);
+    assert_eq!(rig.serving.borrow().as_ref().unwrap().served.deployment, 2);
+    rig.end();
+}
+
+#[test]
+fn a_request_in_flight_ends_on_the_model_that_admitted_it() {
+    let rig = Rig::start();
+    let old = rig.switch(loaded(1));
+    let alone = tokens(&mut rig.admitted(&old, vec![request(200)]));
+    let mut flying = rig.admitted(&old, vec![request(200)]);
+    let first = flying.blocking_recv().unwrap();
+    assert!(matches!(first.kind, GenEventKind::Token { token, .. } if token == alone[0]));
+    let new = rig.switch(loaded(2));
+    let newer = tokens(&mut rig.admitted(&new, vec![request(200)]));
+    assert_eq!(tokens(&mut flying), alone[1..]);
+    assert_ne!(newer, alone, "the two models can be told apart");
+    // Two models were in memory; one more order makes the thread come round and drop the old one.
+    rig.admitted(&new, vec![request(1)]).blocking_recv();
+    let metrics = rig.metrics.clone();
+    rig.end();
+    assert!(metrics.render().contains("hone_serve_models 1\n"));
+}
+
+#[test]
+fn choices_are_admitted_all_or_none() {
+    let rig = Rig::start();
+    let served = rig.switch(loaded(1));
+    // Two may wait; the third of one request is refused, and with it the first two.
+    let Admission::Refused(error) = rig.generate(&served, vec![request(5); 3]) else { panic!("admitted") };
+    assert_eq!(error.status.as_u16(), 429);
+    let mut events = rig.admitted(&served, vec![request(5); 2]);
+    let mut seen = [0, 0];
+    while let Some(event) = events.blocking_recv() {
+        seen[event.choice] += usize::from(matches!(event.kind, GenEventKind::Token { .. }));
+    }
+    assert_eq!(seen, [5, 5]);
+    rig.end();
+}
+
+#[test]
+fn an_abandoned_request_frees_its_place() {
+    let rig = Rig::start();
+    let served = rig.switch(loaded(1));
+    let abandoned = rig.admitted(&served, vec![request(model::CONTEXT - 3); 2]);
+    drop(abandoned);
+    // Both slots were taken for thousands of tokens; this one is answered all the same, long before that.
+    assert_eq!(tokens(&mut rig.admitted(&served, vec![request(3)])).len(), 3);
+    let metrics = rig.metrics.render();
+    let line = metrics.lines().find(|line| line.starts_with("hone_serve_generated_tokens_total ")).unwrap();
+    let generated: usize = line.rsplit(' ').next().unwrap().parse().unwrap();
+    assert!(generated < model::CONTEXT, "{generated} tokens");
+    rig.end();
+}
+
+#[test]
+fn ending_the_thread_ends_every_answer() {
+    let rig = Rig::start();
+    let served = rig.switch(loaded(1));
+    let mut events = rig.admitted(&served, vec![request(model::CONTEXT - 3)]);
+    rig.end();
+    let mut finished = false;
+    while let Some(event) = events.blocking_recv() {
+        finished |= matches!(event.kind, GenEventKind::Finished { .. });
+    }
+    assert!(!finished, "an answer that was cut is not called finished");
+}
