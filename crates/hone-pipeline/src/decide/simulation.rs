@@ -107,7 +107,6 @@ impl Simulation {
             self.check_always();
         }
         self.faults = false;
-        self.host.silence_ends();
         self.command(Command::Resume);
         for _ in 0..MAX_SETTLING {
             if self.is_quiet() {

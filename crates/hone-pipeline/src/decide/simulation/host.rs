@@ -181,7 +181,7 @@ impl Host {
             }
             _ => match child.work {
                 Work::Evaluate { checkpoint } => self.evaluate(&child, checkpoint, state, rng),
-                Work::Train { job } => self.train(&child, &state.jobs[&job], state, mood < 8),
+                Work::Train { job } => self.train(&child, &state.jobs[&job], state, mood),
             },
         }
     }
@@ -193,12 +193,6 @@ impl Host {
 
     pub fn end_all_children(&mut self) {
         self.child = None;
-    }
-
-    pub fn silence_ends(&mut self) {
-        if let Some(child) = &mut self.child {
-            child.silent = false;
-        }
     }
 
     pub fn sweep_staging(&mut self, state: &State) {
@@ -233,7 +227,7 @@ impl Host {
         Event::CheckpointPublished { checkpoint: id }
     }
 
-    fn train(&mut self, child: &Child, job: &Job, state: &State, lies: bool) -> Vec<Event> {
+    fn train(&mut self, child: &Child, job: &Job, state: &State, mood: u32) -> Vec<Event> {
         let dataset = job.datasets[0];
         let num_rows = state.datasets[&dataset].rows;
         let total_steps = num_rows.div_ceil(ROWS_PER_STEP);
@@ -248,13 +242,15 @@ impl Host {
             return vec![Event::WorkerProgress { token: child.token, progress: Some(Progress::default()) }];
         }
         self.child.as_mut().unwrap().finished = true;
-        let parent = state.latest_checkpoint().unwrap().id;
+        let latest = state.latest_checkpoint().unwrap();
+        // A liar goes on from an older checkpoint, or counts wrongly.
+        let parent = latest.parent.filter(|_| mood == 6).unwrap_or(latest.id);
         let rows_trained = (job_step * ROWS_PER_STEP).min(num_rows);
         let mut contents = self.published[&parent].clone();
         contents.rows.extend((job.position.rows_trained..rows_trained).map(|row| (dataset, row)));
         let staging = format!("staging-{}", child.token);
         self.staging.insert(staging.clone(), contents);
-        let number = parent.0 + child.steps + u64::from(lies);
+        let number = parent.0 + child.steps + u64::from(mood == 7);
         let staged = StagedCheckpoint {
             checkpoint: CheckpointId(number),
             parent,
