@@ -6,7 +6,7 @@
 //! further files of the script: their texts.
 
 use hone_data::tokenize::{prompt_ids, tokenize};
-use hone_data::{ChatContext, ChatTemplate, Example, Message, RenderInput, Row, RowId};
+use hone_data::{ChatContext, ChatTemplate, Example, Message, RenderInput, Row, RowId, Tokenizer, tiny};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
@@ -165,4 +165,42 @@ fn ids_of_smollm2_equal_those_of_transformers() {
 #[test]
 fn ids_of_qwen3_equal_those_of_transformers() {
     compare_ids("HONE_QWEN3_TOKENIZER_DIR", "qwen3.json");
+}
+
+/// The real ChatML templates under the tiny tokenizer, which needs no download: the last example is the
+/// reference's text, each assistant turn is trained once, and an empty think block never is.
+#[test]
+fn masks_under_real_templates_train_each_answer_once() {
+    let json = tiny::build_tokenizer(std::iter::empty(), tiny::MIN_VOCAB_SIZE).unwrap();
+    let tokenizer = Tokenizer::from_json(&json.to_string(), &[2, 0], None).unwrap();
+    for (name, num_examples) in [("smollm2", 1), ("qwen2_5", 1), ("qwen3", 3)] {
+        let golden = read(&testdata().join(format!("{name}.json")));
+        let template = ChatTemplate::from_source(&golden.template, None, golden.eos.as_deref()).unwrap();
+        for case in golden.cases {
+            let plain =
+                ["one_turn", "system", "three_turns", "emoji", "right_to_left", "chinese", "numbers", "no_thinking"];
+            if !plain.contains(&case.name.as_str()) {
+                continue;
+            }
+            let ctx = ChatContext {
+                template: Some(template.clone()),
+                tokenizer: tokenizer.clone(),
+                profile: hone_data::profile::find("plain").unwrap(),
+                kwargs: case.kwargs,
+            };
+            let example = Example::Chat { messages: case.messages.clone(), tools: None };
+            let rows = tokenize(&ctx, &Row { line: 1, id: RowId(1), example }).unwrap();
+            let expected = if case.name == "three_turns" { num_examples } else { 1 };
+            assert_eq!(rows.len(), expected, "{name} {}", case.name);
+            assert_eq!(tokenizer.decode(&rows.last().unwrap().ids, false).unwrap(), case.text.unwrap());
+            let trained = rows.iter().flat_map(|r| r.ids.iter().zip(&r.mask).filter(|(_, t)| **t).map(|(id, _)| *id));
+            let answers: String = case
+                .messages
+                .iter()
+                .filter(|m| m.role == "assistant")
+                .map(|m| format!("{}<|im_end|>", m.content))
+                .collect();
+            assert_eq!(tokenizer.decode(&trained.collect::<Vec<_>>(), false).unwrap(), answers, "{name} {}", case.name);
+        }
+    }
 }
