@@ -102,27 +102,35 @@ function note(text, kind) { return h("p", { class: kind ? `note ${kind}` : "note
 
 /** A line for a source that could not be read, or nothing. */
 function trouble(source) {
-  if (!source || !source.error) return null;
-  const age = isNumber(source.age_ms) ? ` Shown is what it said ${duration(source.age_ms)} ago.` : "";
-  return note(`${source.error[0].toUpperCase()}${source.error.slice(1)}.${age}`, "warn");
+  // What the first card says already is not said again by every other one.
+  if (!source || !source.error || source.error === mainError) return null;
+  const age = isNumber(source.age_ms) ? `. Shown is what it said ${duration(source.age_ms)} ago.` : "";
+  return note(`Cannot be read: ${source.error}${age}`, "warn");
 }
 
+/** What an empty part says: why it is empty, or that nobody knows. */
+const empty = (source, text) => h("p", { class: "empty" }, source.data || isAbsent() ? text : "Not known.");
+
 /** What a part shows of a source: its data, and its error without the running age. */
-const keyOf = (source) => [source && source.data, source && source.error];
+const keyOf = (source) => [source && source.data, source && source.error, mainError];
 
 // ---- parts ----
 
+let mainError = null;
+const isAbsent = () => /no workspace/.test(mainError || "");
+
 function showNow(source) {
   const data = source.data;
+  mainError = source.error;
   const state = data ? data.state : "unknown";
-  const isDead = !data || state === "dead" || state === "stalled";
-  byId("pill").dataset.state = source.error ? "lost" : state;
-  setText("pill-text", source.error ? (data ? "Unreadable" : "No workspace") : STATES[state] || state);
+  const isDead = (!data && !isAbsent()) || state === "dead" || state === "stalled";
+  byId("pill").dataset.state = isAbsent() ? "unknown" : source.error ? "lost" : state;
+  setText("pill-text", source.error ? (isAbsent() ? "No workspace" : "Unreadable") : STATES[state] || state);
   setText("model", data && data.model_name ? data.model_name : "");
   document.title = data && data.job && isNumber(data.job.share) && state === "training"
     ? `${Math.floor(data.job.share * 100)} % · hone` : "hone";
   byId("now-title").closest("section").toggleAttribute("data-dead", isDead);
-  setText("headline", data ? data.headline : "Nothing to show");
+  setText("headline", data ? data.headline : isAbsent() ? "No workspace yet" : "The workspace cannot be read");
   const job = data && data.job;
   const isOpen = job && (job.state === "running" || job.state === "queued");
   setText("detail", nowDetail(data, source, isOpen));
@@ -141,6 +149,7 @@ function showNow(source) {
 }
 
 function nowDetail(data, source, isOpen) {
+  if (isAbsent()) return "Make one with `hone init`, or let `hone demo` make one that trains at once.";
   if (!data) return source.error || "";
   const parts = [];
   if (isOpen && data.job.files.length) {
@@ -224,10 +233,14 @@ function scale(low, high) {
 
 const trim = (value) => String(Number(value.toPrecision(3)));
 
+/** Each point with the mean of its neighbours on both sides, so that the line does not lag. */
 function movingMean(points) {
-  const weight = Math.min(0.6, 8 / points.length + 0.08);
-  let mean = points[0][1];
-  return points.map(([step, loss]) => { mean += weight * (loss - mean); return [step, mean]; });
+  const reach = Math.max(1, Math.round(points.length / 50));
+  return points.map(([step], i) => {
+    const side = Math.min(reach, i, points.length - 1 - i);
+    const near = points.slice(i - side, i + side + 1);
+    return [step, near.reduce((sum, [, loss]) => sum + loss, 0) / near.length];
+  });
 }
 
 function showServing(deployments, inference) {
@@ -235,8 +248,10 @@ function showServing(deployments, inference) {
     const targets = (deployments.data && deployments.data.targets) || [];
     const server = inferenceLine(inference, targets);
     if (!targets.length) {
-      return [h("p", { class: "serving-name muted" }, servedBy(inference) || "Nothing yet"),
-        h("p", { class: "empty" }, "The first checkpoint is served once it was evaluated."), server, trouble(deployments)];
+      const served = servedBy(inference);
+      return [h("p", { class: "serving-name muted" }, served || "Nothing yet"),
+        empty(deployments, served ? "No deployment of this workspace is recorded." : "The first checkpoint is served once it was evaluated."),
+        server, trouble(deployments)];
     }
     return [...targets.map(target), server, trouble(deployments)];
   });
@@ -274,7 +289,7 @@ function showCheckpoints(source, deployments) {
   setText("checkpoints-note", source.data ? plural(source.data.num_published, "published", "published") : "");
   show("checkpoints", [keyOf(source), [...live]], () => {
     const items = (source.data && source.data.items) || [];
-    if (!items.length) return [h("p", { class: "empty" }, "None yet. checkpoint-0 is the base model."), trouble(source)];
+    if (!items.length) return [empty(source, "None yet. checkpoint-0 is the base model."), trouble(source)];
     const head = ["Checkpoint", "Made", "Response loss", "Token accuracy", "Verdict"];
     const header = head.map((name, i) => h("th", { scope: "col", role: "columnheader", class: i === 2 || i === 3 ? "num" : null }, name));
     return [h("table", { role: "table", "aria-labelledby": "checkpoints-title" },
@@ -296,7 +311,7 @@ function checkpointRow(item, live) {
   };
   return h("tr", { role: "row" },
     cell("Checkpoint", "name", [item.id, badges.length ? h("span", { class: "badges" }, badges) : null]),
-    cell("Made", "", h("span", {}, since(item.created_ms), item.job && h("span", { class: "muted" }, ` by ${item.job}`))),
+    cell("Made", "", h("div", { class: "made" }, h("span", {}, since(item.created_ms)), item.job && h("span", { class: "muted" }, `by ${item.job}`))),
     cell("Response loss", "num", suites.length ? figures((suite) => named(suites, suite, fixed(suite.mean_nll, 4))) : null),
     cell("Token accuracy", "num", suites.length ? figures((suite) => percent(suite.token_accuracy)) : null),
     cell("Verdict", "verdict", verdict(item)));
@@ -317,27 +332,28 @@ function verdict(item) {
 
 const JOB_BADGES = { running: "good", queued: null, completed: "info", failed: "bad", skipped: "warn", cancelled: null };
 
-function showQueue(source) {
+function showQueue(source, isAlive) {
   const data = source.data;
   setText("queue-note", data ? plural(data.num_open, "open job", "open jobs") : "");
-  show("queue", keyOf(source), () => {
+  show("queue", [keyOf(source), isAlive], () => {
     const jobs = data ? [...data.open, ...data.ended.slice(0, 6)] : [];
     return [
       data && data.queue_full && note("The queue is full: arriving files wait in the inbox.", "warn"),
-      jobs.length ? h("ul", { class: "rows" }, jobs.map(jobRow)) : h("p", { class: "empty" }, "No jobs yet. Drop a JSONL file into inbox/."),
+      jobs.length ? h("ul", { class: "rows" }, jobs.map((job) => jobRow(job, isAlive))) : empty(source, "No jobs yet. Drop a JSONL file into inbox/."),
       trouble(source)];
   });
 }
 
-function jobRow(job) {
+function jobRow(job, isAlive) {
+  const isCut = job.state === "running" && !isAlive;
   const files = job.files.join(", ") + (job.num_files > job.files.length ? ` and ${job.num_files - job.files.length} more` : "");
   const steps = job.total_steps ? `${count(job.job_step)} of ${count(job.total_steps)} steps` : null;
   const bar = job.state === "running" && job.total_steps
-    ? h("progress", { class: "thin", max: job.total_steps, value: job.job_step, "aria-label": `Progress of ${job.id}` }) : null;
+    ? h("progress", { class: isCut ? "thin idle" : "thin", max: job.total_steps, value: job.job_step, "aria-label": `Progress of ${job.id}` }) : null;
   return h("li", {},
     h("div", { class: "row-head" },
       h("span", {}, h("span", { class: "name" }, job.id), " ",
-        h("span", { class: "badges" }, badge(job.state, JOB_BADGES[job.state]), job.priority !== "normal" && badge(job.priority))),
+        h("span", { class: "badges" }, badge(isCut ? "interrupted" : job.state, isCut ? "warn" : JOB_BADGES[job.state]), job.priority !== "normal" && badge(job.priority))),
       h("span", { class: "muted" }, since(job.ended_ms || job.started_ms || job.created_ms))),
     h("div", { class: "muted small" }, [files, steps, job.tries ? plural(job.tries, "failed try", "failed tries") : null].filter(Boolean).join(" · ")),
     bar,
@@ -352,7 +368,7 @@ function showFiles(source) {
   setText("files-note", data ? [counts.accepted && `${counts.accepted} accepted`, counts.rejected && `${counts.rejected} refused`].filter(Boolean).join(", ") : "");
   show("files", keyOf(source), () => {
     const recent = (data && data.recent) || [];
-    if (!recent.length) return [h("p", { class: "empty" }, "No files yet."), trouble(source)];
+    if (!recent.length) return [empty(source, "No files yet."), trouble(source)];
     const listed = recent.slice(0, 8);
     const older = data.rejected.filter((file) => !listed.some((other) => other.id === file.id)).slice(0, 4);
     return [h("ul", { class: "rows" }, [...listed, ...older].map(fileRow)), trouble(source)];
@@ -431,6 +447,7 @@ function addEvent(entry) {
 /** Follows the log for ever; goes on after the last event seen when the connection breaks. */
 async function followEvents() {
   for (;;) {
+    while (isLocked) await sleep(REFRESH_MS);
     try {
       const headers = lastEvent === null ? {} : { "Last-Event-ID": String(lastEvent) };
       const response = await call("/api/events", headers);
@@ -505,7 +522,8 @@ function render({ sources, version }) {
   showNow(sources.training_status);
   showServing(sources.deployments, sources.inference);
   showCheckpoints(sources.checkpoints, sources.deployments);
-  showQueue(sources.queue);
+  const training = sources.training_status.data;
+  showQueue(sources.queue, Boolean(training && training.daemon.alive));
   showFiles(sources.datasets);
   showPreviews(sources.training_status);
   showHost(sources.system);
@@ -527,9 +545,14 @@ function lost(message) {
   document.body.toggleAttribute("data-lost", Boolean(message));
 }
 
+let isLocked = false;
+
 function wantKey(isWanted) {
+  byId("key-note").hidden = !isWanted || !sessionStorage.getItem("hone-key");
+  isLocked = isWanted;
   byId("key-form").hidden = !isWanted;
   byId("main").hidden = isWanted;
+  document.querySelector(".foot").hidden = isWanted;
   if (isWanted) { byId("pill").dataset.state = "unknown"; setText("pill-text", "Locked"); }
 }
 
@@ -543,7 +566,7 @@ byId("key-form").addEventListener("submit", (event) => {
 async function main() {
   followEvents();
   for (;;) {
-    await refresh();
+    if (!isLocked) await refresh();
     await sleep(document.hidden ? HIDDEN_REFRESH_MS : REFRESH_MS);
   }
 }
