@@ -20,7 +20,7 @@ use hone_pipeline::decide::{command_offline, decide, recover};
 use hone_pipeline::event::{Command, Decision, Effect, Event};
 use hone_pipeline::state::{Change, CheckpointState, Control, LogEntry, LogSeverity, State};
 use hone_pipeline::wire::{ControlReply, ControlRequest};
-use hone_store::{Store, owner_lock, publish};
+use hone_store::{OwnerLock, OwnerLockError, Store, owner_lock, publish};
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -34,6 +34,9 @@ use timers::Timers;
 const MAX_MESSAGES: usize = 1024;
 /// Wait before an effect that this host could not do is started again.
 const AGAIN_AFTER: Duration = Duration::from_secs(5);
+/// How long a taken workspace is asked for, and how often.
+const LOCK_WAIT: Duration = Duration::from_millis(500);
+const LOCK_POLL: Duration = Duration::from_millis(5);
 /// The configuration is read at most this often.
 const CONFIG_EVERY: Duration = Duration::from_millis(50);
 
@@ -44,7 +47,7 @@ const CONFIG_EVERY: Duration = Duration::from_millis(50);
 /// # Errors
 /// The workspace is owned by another daemon, cannot be read, or a commit failed.
 pub fn run(options: DaemonOptions, stop: Arc<AtomicBool>, on_ready: impl FnOnce()) -> Result<()> {
-    let _lock = owner_lock(&options.root).context("take the workspace")?;
+    let _lock = take_workspace(&options.root)?;
     let store = Store::open(&options.root).context("open the workspace")?;
     let config = (options.load_settings)().context("read the configuration")?;
     let mut state = store.load().context("load the state")?;
@@ -85,7 +88,7 @@ pub fn run(options: DaemonOptions, stop: Arc<AtomicBool>, on_ready: impl FnOnce(
 /// # Errors
 /// A daemon is running, the workspace cannot be read, or the command is refused.
 pub fn apply_offline(root: &Path, settings: &Settings, command: &Command) -> Result<String> {
-    let _lock = owner_lock(root).context("take the workspace")?;
+    let _lock = take_workspace(root)?;
     let mut store = Store::open(root).context("open the workspace")?;
     let state = store.load().context("load the state")?;
     let decision = command_offline(&state, settings, command, now_ms());
@@ -94,6 +97,18 @@ pub fn apply_offline(root: &Path, settings: &Settings, command: &Command) -> Res
         Some(Ok(message)) => Ok(message),
         Some(Err(message)) => bail!("{message}"),
         None => bail!("the command got no answer"),
+    }
+}
+
+/// A process that was killed while it started a child leaves its lock with that child until the child runs its own
+/// program, a moment later: so the lock is asked for a while before it is called taken.
+fn take_workspace(root: &Path) -> Result<OwnerLock> {
+    let start = Instant::now();
+    loop {
+        match owner_lock(root) {
+            Err(OwnerLockError::Held { .. }) if start.elapsed() < LOCK_WAIT => std::thread::sleep(LOCK_POLL),
+            result => return result.context("take the workspace"),
+        }
     }
 }
 
