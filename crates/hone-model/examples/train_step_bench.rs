@@ -29,18 +29,20 @@ fn main() -> Result<()> {
     let planned_bytes = Trainer::planned_bytes(&config, &options, &*device)?;
     let mut trainer = Trainer::new(device, &config, &weights, &options)?;
     drop(weights);
-    let (mut losses, mut seconds) = (Vec::new(), Vec::new());
+    let (mut losses, mut seconds, mut cpu_seconds) = (Vec::new(), Vec::new(), Vec::new());
     for step in 0..=arguments.steps {
         let batch = batch(&arguments, step, config.vocab_size);
-        let start = Instant::now();
+        let (start, cpu_start) = (Instant::now(), cpu_seconds_so_far()?);
         losses.push(train_step(&mut trainer, &batch, step as u64 + 1)?);
         if step > 0 {
+            cpu_seconds.push(cpu_seconds_so_far()? - cpu_start);
             seconds.push(start.elapsed().as_secs_f64());
         }
     }
     let peak_memory_bytes = peak_memory_bytes()?;
     drop(trainer);
     seconds.sort_by(f64::total_cmp);
+    cpu_seconds.sort_by(f64::total_cmp);
     let median = seconds[seconds.len() / 2];
     let result = serde_json::json!({
         "work": format!("{} {}x{}", arguments.model, arguments.rows, arguments.length),
@@ -49,6 +51,7 @@ fn main() -> Result<()> {
         "tokens_per_s": tokens as f64 / median,
         "best_tokens_per_s": tokens as f64 / seconds[0],
         "step_ms": median * 1e3,
+        "cpu_ms": cpu_seconds[cpu_seconds.len() / 2] * 1e3,
         "peak_memory_bytes": peak_memory_bytes,
         "planned_bytes": planned_bytes,
         "losses": losses,
@@ -118,6 +121,16 @@ fn gemm_gflops(threads: usize) -> Result<f64> {
         best = best.max(2.0 * (SIZE as f64).powi(3) / start.elapsed().as_secs_f64() / 1e9);
     }
     Ok(best)
+}
+
+/// Processor time of all threads of this process: steadier than the clock where other programs run.
+fn cpu_seconds_so_far() -> Result<f64> {
+    let mut nanoseconds = 0.0;
+    for task in std::fs::read_dir("/proc/self/task").context("list threads")? {
+        let schedule = std::fs::read_to_string(task?.path().join("schedstat")).context("read processor time")?;
+        nanoseconds += schedule.split(' ').next().context("find processor time")?.parse::<f64>()?;
+    }
+    Ok(nanoseconds / 1e9)
 }
 
 /// Highest resident memory of this process so far (`VmHWM`).

@@ -2,6 +2,7 @@
 //!
 //! Results depend on the number of threads in a few sums (weights of norms), on nothing else.
 
+mod arena;
 mod attention;
 mod cached;
 mod matmul;
@@ -11,25 +12,26 @@ mod simd;
 
 use super::{AdamWUpdate, Attention, Cache, CacheRow, Device, HeadNorms, Heads, Matrix, Rotation, Span};
 use anyhow::{Context, Result};
+use arena::Arena;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::sync::Arc;
 
 /// The device `cpu`.
 pub(super) struct Cpu {
     pool: Arc<ThreadPool>,
-    arena: Vec<f32>,
+    arena: Arena,
 }
 
 impl Cpu {
     pub(super) fn new(threads: usize) -> Result<Cpu> {
         let builder = ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("cpu-{i}"));
         let pool = builder.build().context("start threads")?;
-        Ok(Cpu { pool: Arc::new(pool), arena: Vec::new() })
+        Ok(Cpu { pool: Arc::new(pool), arena: Arena::empty() })
     }
 
     /// The pool, and disjoint parts of the arena.
     fn parts<const N: usize>(&mut self, spans: [Span; N]) -> (&ThreadPool, [&mut [f32]; N]) {
-        let parts = self.arena.get_disjoint_mut(spans.map(Span::range));
+        let parts = self.arena.numbers().get_disjoint_mut(spans.map(Span::range));
         (&self.pool, parts.expect("operands are inside the arena and do not overlap"))
     }
 }
@@ -44,9 +46,7 @@ impl Device for Cpu {
     }
 
     fn reserve(&mut self, len: usize) -> Result<()> {
-        self.arena = Vec::new();
-        self.arena.try_reserve_exact(len).with_context(|| format!("reserve {} MB of memory", len / 250_000))?;
-        self.arena.resize(len, 0.0);
+        self.arena = Arena::new(len)?;
         Ok(())
     }
 
@@ -59,12 +59,12 @@ impl Device for Cpu {
     }
 
     fn upload(&mut self, dst: Span, values: &[f32]) -> Result<()> {
-        self.arena[dst.range()].copy_from_slice(values);
+        self.arena.numbers()[dst.range()].copy_from_slice(values);
         Ok(())
     }
 
     fn download(&mut self, src: Span, values: &mut [f32]) -> Result<()> {
-        values.copy_from_slice(&self.arena[src.range()]);
+        values.copy_from_slice(&self.arena.numbers()[src.range()]);
         Ok(())
     }
 

@@ -133,13 +133,15 @@ vectorised! {
     fn swiglu_backward_rows(y: &mut [f32], gate_up: &mut [f32], intermediate: usize) {
         for (y, row) in y.chunks_exact_mut(intermediate).zip(gate_up.chunks_exact_mut(2 * intermediate)) {
             let (gate, up) = row.split_at_mut(intermediate);
+            // Lanes in arrays of their own: three slices written at once are not seen to be apart.
+            let (y, y_rest) = y.as_chunks_mut::<LANES>();
+            let (gate, gate_rest) = gate.as_chunks_mut::<LANES>();
+            let (up, up_rest) = up.as_chunks_mut::<LANES>();
             for ((y, gate), up) in y.iter_mut().zip(gate).zip(up) {
-                let (dy, g, u) = (*y, *gate, *up);
-                let s = simd::sigmoid(g);
-                let silu = g * s;
-                *y = silu * u;
-                *gate = dy * u * (s + silu * (1.0 - s));
-                *up = dy * silu;
+                (*y, *gate, *up) = swiglu_backward_lanes(*y, *gate, *up);
+            }
+            for ((y, gate), up) in y_rest.iter_mut().zip(gate_rest).zip(up_rest) {
+                ([*y], [*gate], [*up]) = swiglu_backward_lanes([*y], [*gate], [*up]);
             }
         }
     }
@@ -182,4 +184,18 @@ vectorised! {
             *w = *w * keep - step_size * *m / (v.sqrt() * second_correction + eps);
         }
     }
+}
+
+/// (result, gradient of gate, gradient of up) for the gradient of the result, gate and up.
+#[inline(always)]
+fn swiglu_backward_lanes<const N: usize>(dy: [f32; N], gate: [f32; N], up: [f32; N]) -> ([f32; N], [f32; N], [f32; N]) {
+    let (mut y, mut dgate, mut dup) = ([0.0; N], [0.0; N], [0.0; N]);
+    for j in 0..N {
+        let s = simd::sigmoid(gate[j]);
+        let silu = gate[j] * s;
+        y[j] = silu * up[j];
+        dgate[j] = dy[j] * up[j] * (s + silu * (1.0 - s));
+        dup[j] = dy[j] * silu;
+    }
+    (y, dgate, dup)
 }
