@@ -170,7 +170,7 @@ impl Config {
             vocab_size: size(object, "vocab_size")?,
             hidden_size,
             intermediate_size: size(object, "intermediate_size")?,
-            num_layers: size(object, "num_hidden_layers")?,
+            num_layers: num_layers(object)?,
             num_heads,
             num_kv_heads,
             head_dim,
@@ -368,6 +368,16 @@ fn is_off(value: &Value) -> bool {
         Value::Object(object) => object.is_empty(),
         Value::Bool(true) | Value::String(_) => false,
     }
+}
+
+/// Bounded, because the list of parameters grows with it.
+fn num_layers(object: &Object) -> Result<usize, ConfigError> {
+    const MOST: usize = 1024;
+    let number = size(object, "num_hidden_layers")?;
+    if number > MOST {
+        return Err(invalid("num_hidden_layers", format!("= {number} is more than {MOST}")));
+    }
+    Ok(number)
 }
 
 fn size(object: &Object, key: &str) -> Result<usize, ConfigError> {

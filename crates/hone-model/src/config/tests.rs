@@ -176,6 +176,7 @@ fn impossible_values_are_refused_by_their_key() {
         json!(0),
         expect!["config.json: `num_hidden_layers` = 0 is not a whole number from 1 to 16777216"],
     );
+    refused("num_hidden_layers", json!(2000), expect!["config.json: `num_hidden_layers` = 2000 is more than 1024"]);
     refused("num_key_value_heads", json!(4), expect!["config.json: `num_key_value_heads` = 4 does not divide 6 heads"]);
     refused("head_dim", json!(7), expect!["config.json: `head_dim` = 7 is odd"]);
     refused("rms_norm_eps", json!(-1.0), expect!["config.json: `rms_norm_eps` = -1.0 is not a positive number"]);
