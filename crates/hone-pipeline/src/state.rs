@@ -2,10 +2,15 @@
 //! [`State::apply`], the same function in memory and when the store loads it back.
 
 use crate::config::TrainSettings;
-use crate::finding::Severity;
 use crate::ids::{CheckpointId, DatasetId, DeploymentId, JobId, LeaseToken};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+
+mod change;
+mod evaluation;
+
+pub use change::{Change, LogEntry, LogSeverity};
+pub use evaluation::{Evaluation, Judgement, Outcome, SuiteResult};
 
 /// Milliseconds since the Unix epoch. Passed in, never read here.
 pub type TimeMs = u64;
@@ -358,80 +363,6 @@ pub enum CheckpointState {
     },
 }
 
-/// Results of one checkpoint on the suites in force.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Evaluation {
-    /// The checkpoint.
-    pub checkpoint: CheckpointId,
-    /// Its manifest, so that a result can never be taken for another's.
-    pub manifest_hash: String,
-    /// The chat template used, by hash.
-    pub template_hash: String,
-    /// One result per suite, by suite name.
-    pub suites: Vec<SuiteResult>,
-    /// When it ended.
-    pub at_ms: TimeMs,
-    /// Set when it could not be done.
-    #[serde(default)]
-    pub error: Option<String>,
-    /// Tries that crashed.
-    #[serde(default)]
-    pub tries: u32,
-    /// With an error: not before this time it is tried again; `None` means that the record is final.
-    #[serde(default)]
-    pub retry_at_ms: Option<TimeMs>,
-}
-
-/// Loss of one checkpoint on one suite.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct SuiteResult {
-    /// Name of the suite: the file's name.
-    pub suite: String,
-    /// BLAKE3 of the suite's bytes, hex.
-    pub suite_hash: String,
-    /// Rows evaluated.
-    pub rows: u64,
-    /// Rows left out because they exceed the context.
-    pub rows_skipped: u64,
-    /// Tokens that carry loss.
-    pub trained_tokens: u64,
-    /// Mean negative log-likelihood per trained token, in nats.
-    pub mean_nll: f64,
-    /// Share of trained tokens whose argmax is right.
-    pub token_accuracy: f64,
-    /// Per row: sum of the negative log-likelihoods and number of trained tokens; the base of paired tests.
-    pub row_nll: Vec<(f64, u32)>,
-}
-
-/// Which of two checkpoints is better, and by what evidence.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Judgement {
-    /// Who was judged.
-    pub challenger: CheckpointId,
-    /// Against whom; `None` for the first champion.
-    pub champion: Option<CheckpointId>,
-    /// The outcome.
-    pub outcome: Outcome,
-    /// The sentence that decides.
-    pub reason: String,
-    /// When.
-    pub at_ms: TimeMs,
-}
-
-/// Outcome of a comparison.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Outcome {
-    /// The challenger becomes champion.
-    Promote,
-    /// It does not: worse.
-    Worse,
-    /// It does not: the evidence does not tell.
-    CannotTell,
-    /// It does not: only people promote here.
-    Manual,
-}
-
 /// One attempt to serve one checkpoint on one target.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Deployment {
@@ -479,104 +410,7 @@ pub enum DeploymentState {
     },
 }
 
-/// A single change of the state. A transaction is a list of these; the same list is applied in memory.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "change", rename_all = "snake_case")]
-#[expect(clippy::large_enum_variant, reason = "a decision has few changes; plain values read better than boxes")]
-pub enum Change {
-    /// Replace what people asked for.
-    SetControl(Control),
-    /// Replace the lineage.
-    SetLineage(Lineage),
-    /// Insert or replace.
-    PutDataset(Dataset),
-    /// Insert or replace.
-    PutJob(Job),
-    /// Insert or replace.
-    PutCheckpoint(Checkpoint),
-    /// Insert or replace.
-    PutEvaluation(Evaluation),
-    /// Insert or replace.
-    PutJudgement(Judgement),
-    /// Name the champion.
-    SetChampion {
-        /// The checkpoint, or none.
-        checkpoint: Option<CheckpointId>,
-    },
-    /// Insert or replace.
-    PutDeployment(Deployment),
-    /// Give, renew or free the device.
-    SetLease {
-        /// The lease, or none.
-        lease: Option<Lease>,
-    },
-    /// Advance the counters.
-    SetCounters(Counters),
-    /// Note whether arriving files wait because the queue is full.
-    SetQueueFull {
-        /// Whether they do.
-        full: bool,
-    },
-    /// Append to the event log that people and the monitor read; not part of [`State`].
-    Log(LogEntry),
-}
-
-/// One line of the event log.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LogEntry {
-    /// When.
-    pub at_ms: TimeMs,
-    /// How grave.
-    pub severity: LogSeverity,
-    /// Stable name, e.g. `file_rejected`, `checkpoint_published`, `not_promoted`.
-    pub kind: String,
-    /// What it is about, e.g. `job-3`.
-    pub subject: String,
-    /// A plain sentence.
-    pub message: String,
-}
-
-/// How grave a log entry is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogSeverity {
-    /// State changed.
-    Info,
-    /// Odd, and we went on.
-    Warning,
-    /// A person must act.
-    Error,
-}
-
-impl From<Severity> for LogSeverity {
-    fn from(severity: Severity) -> Self {
-        match severity {
-            Severity::Warning => LogSeverity::Warning,
-            Severity::Error => LogSeverity::Error,
-        }
-    }
-}
-
 impl State {
-    /// Applies one change.
-    pub fn apply(&mut self, change: &Change) {
-        match change.clone() {
-            Change::SetControl(control) => self.control = control,
-            Change::SetLineage(lineage) => self.lineage = Some(lineage),
-            Change::PutDataset(dataset) => drop(self.datasets.insert(dataset.id, dataset)),
-            Change::PutJob(job) => drop(self.jobs.insert(job.id, job)),
-            Change::PutCheckpoint(checkpoint) => drop(self.checkpoints.insert(checkpoint.id, checkpoint)),
-            Change::PutEvaluation(evaluation) => drop(self.evaluations.insert(evaluation.checkpoint, evaluation)),
-            Change::PutJudgement(judgement) => drop(self.judgements.insert(judgement.challenger, judgement)),
-            Change::SetChampion { checkpoint } => self.champion = checkpoint,
-            Change::PutDeployment(deployment) => drop(self.deployments.insert(deployment.id, deployment)),
-            Change::SetLease { lease } => self.lease = lease,
-            Change::SetCounters(counters) => self.counters = counters,
-            Change::SetQueueFull { full } => self.queue_full = full,
-            Change::Log(_) => {}
-        }
-    }
-
     /// The newest published checkpoint: where the next slice starts from.
     #[must_use]
     pub fn latest_checkpoint(&self) -> Option<&Checkpoint> {

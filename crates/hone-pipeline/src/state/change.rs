@@ -1,0 +1,107 @@
+//! Changes of the state: what a transaction is made of, and the event log.
+
+use super::{
+    Checkpoint, Control, Counters, Dataset, Deployment, Evaluation, Job, Judgement, Lease, Lineage, State, TimeMs,
+};
+use crate::finding::Severity;
+use crate::ids::CheckpointId;
+use serde::{Deserialize, Serialize};
+
+/// A single change of the state. A transaction is a list of these; the same list is applied in memory.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "change", rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "a decision has few changes; plain values read better than boxes")]
+pub enum Change {
+    /// Replace what people asked for.
+    SetControl(Control),
+    /// Replace the lineage.
+    SetLineage(Lineage),
+    /// Insert or replace.
+    PutDataset(Dataset),
+    /// Insert or replace.
+    PutJob(Job),
+    /// Insert or replace.
+    PutCheckpoint(Checkpoint),
+    /// Insert or replace.
+    PutEvaluation(Evaluation),
+    /// Insert or replace.
+    PutJudgement(Judgement),
+    /// Name the champion.
+    SetChampion {
+        /// The checkpoint, or none.
+        checkpoint: Option<CheckpointId>,
+    },
+    /// Insert or replace.
+    PutDeployment(Deployment),
+    /// Give, renew or free the device.
+    SetLease {
+        /// The lease, or none.
+        lease: Option<Lease>,
+    },
+    /// Advance the counters.
+    SetCounters(Counters),
+    /// Note whether arriving files wait because the queue is full.
+    SetQueueFull {
+        /// Whether they do.
+        full: bool,
+    },
+    /// Append to the event log that people and the monitor read; not part of [`State`].
+    Log(LogEntry),
+}
+
+/// One line of the event log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogEntry {
+    /// When.
+    pub at_ms: TimeMs,
+    /// How grave.
+    pub severity: LogSeverity,
+    /// Stable name, e.g. `file_rejected`, `checkpoint_published`, `not_promoted`.
+    pub kind: String,
+    /// What it is about, e.g. `job-3`.
+    pub subject: String,
+    /// A plain sentence.
+    pub message: String,
+}
+
+/// How grave a log entry is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogSeverity {
+    /// State changed.
+    Info,
+    /// Odd, and we went on.
+    Warning,
+    /// A person must act.
+    Error,
+}
+
+impl From<Severity> for LogSeverity {
+    fn from(severity: Severity) -> Self {
+        match severity {
+            Severity::Warning => LogSeverity::Warning,
+            Severity::Error => LogSeverity::Error,
+        }
+    }
+}
+
+impl State {
+    /// Applies one change.
+    pub fn apply(&mut self, change: &Change) {
+        match change.clone() {
+            Change::SetControl(control) => self.control = control,
+            Change::SetLineage(lineage) => self.lineage = Some(lineage),
+            Change::PutDataset(dataset) => drop(self.datasets.insert(dataset.id, dataset)),
+            Change::PutJob(job) => drop(self.jobs.insert(job.id, job)),
+            Change::PutCheckpoint(checkpoint) => drop(self.checkpoints.insert(checkpoint.id, checkpoint)),
+            Change::PutEvaluation(evaluation) => drop(self.evaluations.insert(evaluation.checkpoint, evaluation)),
+            Change::PutJudgement(judgement) => drop(self.judgements.insert(judgement.challenger, judgement)),
+            Change::SetChampion { checkpoint } => self.champion = checkpoint,
+            Change::PutDeployment(deployment) => drop(self.deployments.insert(deployment.id, deployment)),
+            Change::SetLease { lease } => self.lease = lease,
+            Change::SetCounters(counters) => self.counters = counters,
+            Change::SetQueueFull { full } => self.queue_full = full,
+            Change::Log(_) => {}
+        }
+    }
+}
