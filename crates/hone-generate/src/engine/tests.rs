@@ -93,11 +93,13 @@ fn events(engine: &mut Engine, request: &GenRequest) -> Vec<GenEventKind> {
 }
 
 fn texts(events: &[GenEventKind]) -> Vec<&str> {
-    let text = |kind| match kind {
-        &GenEventKind::Token { ref text, .. } => Some(text.as_str()),
-        _ => None,
-    };
-    events.iter().filter_map(text).collect()
+    events
+        .iter()
+        .filter_map(|kind| match kind {
+            GenEventKind::Token { text, .. } => Some(text.as_str()),
+            _ => None,
+        })
+        .collect()
 }
 
 #[test]

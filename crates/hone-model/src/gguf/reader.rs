@@ -202,26 +202,20 @@ impl Metadata {
 
     /// An array of strings that must be there.
     pub fn strings(&self, key: &str) -> Result<Vec<&str>> {
-        let as_string = |value| match value {
-            &Value::String(ref text) => Some(text.as_str()),
+        let strings = self.array(key)?.iter().map(|value| match value {
+            Value::String(text) => Some(text.as_str()),
             _ => None,
-        };
-        self.array(key)?
-            .iter()
-            .map(as_string)
-            .collect::<Option<_>>()
-            .with_context(|| format!("metadata key `{key}` is not an array of strings"))
+        });
+        strings.collect::<Option<_>>().with_context(|| format!("metadata key `{key}` is not an array of strings"))
     }
 
     /// An array of whole numbers that must be there.
     pub fn integers(&self, key: &str) -> Result<Vec<i128>> {
-        let as_integer = |value: &Value| match value {
+        let integers = self.array(key)?.iter().map(|value| match value {
             Value::Integer(n) => Some(*n),
             _ => None,
-        };
-        self.array(key)?
-            .iter()
-            .map(as_integer)
+        });
+        integers
             .collect::<Option<_>>()
             .with_context(|| format!("metadata key `{key}` is not an array of whole numbers"))
     }

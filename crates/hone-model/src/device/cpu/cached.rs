@@ -1,11 +1,13 @@
 //! Decoding: products and attention whose result for a row does not depend on the rows beside it.
 
-use super::simd::{self, LANES, vectorised};
+mod dots;
+
+use super::simd::{self, vectorised};
 use crate::device::{CacheRow, Heads, Matrix};
 use rayon::prelude::*;
 
 /// Outputs that one task computes.
-const OUTPUTS: usize = 16;
+const OUTPUTS: usize = 32;
 
 /// Keys and values of all slots, and how they are laid out.
 #[derive(Clone, Copy)]
@@ -30,7 +32,7 @@ pub(super) fn linear_by_row(y: (&mut [f32], Matrix), x: (&[f32], Matrix), w: (&[
             let first = task * OUTPUTS;
             let count = OUTPUTS.min(w_shape.rows - first);
             let mut results = vec![0.0; rows.len() * count];
-            dots(&mut results, &rows, &w[first * w_shape.row_stride..], w_shape.row_stride, count);
+            dots::dots(&mut results, &rows, &w[first * w_shape.row_stride..], w_shape.row_stride, count);
             results
         })
         .collect();
@@ -79,21 +81,6 @@ pub(super) fn attention(out: &mut [f32], rotated: &[f32], rows: &[CacheRow], cac
 }
 
 vectorised! {
-    /// results `[rows, count]` := dot products of rows with the first `count` rows of w.
-    fn dots(results: &mut [f32], rows: &[&[f32]], w: &[f32], row_stride: usize, count: usize) {
-        for (x, results) in rows.iter().zip(results.chunks_exact_mut(count)) {
-            let mut c = 0;
-            while c + 4 <= count {
-                let w: [&[f32]; 4] = std::array::from_fn(|j| &w[(c + j) * row_stride..][..x.len()]);
-                results[c..c + 4].copy_from_slice(&four_dots(x, w));
-                c += 4;
-            }
-            for c in c..count {
-                results[c] = simd::dot(x, &w[c * row_stride..][..x.len()]);
-            }
-        }
-    }
-
     /// softmax(q · kᵀ / √D) · v over as many cached positions as there are `scores`.
     fn attend(out: &mut [f32], query: &[f32], keys: &[f32], values: &[f32], row_stride: usize, scores: &mut [f32]) {
         let d = query.len();
@@ -114,27 +101,4 @@ vectorised! {
             }
         }
     }
-}
-
-/// Four dot products at once, each summed as [`simd::dot`] sums.
-#[inline(always)]
-fn four_dots(x: &[f32], w: [&[f32]; 4]) -> [f32; 4] {
-    let mut lanes = [[0.0f32; LANES]; 4];
-    let whole = x.len() / LANES * LANES;
-    for start in (0..whole).step_by(LANES) {
-        let x = &x[start..start + LANES];
-        for (lanes, w) in lanes.iter_mut().zip(&w) {
-            let w = &w[start..start + LANES];
-            for j in 0..LANES {
-                lanes[j] += x[j] * w[j];
-            }
-        }
-    }
-    std::array::from_fn(|i| {
-        let mut sum = simd::fold(&lanes[i]);
-        for j in whole..x.len() {
-            sum += x[j] * w[i][j];
-        }
-        sum
-    })
 }
