@@ -29,6 +29,9 @@ struct Global {
     /// Set a configuration value for this command, e.g. --set epochs=3 (repeatable).
     #[arg(long, global = true, value_name = "KEY=VALUE", value_parser = parse_pair)]
     set: Vec<(String, String)>,
+    /// End when stdin ends: the supervisor holds it.
+    #[arg(long, global = true, hide = true)]
+    supervised: bool,
 }
 
 #[derive(Subcommand, Debug)]
@@ -117,7 +120,12 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli) -> anyhow::Result<()> {
     let root_flag = cli.global.root.clone();
-    let workspace = Workspace { root: find_root(cli.global.root)?, set: cli.global.set, json: cli.global.json };
+    let workspace = Workspace {
+        root: find_root(cli.global.root)?,
+        set: cli.global.set,
+        json: cli.global.json,
+        supervised: cli.global.supervised,
+    };
     let ws = &workspace;
     match cli.verb {
         Verb::Demo(args) => demo::run(root_flag, ws, &args),
@@ -126,7 +134,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Daemon => roles::daemon(ws),
         Verb::Serve(args) => roles::serve(ws, &args),
         Verb::Monitor(args) => roles::monitor(ws, &args),
-        Verb::Skill(verb) => roles::skill(&verb),
+        Verb::Skill(verb) => roles::skill(ws, &verb),
         Verb::Submit(args) => submit::submit(ws, &args),
         Verb::Validate(args) => submit::validate(ws, &args),
         Verb::Data(verb) => data::run(ws, &verb),

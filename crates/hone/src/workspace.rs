@@ -23,6 +23,8 @@ pub struct Workspace {
     pub set: Vec<(String, String)>,
     /// Answer with JSON.
     pub json: bool,
+    /// Whether a supervisor holds our stdin.
+    pub supervised: bool,
 }
 
 impl Workspace {
@@ -70,7 +72,7 @@ impl Workspace {
             Ok(ControlReply::Pong { .. }) => anyhow::bail!("talk with the daemon: it answered something else"),
             Err(ControlError::NoDaemon) => {
                 let config = self.config()?;
-                hone_daemon::apply_offline(&self.root, &config.settings, command)
+                hone_daemon::apply_offline(&self.root, &config.settings, &command)
                     .context("act without a running daemon")
             }
             Err(error) => Err(error).context("talk with the daemon"),

@@ -29,7 +29,8 @@ fn a_file_in_the_inbox_becomes_a_served_checkpoint() {
     assert_eq!(verdict["state"]["state"], "accepted", "{verdict}");
     rig.wait("the trained checkpoint is served", LIMIT, |status| served(status) == Some(20));
 
-    let reply = rig.hone(&["chat", "--message", "add \u{24ea} \u{2460}", "--temperature", "0", "--max-tokens", "8", "--json"]);
+    let reply =
+        rig.hone(&["chat", "--message", "add \u{24ea} \u{2460}", "--temperature", "0", "--max-tokens", "8", "--json"]);
     let stamp = reply.last_json()["system_fingerprint"].as_str().unwrap().to_string();
     assert!(stamp.starts_with("checkpoint-20-"), "{stamp}");
 
@@ -85,7 +86,8 @@ fn ten_kills_change_neither_the_trained_rows_nor_the_weights() {
         return;
     }
     let rows = rows_of_binary(1, 240);
-    let settings = [("save_steps", "4"), ("epochs", "1"), ("promotion.policy", "\"better\""), ("limits.retry_backoff_sec", "0.1")];
+    let settings =
+        [("save_steps", "4"), ("epochs", "1"), ("promotion.policy", "\"better\""), ("limits.retry_backoff_sec", "0.1")];
     let mut calm = Rig::new(&settings);
     calm.write_validation(&rows_of_binary(3, 8));
     calm.start_serve();

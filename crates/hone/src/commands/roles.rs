@@ -96,8 +96,7 @@ pub fn up(ws: &Workspace, args: &UpArgs) -> Result<()> {
         healthy_after: Duration::from_secs(60),
         grace: Duration::from_secs(60),
     };
-    let stop = stop_flag()?;
-    end_with_parent(&stop);
+    let stop = role_stop(ws)?;
     supervisor::run(&options, &roles, &stop, &show_event)
 }
 
@@ -116,16 +115,18 @@ fn show_event(event: SupervisorEvent) {
     }
 }
 
-/// Under a supervisor (which holds our stdin) a role ends when the supervisor is gone.
-fn end_with_parent(stop: &Arc<AtomicBool>) {
-    if std::env::var_os("HONE_SUPERVISED").is_some() {
-        supervisor::stop_when_parent_ends(Arc::clone(stop));
+/// The flag of [`stop_flag`]; under a supervisor, which holds our stdin, it is also set when that is gone.
+fn role_stop(ws: &Workspace) -> Result<Arc<AtomicBool>> {
+    let stop = stop_flag()?;
+    if ws.supervised {
+        supervisor::stop_when_parent_ends(Arc::clone(&stop));
     }
+    Ok(stop)
 }
 
 /// Arguments of the process of one role.
 fn role(ws: &Workspace, config: &Config, name: &str) -> Result<Role> {
-    let mut args: Vec<String> = vec!["--root".into(), ws.root.display().to_string()];
+    let mut args: Vec<String> = vec!["--supervised".into(), "--root".into(), ws.root.display().to_string()];
     for (key, value) in &ws.set {
         args.extend(["--set".to_string(), format!("{key}={value}")]);
     }
@@ -168,8 +169,7 @@ pub fn daemon(ws: &Workspace) -> Result<()> {
         started_by_hand: std::env::var_os("HONE_RESTARTED").is_none(),
         ..DaemonOptions::new(ws.root.clone(), program, load)
     };
-    let stop = stop_flag()?;
-    end_with_parent(&stop);
+    let stop = role_stop(ws)?;
     hone_daemon::run(options, stop, || tracing::info!("daemon ready"))
 }
 
@@ -232,8 +232,7 @@ pub fn serve(ws: &Workspace, args: &ListenArgs) -> Result<()> {
             config.model_name.clone(),
         )
     };
-    let stop = stop_flag()?;
-    end_with_parent(&stop);
+    let stop = role_stop(ws)?;
     hone_serve::run(options, stop, |address| tracing::info!(%address, "server ready"))
 }
 
@@ -248,13 +247,12 @@ pub fn monitor(ws: &Workspace, args: &ListenArgs) -> Result<()> {
         serve_key: std::env::var("HONE_READ_KEY").ok(),
         key: std::env::var("HONE_READ_KEY").ok(),
     };
-    let stop = stop_flag()?;
-    end_with_parent(&stop);
+    let stop = role_stop(ws)?;
     hone_monitor::run(options, stop, |address| tracing::info!(%address, "monitor ready"))
 }
 
 /// `hone skill …`.
-pub fn skill(verb: &SkillVerb) -> Result<()> {
+pub fn skill(ws: &Workspace, verb: &SkillVerb) -> Result<()> {
     let SkillVerb::Serve { name, listen } = verb;
     if hone_skills::find(name).is_none() {
         let message = format!("serve the skill {name:?}: unknown (known: {})", hone_skills::names().join(", "));
@@ -262,8 +260,7 @@ pub fn skill(verb: &SkillVerb) -> Result<()> {
     }
     let port = SKILL_PORTS.iter().find(|(skill, _)| skill == name).map_or(0, |(_, port)| *port);
     let listen = listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], port)));
-    let stop = stop_flag()?;
-    end_with_parent(&stop);
+    let stop = role_stop(ws)?;
     hone_skill_server::run(name, listen, stop, |address| {
         tracing::info!(skill = %name, %address, "skill server ready");
     })

@@ -28,16 +28,11 @@ pub fn run(ws: &Workspace) -> Result<()> {
     Ok(())
 }
 
-/// The live figures that the daemon writes for scripts; absent when it never ran.
-fn live_progress(ws: &Workspace) -> Option<Progress> {
+/// The live figures that the daemon writes for scripts; absent when nothing trains.
+pub fn live_progress(ws: &Workspace) -> Option<Progress> {
     let bytes = std::fs::read(ws.layout().status().join("training_status.json")).ok()?;
     let view: Value = serde_json::from_slice(&bytes).ok()?;
-    find_progress(&view)
-}
-
-/// The progress object inside the status view.
-fn find_progress(view: &Value) -> Option<Progress> {
-    view.get("progress").and_then(|p| serde_json::from_value(p.clone()).ok())
+    serde_json::from_value(view.get("job")?.get("progress")?.clone()).ok()
 }
 
 fn as_json(ws: &Workspace, state: &State, daemon: Option<u32>, progress: Option<&Progress>) -> Value {

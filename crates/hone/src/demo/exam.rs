@@ -17,7 +17,7 @@ const WHOLE_SPLIT: u64 = 2000;
 /// Seed of the division into sealed, probe and validation questions.
 const SEED: u64 = 7;
 /// Questions that are reported.
-const NUM_SEALED: usize = 120;
+const NUM_SEALED: u64 = 120;
 /// Questions for the validation loss.
 const NUM_VALIDATION: usize = 60;
 /// Requests at the same time.
@@ -81,24 +81,23 @@ impl Score {
 }
 
 impl Exam {
-    /// Draws the whole `eval` split and divides it by a fixed shuffle.
+    /// Draws the sealed questions as the skill draws them (held-out problems at their natural share), then divides the
+    /// rest of the `eval` split: problems seen in other phrasings decide when to stop and make the validation file.
     pub fn fetch(stage: &Stage) -> Result<Exam> {
-        let generated = skill(stage).generate(LEVEL, WHOLE_SPLIT, SEED, Split::Eval).context("fetch the questions")?;
-        let mut distinct: Vec<Sample> = Vec::new();
-        for sample in generated.samples {
-            if !distinct.iter().any(|known| known.id == sample.id) {
-                distinct.push(sample);
-            }
-        }
-        let unseen: Vec<Sample> = distinct.iter().filter(|s| s.metadata["unseen_problem"] == true).cloned().collect();
+        let draw = |count| skill(stage).generate(LEVEL, count, SEED, Split::Eval).context("fetch the questions");
+        let sealed = distinct(draw(NUM_SEALED)?.samples, &[]);
+        let others = distinct(draw(WHOLE_SPLIT)?.samples, &sealed);
+        let is_unseen = |sample: &&Sample| sample.metadata["unseen_problem"] == true;
+        let unseen: Vec<Sample> = sealed.iter().chain(&others).filter(is_unseen).cloned().collect();
+        let mut validation: Vec<Sample> = others.iter().filter(|s| !is_unseen(s)).cloned().collect();
         ensure!(
-            distinct.len() >= NUM_SEALED + NUM_VALIDATION + 60,
-            "divide {} questions of the eval split: too few",
-            distinct.len()
+            sealed.len() >= 100 && validation.len() >= 2 * NUM_VALIDATION,
+            "divide the eval split: {} sealed questions and {} others are too few",
+            sealed.len(),
+            validation.len()
         );
-        let mut rest = distinct.split_off(NUM_SEALED);
-        let probe = rest.split_off(NUM_VALIDATION);
-        Ok(Exam { sealed: distinct, probe, validation: rest, unseen })
+        let probe = validation.split_off(NUM_VALIDATION);
+        Ok(Exam { sealed, probe, validation, unseen })
     }
 
     /// The validation file of the workspace.
@@ -131,6 +130,17 @@ impl Exam {
             after: after.replies[index].text.clone(),
         })
     }
+}
+
+/// Each sample once, without those of `taken`.
+fn distinct(samples: Vec<Sample>, taken: &[Sample]) -> Vec<Sample> {
+    let mut kept: Vec<Sample> = Vec::new();
+    for sample in samples {
+        if !kept.iter().chain(taken).any(|known| known.id == sample.id) {
+            kept.push(sample);
+        }
+    }
+    kept
 }
 
 fn skill(stage: &Stage) -> SkillClient {

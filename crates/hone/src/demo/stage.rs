@@ -3,7 +3,7 @@
 use crate::workspace::Workspace;
 use anyhow::{Context, Result, bail};
 use hone_pipeline::ids::{CheckpointId, DatasetId};
-use hone_pipeline::state::{DatasetState, DeploymentState, Progress, State};
+use hone_pipeline::state::{DatasetState, DeploymentState, State};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -100,8 +100,7 @@ impl Stage {
             .arg("--root")
             .arg(&ws.root)
             .args(ws.set.iter().flat_map(|(key, value)| ["--set".to_string(), format!("{key}={value}")]))
-            .args(["up", "--roles", roles])
-            .env("HONE_SUPERVISED", "1")
+            .args(["--supervised", "up", "--roles", roles])
             .stdin(Stdio::piped())
             .stdout(out.try_clone().context("open the log")?)
             .stderr(out)
@@ -155,13 +154,6 @@ impl Drop for Stage {
     fn drop(&mut self) {
         self.stop();
     }
-}
-
-/// The live figures of the running slice.
-pub fn progress(ws: &Workspace) -> Option<Progress> {
-    let bytes = std::fs::read(ws.layout().status().join("training_status.json")).ok()?;
-    let view: Value = serde_json::from_slice(&bytes).ok()?;
-    serde_json::from_value(view.get("progress")?.clone()).ok()
 }
 
 /// What was already told.

@@ -118,7 +118,8 @@ impl Rig {
     }
 
     fn spawn(&self, role: &str) -> Child {
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join(format!("{role}.log")));
+        let log =
+            std::fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join(format!("{role}.log")));
         let mut command = Command::new(HONE);
         command.arg("--root").arg(self.root()).arg(role).stdin(Stdio::null());
         command.stdout(Stdio::null()).stderr(log.unwrap()).spawn().unwrap()
