@@ -69,19 +69,19 @@ mod wide {
         let len = rows[0].len();
         let (rows, w): ([&[f32]; R], &[f32]) = (std::array::from_fn(|r| &rows[r][..len]), &w[..len]);
         let whole = len / LANES * LANES;
-        let mut sums = [[_mm256_setzero_ps(); 2]; R];
+        let mut sums = [[_mm256_setzero_ps(); R]; 2];
         for start in (0..whole).step_by(LANES) {
-            for half in 0..2 {
+            for (half, sums) in sums.iter_mut().enumerate() {
                 let at = start + half * HALF;
                 let weights = load(w, at);
-                for r in 0..R {
-                    sums[r][half] = _mm256_fmadd_ps(load(rows[r], at), weights, sums[r][half]);
+                for (sum, row) in sums.iter_mut().zip(rows) {
+                    *sum = _mm256_fmadd_ps(load(row, at), weights, *sum);
                 }
             }
         }
-        for r in 0..R {
-            let sum = (whole..len).fold(fold(sums[r]), |sum, j| rows[r][j].mul_add(w[j], sum));
-            results[r * count] = sum;
+        for (r, row) in rows.into_iter().enumerate() {
+            let folded = fold([sums[0][r], sums[1][r]]);
+            results[r * count] = (whole..len).fold(folded, |sum, j| row[j].mul_add(w[j], sum));
         }
         R
     }
