@@ -1,3 +1,5 @@
+//! Keys and the rule for none.
+
 use super::*;
 use axum::http::HeaderValue;
 

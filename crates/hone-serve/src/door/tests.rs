@@ -1,3 +1,5 @@
+//! The files of the door: what is refused, staged, found damaged, pruned.
+
 use super::files::{Files, Record, check_request, is_hash};
 use hone_pipeline::ids::CheckpointId;
 use hone_pipeline::wire::{DeployFile, DeployRequest, WIRE_FORMAT_VERSION};

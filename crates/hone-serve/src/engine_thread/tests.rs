@@ -1,3 +1,5 @@
+//! The engine thread with tiny models: what is admitted, what a switch leaves alone, what is forgotten.
+
 use super::*;
 use crate::door::load::load;
 use hone_generate::{EngineOptions, FinishReason};

@@ -1,3 +1,5 @@
+//! The protocol as values: bodies in, shapes out.
+
 use super::chunk::{self, Delta};
 use super::request::{ApiRequest, Endpoint, Input, Limits, Prompt, parse};
 use super::response::{Choice, Head, TotalUsage, whole};
