@@ -142,6 +142,8 @@ impl EngineThread {
     }
 
     fn admit(&mut self, order: GenerateOrder) {
+        // What was abandoned before this order came must not stand in its way.
+        self.forget_abandoned();
         let GenerateOrder { served, requests, admitted } = order;
         let answer = match self.models.last_mut() {
             Some(model) if Arc::ptr_eq(&model.loaded.served, &served) => model.submit(requests, &mut self.next_id),

@@ -9,6 +9,9 @@ use std::thread::JoinHandle;
 #[path = "../../tests/serve/model.rs"]
 mod model;
 
+/// Tokens of an answer that outlives a switch.
+const LONG: usize = 2_000;
+
 /// The thread with its ends.
 struct Rig {
     orders: mpsc::Sender<EngineOrder>,
@@ -101,14 +104,17 @@ fn a_prompt_of_another_model_is_not_admitted() {
 fn a_request_in_flight_ends_on_the_model_that_admitted_it() {
     let rig = Rig::start();
     let old = rig.switch(loaded(1));
-    let alone = tokens(&mut rig.admitted(&old, vec![request(200)]));
-    let mut flying = rig.admitted(&old, vec![request(200)]);
+    // Loaded beforehand, and long answers: the switch comes while the first one is far from its end.
+    let next = loaded(2);
+    let alone = tokens(&mut rig.admitted(&old, vec![request(LONG)]));
+    let mut flying = rig.admitted(&old, vec![request(LONG)]);
     let first = flying.blocking_recv().unwrap();
     assert!(matches!(first.kind, GenEventKind::Token { token, .. } if token == alone[0]));
-    let new = rig.switch(loaded(2));
-    let newer = tokens(&mut rig.admitted(&new, vec![request(200)]));
+    let new = rig.switch(next);
+    assert!(flying.len() < LONG - 1, "the answer was complete before the switch");
+    let newer = tokens(&mut rig.admitted(&new, vec![request(20)]));
     assert_eq!(tokens(&mut flying), alone[1..]);
-    assert_ne!(newer, alone, "the two models can be told apart");
+    assert_ne!(newer, alone[..20], "the two models can be told apart");
     // Two models were in memory; one more order makes the thread come round and drop the old one.
     rig.admitted(&new, vec![request(1)]).blocking_recv();
     let metrics = rig.metrics.clone();
