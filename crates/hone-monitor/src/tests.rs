@@ -1,3 +1,5 @@
+//! Tests of `hone-monitor`.
+
 use crate::{DRAIN_LIMIT, MonitorOptions};
 use hone_pipeline::ids::{CheckpointId, DatasetId, DeploymentId, JobId, LeaseToken};
 use hone_pipeline::state::*;

@@ -1,3 +1,5 @@
+//! Tests of `hone-skill-server`.
+
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::sync::Arc;

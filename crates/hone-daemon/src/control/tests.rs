@@ -1,3 +1,5 @@
+//! Tests of `control`.
+
 use super::*;
 use hone_pipeline::event::Command;
 use std::os::unix::fs::PermissionsExt;

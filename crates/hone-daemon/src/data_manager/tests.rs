@@ -1,3 +1,5 @@
+//! Tests of `data_manager`.
+
 use super::*;
 use crate::testing::HttpServer;
 use hone_pipeline::ids::JobId;

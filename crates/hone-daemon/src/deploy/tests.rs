@@ -1,3 +1,5 @@
+//! Tests of `deploy`.
+
 use super::http::Http;
 use super::local::Local;
 use super::*;

@@ -1,3 +1,5 @@
+//! Tests of `inbox`.
+
 use super::*;
 use hone_pipeline::state::Priority;
 use std::fs;

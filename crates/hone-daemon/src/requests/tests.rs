@@ -1,3 +1,5 @@
+//! Tests of `requests`.
+
 use super::*;
 use hone_pipeline::ids::DatasetId;
 use hone_pipeline::state::{DatasetState, Priority};

@@ -1,3 +1,5 @@
+//! Tests of `skill`.
+
 use super::*;
 use crate::testing::HttpServer;
 

@@ -1,3 +1,5 @@
+//! Tests of `status`.
+
 use super::*;
 use hone_pipeline::ids::LeaseToken;
 use hone_pipeline::state::Lease;

@@ -1,3 +1,5 @@
+//! Tests of `check`.
+
 use super::*;
 use crate::tiny;
 use hone_pipeline::finding::SchemaOrigin;

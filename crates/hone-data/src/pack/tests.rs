@@ -1,3 +1,5 @@
+//! Tests of `pack`.
+
 use super::*;
 
 fn row(id: u64, ids: &[u32], mask: &[u8]) -> TokenRow {

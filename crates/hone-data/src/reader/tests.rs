@@ -1,3 +1,5 @@
+//! Tests of `reader`.
+
 use super::*;
 use crate::example::Message;
 use rand::{RngExt as _, SeedableRng as _};

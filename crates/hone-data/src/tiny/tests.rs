@@ -1,3 +1,5 @@
+//! Tests of `tiny`.
+
 use super::*;
 use crate::tokenizer::Tokenizer;
 

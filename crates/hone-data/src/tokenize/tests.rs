@@ -1,3 +1,5 @@
+//! Tests of `tokenize`.
+
 use super::*;
 use crate::pack::pack;
 use crate::tiny;

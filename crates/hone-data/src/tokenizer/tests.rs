@@ -1,3 +1,5 @@
+//! Tests of `tokenizer`.
+
 use super::*;
 use crate::tiny;
 use rand::{RngExt as _, SeedableRng as _};

@@ -1,3 +1,5 @@
+//! Tests of `stop`.
+
 use super::*;
 
 /// The answer, and whether it was stopped.

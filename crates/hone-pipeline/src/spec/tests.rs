@@ -1,3 +1,5 @@
+//! Tests of `spec`.
+
 use super::*;
 use crate::finding::Severity;
 use serde_json::json;

@@ -1,3 +1,5 @@
+//! Tests of `binary`.
+
 use super::draw::{self, Choice, Place};
 use super::phrasing::NUM_PHRASINGS;
 use super::problem::Problem;

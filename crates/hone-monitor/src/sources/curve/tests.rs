@@ -1,3 +1,5 @@
+//! Tests of `curve`.
+
 use super::*;
 use hone_pipeline::ids::LeaseToken;
 use std::io::Write;

@@ -1,3 +1,5 @@
+//! Tests of `training`.
+
 use super::*;
 use hone_pipeline::ids::{CheckpointId, JobId, LeaseToken};
 use hone_pipeline::state::Change;
