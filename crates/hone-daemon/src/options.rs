@@ -122,8 +122,6 @@ pub struct Limits {
     pub skill_call_ms: u64,
     /// Largest answer of a skill in bytes.
     pub skill_max_answer_bytes: u64,
-    /// Resume states that are kept, newest first.
-    pub keep_resume: usize,
     /// Most tokens of an answer in an evaluation.
     pub max_answer_tokens: usize,
     /// How long the end of the daemon waits for effects under way.
@@ -142,7 +140,6 @@ impl Default for Limits {
             deploy_call_ms: 30_000,
             skill_call_ms: 60_000,
             skill_max_answer_bytes: 256 << 20,
-            keep_resume: 2,
             max_answer_tokens: 256,
             exit_wait_ms: 10_000,
         }
