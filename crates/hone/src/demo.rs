@@ -77,7 +77,7 @@ impl Demo<'_> {
     fn run(&mut self) -> Result<()> {
         let ports = stage::free_ports()?;
         let made = init::create(&self.ws.root, &Base::Tiny, &stage::settings(&ports))?;
-        self.say("workspace", &format!("{} with {}", self.ws.root.display(), made.description));
+        self.say("workspace", &format!("{}: a tiny {}", self.ws.root.display(), made.description));
         let mut stage = Stage::start(self.ws, ports, START_TIMEOUT)?;
         self.say("started", "daemon, server, monitor and the Binary skill server");
         self.say("dashboard", &format!("http://{}/", stage.ports.monitor));

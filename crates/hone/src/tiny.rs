@@ -16,11 +16,11 @@ const WEIGHTS_SEED: u64 = 20_251_125;
 /// Texts per level that the tokenizer is trained on.
 const TEXTS_PER_LEVEL: usize = 400;
 
-/// What `hone init --tiny` says about the model.
+/// A model in a few words: family, size, vocabulary.
 #[must_use]
 pub fn describe(config: &Config) -> String {
-    let count: usize = config.parameters().iter().map(|p| p.shape.iter().product::<usize>()).sum();
-    format!("Qwen3 shape, {:.1} M parameters, vocabulary {}", count as f64 / 1e6, config.vocab_size)
+    let millions = config.num_parameters() as f64 / 1e6;
+    format!("{} with {millions:.1} M parameters, vocabulary {}", config.family.name(), config.vocab_size)
 }
 
 /// Writes a complete Hugging Face folder: configuration, tokenizer, chat template, random weights.
