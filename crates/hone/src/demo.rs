@@ -19,6 +19,7 @@ use crate::workspace::{Workspace, absolute, find_root};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use exam::{Exam, Score};
+use hone_pipeline::ids::CheckpointId;
 use hone_pipeline::state::{DeploymentState, Progress, State};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
@@ -103,6 +104,7 @@ impl Demo<'_> {
         let before = exam.take(stage, &exam.sealed)?;
         self.say("untrained", &format!("answers {} of the sealed questions", before.percent()));
         let after = self.train(stage, &exam)?;
+        stage.stop_last();
         self.finish(stage, &exam, &before, &after)
     }
 
@@ -148,7 +150,7 @@ impl Demo<'_> {
         let unseen = exam.take(stage, &exam.unseen)?;
         let seconds = self.started.elapsed().as_secs_f64();
         let state = self.ws.state()?;
-        let steps = state.latest_checkpoint().map_or(0, |c| c.id.0);
+        let steps = after.checkpoint().parse::<CheckpointId>().context("read the stamp of the answers")?.0;
         let live = state.deployments.values().find(|d| d.state == DeploymentState::Live);
         let served = live.map(|d| d.checkpoint).context("find the served checkpoint")?;
         let example = exam.example(before, after).context("find a question that only the trained model answers")?;

@@ -133,21 +133,32 @@ impl Stage {
         bail!("see a served model within {} s; look into {}", limit.as_secs(), ws.layout().logs().display())
     }
 
-    /// Ends all processes in order: SIGTERM, then a bounded wait.
-    pub fn stop(&mut self) {
-        for (child, _) in self.processes.iter_mut().rev() {
-            if let Some(pid) = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw) {
-                let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-            }
-            let start = Instant::now();
-            while start.elapsed() < STOP_TIMEOUT && !matches!(child.try_wait(), Ok(Some(_))) {
-                std::thread::sleep(Duration::from_millis(50));
-            }
-            let _ = child.kill();
-            let _ = child.wait();
+    /// Ends what was started last: the daemon, so that the served model stays as it is.
+    pub fn stop_last(&mut self) {
+        if let Some((mut child, _)) = self.processes.pop() {
+            end(&mut child);
         }
-        self.processes.clear();
     }
+
+    /// Ends all processes in order.
+    pub fn stop(&mut self) {
+        while !self.processes.is_empty() {
+            self.stop_last();
+        }
+    }
+}
+
+/// SIGTERM, then a bounded wait.
+fn end(child: &mut Child) {
+    if let Some(pid) = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw) {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+    }
+    let start = Instant::now();
+    while start.elapsed() < STOP_TIMEOUT && !matches!(child.try_wait(), Ok(Some(_))) {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let _ = child.kill();
+    let _ = child.wait();
 }
 
 impl Drop for Stage {
