@@ -29,7 +29,7 @@ fn names_every_problem_with_its_line() {
 
 #[test]
 fn syntax_errors_name_the_line() {
-    check("{\n \"epochs\": 1\n \"seed\": 2\n}", expect!["config.json:3: not JSON: Expected comma"]);
+    check("{\n \"epochs\": 1\n \"seed\": 2\n}", expect!["config.json:2: not JSON: Expected comma"]);
 }
 
 #[test]
