@@ -16,7 +16,7 @@ use crate::commands::train::figures;
 use crate::exit::Refused;
 use crate::output;
 use crate::workspace::{Workspace, absolute, find_root};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::Args;
 use exam::{Exam, Score};
 use hone_pipeline::ids::CheckpointId;
@@ -224,17 +224,10 @@ fn show_progress(bar: &ProgressBar, state: &State, progress: &Progress) {
     bar.set_message(format!("step {} {}{eta}", progress.step, figures(progress)));
 }
 
-/// Fails when a process that the demo needs has ended.
+/// The error about a process that the demo needs and that has ended, with the last lines of its log.
 fn ended(what: &str, log: &std::path::Path) -> anyhow::Error {
-    match bail_with_log(what, log) {
-        Ok(()) => unreachable!("always an error"),
-        Err(error) => error,
-    }
-}
-
-fn bail_with_log(what: &str, log: &std::path::Path) -> Result<()> {
     let text = std::fs::read_to_string(log).unwrap_or_default();
-    let lines: Vec<&str> = text.lines().rev().take(10).collect();
-    let tail: Vec<&str> = lines.into_iter().rev().collect();
-    bail!("keep {what} running; its last lines:\n{}", tail.join("\n"))
+    let lines: Vec<&str> = text.lines().collect();
+    let tail = lines[lines.len().saturating_sub(10)..].join("\n");
+    anyhow::anyhow!("keep {what} running; its last lines:\n{tail}")
 }

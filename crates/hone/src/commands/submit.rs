@@ -208,21 +208,33 @@ fn check_request(ws: &Workspace, config: &Config, file: PathBuf, args: &Validate
         (None, Some(id)) => (id.to_string(), SchemaOrigin::Sidecar),
         (None, None) => config.schema_id.clone(),
     };
+    let level = args.level.map_or(config.settings.validation_level, Level::from);
+    let request = gate_request(config, file, (schema_id, schema_origin), base_model_dir(ws));
+    Ok(CheckRequest { level, ..request })
+}
+
+/// What both gates are asked about a file, under the limits of the configuration.
+pub fn gate_request(
+    config: &Config,
+    file: PathBuf,
+    (schema_id, schema_origin): (String, SchemaOrigin),
+    model_dir: Option<PathBuf>,
+) -> CheckRequest {
     let train = &config.settings.train;
-    Ok(CheckRequest {
+    CheckRequest {
         format_version: WIRE_FORMAT_VERSION,
         file,
         schema_id,
         schema_origin,
-        level: args.level.map_or(config.settings.validation_level, Level::from),
-        model_dir: base_model_dir(ws),
+        level: config.settings.validation_level,
+        model_dir,
         max_length: train.max_length,
         overlong: train.overlong,
         profile: train.profile.clone(),
         chat_template_kwargs: train.chat_template_kwargs.clone(),
         max_line_bytes: config.max_line_bytes,
         max_file_bytes: config.max_file_bytes,
-    })
+    }
 }
 
 /// The base model of the workspace, when there is one: its template is part of the check.

@@ -4,6 +4,7 @@
 //! checkpoint folder. Ctrl-C writes a checkpoint at the next step; the same command with the same `--out` goes on.
 
 use crate::commands::roles::{is_stopped, stop_flag};
+use crate::commands::submit::gate_request;
 use crate::exit::{Refused, UsageError};
 use crate::output;
 use crate::workspace::{Workspace, absolute};
@@ -15,7 +16,7 @@ use hone_pipeline::event::StagedCheckpoint;
 use hone_pipeline::finding::SchemaOrigin;
 use hone_pipeline::ids::{CheckpointId, JobId, LeaseToken};
 use hone_pipeline::state::{Position, Progress};
-use hone_pipeline::wire::{CheckRequest, TrainFile, TrainRequest, WIRE_FORMAT_VERSION, WorkerMessage};
+use hone_pipeline::wire::{TrainFile, TrainRequest, WIRE_FORMAT_VERSION, WorkerMessage};
 use hone_train::{YieldFlag, train_slice};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
@@ -54,7 +55,10 @@ pub struct TrainArgs {
     profile: Option<String>,
 }
 
-/// Where a run stands; `run.json` in its folder.
+/// Where a run stands, in its folder.
+const RUN_STATE: &str = "run.json";
+
+/// Content of [`RUN_STATE`].
 #[derive(Default, serde::Serialize, serde::Deserialize)]
 struct RunState {
     slices: u64,
@@ -105,24 +109,9 @@ fn model_dir(ws: &Workspace, args: &TrainArgs) -> Result<PathBuf> {
 
 /// Both gates; nothing is trained that they refuse.
 fn gate(ws: &Workspace, config: &crate::config::Config, file: &Path, schema: &str, model_dir: &Path) -> Result<()> {
-    let train = &config.settings.train;
-    let report = check_file(
-        &CheckRequest {
-            format_version: WIRE_FORMAT_VERSION,
-            file: file.to_path_buf(),
-            schema_id: schema.to_string(),
-            schema_origin: SchemaOrigin::Flag,
-            level: config.settings.validation_level,
-            model_dir: Some(model_dir.to_path_buf()),
-            max_length: train.max_length,
-            overlong: train.overlong,
-            profile: train.profile.clone(),
-            chat_template_kwargs: train.chat_template_kwargs.clone(),
-            max_line_bytes: config.max_line_bytes,
-            max_file_bytes: config.max_file_bytes,
-        },
-        &|_| {},
-    );
+    let origin = (schema.to_string(), SchemaOrigin::Flag);
+    let request = gate_request(config, file.to_path_buf(), origin, Some(model_dir.to_path_buf()));
+    let report = check_file(&request, &|_| {});
     if report.is_accepted() {
         return Ok(());
     }
@@ -143,7 +132,7 @@ fn train(
     files: Vec<TrainFile>,
 ) -> Result<()> {
     let stop = stop_flag()?;
-    let state_file = out.join("run.json");
+    let state_file = out.join(RUN_STATE);
     let mut state: RunState = match std::fs::read(&state_file) {
         Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| format!("read {}", state_file.display()))?,
         Err(_) => RunState::default(),
@@ -169,7 +158,6 @@ fn train(
         )?;
         let staged = staged.context("find the checkpoint that the run should have written")?;
         publish(out, &staged, &mut state)?;
-        disk::write_json(&state_file, &state)?;
         if staged.yielded && is_stopped(&stop) {
             break;
         }
@@ -186,7 +174,7 @@ fn request(
     files: Vec<TrainFile>,
     state: &RunState,
 ) -> TrainRequest {
-    let resume = out.join("resume");
+    let resume = resume_dir(out, state.checkpoint);
     let is_first = state.slices == 0;
     TrainRequest {
         format_version: WIRE_FORMAT_VERSION,
@@ -212,18 +200,28 @@ fn request(
     }
 }
 
+/// Moves both staged folders into place, then records them, then drops the resume state of before: a kill in between
+/// leaves `run.json` with the folders that it names.
 fn publish(out: &Path, staged: &StagedCheckpoint, state: &mut RunState) -> Result<()> {
-    let target = out.join(staged.checkpoint.to_string());
-    disk::remove_tree(&target)?;
-    disk::rename(&out.join(&staged.staging), &target)?;
-    disk::remove_tree(&out.join("resume"))?;
-    disk::rename(&out.join(&staged.resume_staging), &out.join("resume"))?;
+    let before = resume_dir(out, state.checkpoint);
+    let resume = resume_dir(out, staged.checkpoint.0);
+    for (from, to) in
+        [(&staged.staging, out.join(staged.checkpoint.to_string())), (&staged.resume_staging, resume.clone())]
+    {
+        disk::remove_tree(&to)?;
+        disk::rename(&out.join(from), &to)?;
+    }
     state.slices += 1;
     state.checkpoint = staged.checkpoint.0;
     state.position = staged.position.clone();
     state.rows_digest = staged.rows_digest.clone();
     state.done = staged.ends_job;
-    Ok(())
+    disk::write_json(&out.join(RUN_STATE), state)?;
+    if before != resume { disk::remove_tree(&before) } else { Ok(()) }
+}
+
+fn resume_dir(out: &Path, checkpoint: u64) -> PathBuf {
+    out.join("resume").join(format!("step-{checkpoint}"))
 }
 
 /// A bar for people; hidden when a program reads.

@@ -20,15 +20,9 @@ pub struct Rig {
 pub struct Answer(Output);
 
 impl Answer {
-    /// The whole of stdout as JSON.
-    #[track_caller]
-    pub fn json(&self) -> Value {
-        self.last_json()
-    }
-
     /// The last line of stdout as JSON.
     #[track_caller]
-    pub fn last_json(&self) -> Value {
+    pub fn json(&self) -> Value {
         let text = String::from_utf8_lossy(&self.0.stdout);
         let line = text.lines().last().unwrap_or_default();
         serde_json::from_str(line)
@@ -81,6 +75,16 @@ impl Rig {
     pub fn hone(&self, args: &[&str]) -> Answer {
         let output = Command::new(HONE).arg("--root").arg(self.root()).args(args).stdin(Stdio::null()).output();
         Answer(output.unwrap())
+    }
+
+    /// Starts a command and ends it with SIGKILL, unless it ended before.
+    pub fn hone_killed_after(&self, args: &[&str], wait: Duration) {
+        let mut command = Command::new(HONE);
+        command.arg("--root").arg(self.root()).args(args).stdin(Stdio::null()).stdout(Stdio::null());
+        let mut child = command.stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(wait);
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     pub fn status(&self) -> Value {
