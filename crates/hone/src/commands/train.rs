@@ -58,6 +58,9 @@ pub struct TrainArgs {
 /// Where a run stands, in its folder.
 const RUN_STATE: &str = "run.json";
 
+/// Resume states of a run, in its folder.
+const RESUME_DIR: &str = "resume";
+
 /// Content of [`RUN_STATE`].
 #[derive(Default, serde::Serialize, serde::Deserialize)]
 struct RunState {
@@ -90,7 +93,7 @@ pub fn run(ws: &Workspace, args: &TrainArgs) -> Result<()> {
         files.push(TrainFile { name, path, schema_id: schema.clone() });
     }
     let out = absolute(&args.out)?;
-    disk::create_dir(&out)?;
+    disk::create_dir(&out.join(RESUME_DIR))?;
     train(ws, &config, &out, &model_dir, files)
 }
 
@@ -221,7 +224,7 @@ fn publish(out: &Path, staged: &StagedCheckpoint, state: &mut RunState) -> Resul
 }
 
 fn resume_dir(out: &Path, checkpoint: u64) -> PathBuf {
-    out.join("resume").join(format!("step-{checkpoint}"))
+    out.join(RESUME_DIR).join(format!("step-{checkpoint}"))
 }
 
 /// A bar for people; hidden when a program reads.
