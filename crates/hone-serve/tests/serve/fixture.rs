@@ -191,6 +191,20 @@ impl Server {
         self.raw("POST", path, body, sent)
     }
 
+    /// A request whose head was taken (it asked to be told so) and whose body is still to be sent.
+    pub fn raw_post_of_head(&self, path: &str, body: &str) -> BufReader<TcpStream> {
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let (host, length) = (self.address, body.len());
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nexpect: 100-continue\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut stream = BufReader::new(stream);
+        read_until(&mut stream, "100 Continue");
+        stream
+    }
+
     /// The same for an upload.
     pub fn raw_put(&self, path: &str, body: &str, sent: usize) -> TcpStream {
         self.raw("PUT", path, body, sent)

@@ -76,25 +76,19 @@ fn a_full_queue_is_answered_at_once() {
     server.deploy(&Model::random(1, 1));
     // More choices than there are places can never run.
     assert_eq!(error_of(server.post("/v1/chat/completions", &with(greedy("a", 2), &json!({"n": 3})))).2, "n");
-    // A request takes its place when its head is there, so two that wait for their bodies fill the queue.
+    // A request takes its place when its head is there, so two whose bodies are awaited fill the queue.
     let body = greedy("a", 2).to_string();
-    let mut waiting: Vec<_> = (0..2).map(|_| server.raw_post("/v1/chat/completions", &body, body.len() - 1)).collect();
-    let mut refused = None;
-    wait_for("the queue is full", || {
-        let answer = server.post("/v1/chat/completions", &greedy("a", 2));
-        let full = answer.status() == 429;
-        refused = full.then_some(answer);
-        full
-    });
-    let refused = refused.unwrap();
+    let mut first = server.raw_post_of_head("/v1/chat/completions", &body);
+    let second = server.raw_post_of_head("/v1/chat/completions", &body);
+    let refused = server.post("/v1/chat/completions", &greedy("a", 2));
+    assert_eq!(refused.status(), 429);
     assert_eq!(refused.headers()["retry-after"], "1");
     assert_eq!(error_of(refused), (429, "queue_full".to_string(), String::new()));
     assert_eq!(server.get("/health").status(), 200);
     // Their places come free when they are answered, or go away.
-    waiting[0].write_all(&body.as_bytes()[body.len() - 1..]).unwrap();
-    let mut first = BufReader::new(waiting.remove(0));
+    first.get_mut().write_all(body.as_bytes()).unwrap();
     read_until(&mut first, "200 OK");
-    drop(waiting);
+    drop(second);
     wait_for("places come free", || server.post("/v1/chat/completions", &greedy("a", 2)).status() == 200);
 }
 
