@@ -112,7 +112,10 @@ fn a_running_child_holds_the_lock_of_its_run_folder() {
     worker_lines(&mut child).next().expect("it says that it lives");
     assert!(FileLock::try_exclusive(&workspace.root().join("run/lock")).unwrap().is_none());
     let mut second = spawn("train-job", &request);
+    // `wait` closes a child's standard input, which the child may take for the death of its parent before it has tried the lock.
+    let parent_lives = second.stdin.take();
     assert_eq!(second.wait().unwrap().code(), Some(i32::from(EXIT_TRANSIENT)));
+    drop(parent_lives);
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(FileLock::try_exclusive(&workspace.root().join("run/lock")).unwrap().is_some());
