@@ -92,7 +92,7 @@ hone_in init --model "$model" --set model_name=smollm2 --set batch_size=8 --set 
 cp "$work/data/held-out.jsonl" "$work/root/validation/held-out.jsonl"
 
 say "hone up (log: $work/up.log)"
-hone_in up > "$work/up.log" 2>&1 &
+"$hone" --root "$work/root" up > "$work/up.log" 2>&1 &   # not by a function: $! would be a shell's, not hone's
 up_pid=$!
 alive() { kill -0 "$up_pid" 2>/dev/null || { tail -n 30 "$work/up.log" >&2; die "hone up ended"; }; }
 deadline=$(($(date +%s) + minutes * 60))
