@@ -51,12 +51,14 @@ struct GenerateBody {
     seed: Option<u64>,
     #[serde(default)]
     split: Split,
+    #[serde(default)]
+    steps: bool,
 }
 
 async fn generate(State(door): State<Door>, body: Result<Bytes, BytesRejection>) -> Result<Response, ApiError> {
-    let GenerateBody { level, count, seed, split } = read(body)?;
+    let GenerateBody { level, count, seed, split, steps } = read(body)?;
     let seed = seed.unwrap_or_else(drawn_seed);
-    let body = door.ask(Work::Generate(GenerateRequest { level, count, seed, split })).await?;
+    let body = door.ask(Work::Generate(GenerateRequest { level, count, seed, split, steps })).await?;
     Ok(json_response(body))
 }
 

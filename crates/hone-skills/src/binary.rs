@@ -1,7 +1,8 @@
 //! Binary: arithmetic on numbers written with the digits ⓪ and ①, in seven levels.
 //!
 //! A *problem* is an operation with operands, `add ①⓪ ①①`. A *sample* is a problem in one of several phrasings
-//! (`What is ①⓪ plus ①①?`). The answer always has the prefix form, `add ①⓪ ①① = ①⓪①`.
+//! (`What is ①⓪ plus ①①?`). The answer always has the prefix form, `add ①⓪ ①① = ①⓪①`; on request, worked steps stand
+//! before it, and the checker reads the last line alone.
 //!
 //! | level | operands | operations |
 //! | --- | --- | --- |
@@ -25,9 +26,11 @@ mod check;
 mod draw;
 mod phrasing;
 mod problem;
+mod steps;
 #[cfg(test)]
 mod tests;
 
+use crate::chance::Domain;
 use crate::{Batch, GenerateRequest, Info, LevelInfo, Skill, SkillError, VerifyResult};
 use problem::{Operation, Problem, Range};
 use serde_json::Value;
@@ -39,6 +42,7 @@ pub struct Binary;
 const NAME: &str = "binary";
 /// Changes whenever a produced byte or the split of a sample changes.
 const VERSION: &str = "1";
+const DOMAIN: Domain = Domain { name: NAME, version: VERSION };
 /// Fresh questions that an evaluation of a level should ask.
 const EVAL_SAMPLES: u32 = 300;
 /// Share of solved questions at which a level counts as passed.
@@ -96,9 +100,7 @@ impl Skill for Binary {
 
     fn generate(&self, request: &GenerateRequest) -> Result<Batch, SkillError> {
         let level = find_level(request.level)?;
-        if !(1..=crate::MAX_COUNT).contains(&request.count) {
-            return Err(SkillError::CountInvalid { count: request.count, limit: crate::MAX_COUNT });
-        }
+        crate::check_count(request.count)?;
         Ok(draw::batch(level, request))
     }
 

@@ -5,6 +5,10 @@
 //! same seed, level, split, count and version give the same bytes.
 
 pub mod binary;
+mod chance;
+pub mod syllo;
+#[cfg(test)]
+mod testing;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -93,6 +97,9 @@ pub struct GenerateRequest {
     pub seed: u64,
     /// Which half.
     pub split: Split,
+    /// Worked steps before the answer, for skills that have them (Binary). Changes answers only: the same samples come
+    /// in the same order under the same ids.
+    pub steps: bool,
 }
 
 /// Generated samples: the answer of `POST /generate`.
@@ -195,7 +202,7 @@ pub enum SkillError {
     MetadataInvalid(String),
 }
 
-static SKILLS: [&dyn Skill; 1] = [&binary::Binary];
+static SKILLS: [&dyn Skill; 2] = [&binary::Binary, &syllo::Syllo];
 
 /// The skill with this name, e.g. `binary`.
 #[must_use]
@@ -207,4 +214,8 @@ pub fn find(name: &str) -> Option<&'static dyn Skill> {
 #[must_use]
 pub fn names() -> Vec<String> {
     SKILLS.iter().map(|skill| skill.info().skill).collect()
+}
+
+fn check_count(count: usize) -> Result<(), SkillError> {
+    if (1..=MAX_COUNT).contains(&count) { Ok(()) } else { Err(SkillError::CountInvalid { count, limit: MAX_COUNT }) }
 }

@@ -48,18 +48,17 @@ pub fn write_model(dir: &Path) -> Result<Config> {
     Ok(config)
 }
 
-/// Every skill's training texts, so that its words become tokens.
+/// The training texts of Binary, so that its words become tokens. Texts of other skills are spelled in smaller pieces: a
+/// vocabulary for all English words would make the model several times larger.
 fn training_texts() -> Result<Vec<String>> {
     let mut texts = Vec::new();
-    for name in hone_skills::names() {
-        let skill = hone_skills::find(&name).expect("listed skills exist");
-        for level in skill.levels() {
-            let request = GenerateRequest { level: level.level, count: TEXTS_PER_LEVEL, seed: 1, split: Split::Train };
-            let batch =
-                skill.generate(&request).map_err(|error| anyhow::anyhow!("generate tokenizer texts: {error}"))?;
-            for sample in &batch.samples {
-                texts.extend(sample.messages.iter().map(|message| message.content.clone()));
-            }
+    let skill = hone_skills::find("binary").expect("Binary is built in");
+    for level in skill.levels() {
+        let (level, count, seed) = (level.level, TEXTS_PER_LEVEL, 1);
+        let request = GenerateRequest { level, count, seed, split: Split::Train, steps: false };
+        let batch = skill.generate(&request).map_err(|error| anyhow::anyhow!("generate tokenizer texts: {error}"))?;
+        for sample in &batch.samples {
+            texts.extend(sample.messages.iter().map(|message| message.content.clone()));
         }
     }
     Ok(texts)

@@ -6,10 +6,10 @@
 
 use super::phrasing::{self, NUM_PHRASINGS};
 use super::problem::Problem;
-use super::{Level, NAME, VERSION};
+use super::{DOMAIN, Level, NAME, VERSION, steps};
+use crate::chance::below;
 use crate::{Batch, GenerateRequest, Message, Sample, Split};
 use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde_json::json;
 use std::collections::HashMap;
 
@@ -20,7 +20,7 @@ const HELD_OUT_PERCENT: u64 = 4;
 
 /// Makes a batch; the request's level is `level` and its count is within bounds.
 pub(super) fn batch(level: &Level, request: &GenerateRequest) -> Batch {
-    let mut rng = seeded_rng(request);
+    let mut rng = DOMAIN.batch_rng(request);
     let mut samples = Vec::with_capacity(request.count);
     let mut distinct = 0;
     while samples.len() < request.count {
@@ -71,8 +71,8 @@ impl Place {
 
 pub(super) fn place(choice: &Choice) -> Place {
     let problem = choice.problem.text();
-    let natural = hash(&format!("{problem}/{}", choice.phrasing)) % 100 < EVAL_PERCENT;
-    match hash(&problem) % 100 < HELD_OUT_PERCENT {
+    let natural = DOMAIN.hash(&format!("{problem}/{}", choice.phrasing)) % 100 < EVAL_PERCENT;
+    match DOMAIN.hash(&problem) % 100 < HELD_OUT_PERCENT {
         true => Place::HeldOut { natural },
         false if natural => Place::Eval,
         false => Place::Train,
@@ -160,7 +160,7 @@ impl Shuffle {
 fn sample(request: &GenerateRequest, choice: &Choice) -> Sample {
     let Choice { problem, phrasing } = choice;
     let (text, answer) = (problem.text(), problem.answer());
-    let id = format!("{NAME}-{}-{:016x}", request.level, hash(&format!("{text}/{phrasing}/id")));
+    let id = format!("{NAME}-{}-{:016x}", request.level, DOMAIN.hash(&format!("{text}/{phrasing}/id")));
     let mut metadata = json!({
         "id": id,
         "skill": NAME,
@@ -176,29 +176,12 @@ fn sample(request: &GenerateRequest, choice: &Choice) -> Sample {
     if request.split == Split::Eval && is_unseen(problem) {
         metadata["unseen_problem"] = true.into();
     }
-    let user = Message { role: "user".to_string(), content: phrasing::question(problem, *phrasing) };
-    let assistant = Message { role: "assistant".to_string(), content: format!("{text} = {answer}") };
-    Sample { id, messages: vec![user, assistant], metadata }
-}
-
-fn seeded_rng(request: &GenerateRequest) -> ChaCha8Rng {
-    let GenerateRequest { level, count: _, seed, split } = request;
-    let key = format!("hone-skills/{NAME}/{VERSION}/{level}/{split:?}/{seed}");
-    ChaCha8Rng::from_seed(*blake3::hash(key.as_bytes()).as_bytes())
-}
-
-/// A uniform number below `bound`. Written out so that no library update can change a batch.
-fn below(rng: &mut ChaCha8Rng, bound: u64) -> u64 {
-    let limit = u64::MAX - u64::MAX % bound;
-    loop {
-        let number = rng.next_u64();
-        if number < limit {
-            return number % bound;
-        }
+    let mut content = format!("{text} = {answer}");
+    if request.steps {
+        metadata["steps"] = true.into();
+        content = format!("{}\n{content}", steps::worked(problem));
     }
-}
-
-fn hash(key: &str) -> u64 {
-    let digest = blake3::hash(format!("hone-skills/{NAME}/{VERSION}/{key}").as_bytes());
-    u64::from_le_bytes(*digest.as_bytes().first_chunk().expect("a digest has 32 bytes"))
+    let user = Message { role: "user".to_string(), content: phrasing::question(problem, *phrasing) };
+    let assistant = Message { role: "assistant".to_string(), content };
+    Sample { id, messages: vec![user, assistant], metadata }
 }

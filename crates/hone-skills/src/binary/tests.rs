@@ -8,10 +8,10 @@ use crate::{Sample, Split};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 fn generate(level: u32, count: usize, seed: u64, split: Split) -> Batch {
-    Binary.generate(&GenerateRequest { level, count, seed, split }).unwrap()
+    Binary.generate(&GenerateRequest { level, count, seed, split, steps: false }).unwrap()
 }
 
 /// 1 and 0 in place of ① and ⓪, so that a person can read a test.
@@ -392,7 +392,7 @@ fn the_longest_answer_is_bounded() {
 #[test]
 fn unknown_levels_are_errors() {
     for level in [0, 8, u32::MAX] {
-        let request = GenerateRequest { level, count: 1, seed: 0, split: Split::Train };
+        let request = GenerateRequest { level, count: 1, seed: 0, split: Split::Train, steps: false };
         assert!(matches!(Binary.generate(&request), Err(SkillError::UnknownLevel { .. })));
         assert!(matches!(Binary.verify(level, &Value::Null, ""), Err(SkillError::UnknownLevel { .. })));
     }
@@ -401,7 +401,7 @@ fn unknown_levels_are_errors() {
 #[test]
 fn counts_are_bounded() {
     for count in [0, crate::MAX_COUNT + 1] {
-        let request = GenerateRequest { level: 1, count, seed: 0, split: Split::Train };
+        let request = GenerateRequest { level: 1, count, seed: 0, split: Split::Train, steps: false };
         assert!(matches!(Binary.generate(&request), Err(SkillError::CountInvalid { .. })));
     }
 }
@@ -441,6 +441,40 @@ fn place_of_a_held_out_problem_is_the_same_for_all_phrasings() {
     }
 }
 
+/// The steps of a written problem.
+#[track_caller]
+fn check_steps(problem: &str, steps: &str) {
+    assert_eq!(steps::worked(&Problem::parse(&digits(problem)).unwrap()), steps, "{problem}");
+}
+
+#[test]
+fn worked_steps_lead_to_the_answer() {
+    check_steps("add 10 11", "①⓪ is 2, ①① is 3\n2 + 3 is 5\n5 is 4 + 1");
+    check_steps("subtract 1010 1010", "①⓪①⓪ is 10, ①⓪①⓪ is 10\n10 - 10 is 0\n0 is 0");
+    check_steps("xor 1100100 1010", &format!("{}\none where they differ: ①①⓪①①①⓪", digits("1100100\n0001010")));
+    check_steps("not 1010", "①⓪①⓪, each digit flipped: ⓪①⓪①");
+    check_steps("leftshift 1010 11", "3 zeros more: ①⓪①⓪⓪⓪⓪");
+    check_steps("rightshift 1010 1", "1 digits less: ①⓪①");
+    assert_eq!(steps::worked(&Problem::parse("tobinary 13").unwrap()), "13 is 8 + 4 + 1");
+}
+
+#[test]
+fn worked_steps_change_answers_only_and_verify() {
+    for level in 1..=7 {
+        let request = GenerateRequest { level, count: 200, seed: 3, split: Split::Train, steps: true };
+        let (plain, worked) = (generate(level, 200, 3, Split::Train), Binary.generate(&request).unwrap());
+        for (plain, worked) in plain.samples.iter().zip(&worked.samples) {
+            assert_eq!((&plain.id, question(plain)), (&worked.id, question(worked)));
+            assert!(worked.answer().ends_with(&format!("\n{}", plain.answer())));
+            let result = Binary.verify(level, &worked.metadata, worked.answer()).unwrap();
+            assert!(result.solved, "{}: {}", worked.answer(), result.reason);
+            // The steps alone are no answer, whatever they say.
+            let steps = worked.answer().rsplit_once('\n').unwrap().0;
+            assert!(!Binary.verify(level, &worked.metadata, steps).unwrap().solved, "{steps}");
+        }
+    }
+}
+
 #[test]
 fn ten_thousand_samples_take_under_two_seconds() {
     // budget: 5 s
@@ -448,9 +482,9 @@ fn ten_thousand_samples_take_under_two_seconds() {
         return;
     }
     for level in 1..=7 {
-        let start = Instant::now();
+        let start = crate::testing::processor_time();
         assert_eq!(generate(level, 10_000, 1, Split::Eval).samples.len(), 10_000);
-        let elapsed = start.elapsed();
+        let elapsed = crate::testing::processor_time() - start;
         assert!(elapsed < Duration::from_secs(2), "level {level}: {elapsed:?}");
     }
 }

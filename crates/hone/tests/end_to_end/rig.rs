@@ -32,7 +32,7 @@ impl Answer {
 
 /// Rows of Binary level 1, as JSONL.
 pub fn rows_of_binary(seed: u64, count: usize) -> String {
-    let request = GenerateRequest { level: 1, count, seed, split: Split::Train };
+    let request = GenerateRequest { level: 1, count, seed, split: Split::Train, steps: false };
     let batch = hone_skills::find("binary").unwrap().generate(&request).unwrap();
     let lines: Vec<String> = batch.samples.iter().map(|s| json!({"messages": s.messages}).to_string() + "\n").collect();
     lines.concat()
