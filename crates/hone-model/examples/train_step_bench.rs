@@ -24,7 +24,7 @@ fn main() -> Result<()> {
     let arguments = arguments()?;
     let (config, weights) = model(&arguments.model)?;
     let tokens = arguments.rows * arguments.length;
-    let options = TrainerOptions { max_tokens: tokens, max_segment_tokens: arguments.length };
+    let options = TrainerOptions::full(tokens, arguments.length);
     let device = device::open("cpu", arguments.threads)?;
     let planned_bytes = Trainer::planned_bytes(&config, &options, &*device)?;
     let mut trainer = Trainer::new(device, &config, &weights, &options)?;

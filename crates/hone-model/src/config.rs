@@ -360,7 +360,7 @@ fn refuse_unsupported(object: &Object, family: Family) -> Result<(), ConfigError
     Ok(())
 }
 
-fn is_off(value: &Value) -> bool {
+pub(crate) fn is_off(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => true,
         Value::Number(number) => number.as_f64() == Some(0.0),

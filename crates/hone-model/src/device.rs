@@ -113,6 +113,16 @@ pub struct AdamWUpdate {
     pub keep: f32,
 }
 
+/// Which numbers a dropout keeps: number `i` of a span is kept or not by a hash of `seed` and `i` alone, so that the
+/// backward pass, a recomputed forward pass and a resumed run see the same mask on every device.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Dropout {
+    /// Names the mask.
+    pub seed: u64,
+    /// Share of the numbers that become 0, in 0..1; the others are divided by `1 - rate`.
+    pub rate: f32,
+}
+
 /// The operations. `+=` in the documentation means that the result is added to what is there.
 pub trait Device: Send {
     /// `cpu` or `reference`.
@@ -141,6 +151,12 @@ pub trait Device: Send {
 
     /// dst := src (same length).
     fn copy(&mut self, dst: Span, src: Span);
+
+    /// x := x · factor.
+    fn scale(&mut self, x: Span, factor: f32);
+
+    /// y := x · mask / (1 - rate), or += when `accumulate`; same length.
+    fn dropout(&mut self, y: Span, x: Span, dropout: Dropout, accumulate: bool);
 
     /// c := a · b, or c += a · b when `accumulate`; `[m,n] = [m,k] [k,n]`.
     fn matmul(&mut self, c: Matrix, a: Matrix, b: Matrix, accumulate: bool);
@@ -286,6 +302,12 @@ impl Matrix {
         Matrix { rows: self.cols, cols: self.rows, row_stride: self.col_stride, col_stride: self.row_stride, ..self }
     }
 
+    /// `count` columns from column `start` on.
+    pub fn columns(self, start: usize, count: usize) -> Matrix {
+        assert!(start + count <= self.cols, "{start} + {count} is beyond {} columns", self.cols);
+        Matrix { offset: self.offset + start * self.col_stride, cols: count, ..self }
+    }
+
     /// The smallest span that holds all elements.
     pub fn span(self) -> Span {
         if self.rows == 0 || self.cols == 0 {
@@ -293,6 +315,17 @@ impl Matrix {
         }
         let last = (self.rows - 1) * self.row_stride + (self.cols - 1) * self.col_stride;
         Span { offset: self.offset, len: last + 1 }
+    }
+}
+
+impl Dropout {
+    /// What number `index` is multiplied by: 0, or 1 / (1 - rate).
+    pub(crate) fn factor(self, index: usize) -> f32 {
+        let mut z = self.seed.wrapping_add((index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let uniform = ((z ^ (z >> 31)) >> 40) as f32 / (1u32 << 24) as f32;
+        if uniform < self.rate { 0.0 } else { 1.0 / (1.0 - self.rate) }
     }
 }
 

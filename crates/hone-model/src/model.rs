@@ -4,14 +4,17 @@
 //! and up in one product, SwiGLU, down added to the residual. What the backward pass cannot cheaply compute again
 //! is kept per layer; the rest is shared scratch.
 
+mod adapters;
 mod backward;
 mod layout;
 
-pub(crate) use layout::{Cursor, LayerWeights, Layout, Purpose, Training, Weights};
+pub(crate) use adapters::mix;
+pub(crate) use layout::{Cursor, LayerWeights, Layout, Purpose, Trained, Training, Weights};
 
 use crate::batch::Batch;
 use crate::config::Config;
 use crate::device::{Attention, Device, HeadNorms, Heads, Matrix, Rotation, Span};
+use adapters::{Group, GroupRows, Place};
 use layout::LayerBuffers;
 
 /// A decoder laid out in a device's arena.
@@ -29,6 +32,8 @@ pub(crate) struct Pass<'a> {
     rows: Vec<u32>,
     /// Target of each of `rows`; empty when only logits are wanted.
     targets: Vec<u32>,
+    /// Names the masks of dropout; none when the pass does not train.
+    dropout_seed: Option<u64>,
 }
 
 /// Loss and correctness of each row with a target, in order of tokens.
@@ -47,12 +52,25 @@ impl<'a> Pass<'a> {
                 targets.push(target);
             }
         }
-        Pass { ids: &batch.ids, segments: &batch.segments, positions: batch.positions(), rows, targets }
+        Pass {
+            ids: &batch.ids,
+            segments: &batch.segments,
+            positions: batch.positions(),
+            rows,
+            targets,
+            dropout_seed: None,
+        }
     }
 
     /// The given rows, for their logits.
     pub(crate) fn for_logits(batch: &'a Batch, rows: Vec<u32>) -> Pass<'a> {
-        Pass { ids: &batch.ids, segments: &batch.segments, positions: batch.positions(), rows, targets: Vec::new() }
+        let (positions, targets) = (batch.positions(), Vec::new());
+        Pass { ids: &batch.ids, segments: &batch.segments, positions, rows, targets, dropout_seed: None }
+    }
+
+    /// The same pass, training: adapters drop inputs, by masks that `seed` names.
+    pub(crate) fn with_dropout(self, seed: u64) -> Pass<'a> {
+        Pass { dropout_seed: Some(seed), ..self }
     }
 
     pub(crate) fn num_rows(&self) -> usize {
@@ -86,21 +104,25 @@ impl Model {
         let hidden = self.layout.scratch.hidden.first(pass.num_tokens() * self.config.hidden_size);
         device.gather_rows(hidden, self.weights().embedding, pass.ids);
         for l in 0..self.config.num_layers {
-            self.forward_layer(device, pass, l);
+            let kept = self.layout.kept(l);
+            if let Some(input) = kept.input {
+                device.copy(input.first(hidden.len), hidden);
+            }
+            self.layer_until_gate_up(device, pass, l, hidden);
+            self.layer_end(device, pass, l, hidden);
         }
     }
 
-    fn forward_layer(&self, device: &mut dyn Device, pass: &Pass<'_>, l: usize) {
+    /// A layer up to its gate and up rows: all that the backward pass reads. `hidden` is the residual, before and after.
+    fn layer_until_gate_up(&self, device: &mut dyn Device, pass: &Pass<'_>, l: usize, hidden: Span) {
         let (n, h, i) = (pass.num_tokens(), self.config.hidden_size, self.config.intermediate_size);
         let (w, kept, scratch) = (&self.weights().layers[l], self.layout.kept(l), &self.layout.scratch);
         let eps = self.config.norm_eps;
-        let (hidden, normed) = (scratch.hidden.first(n * h), scratch.normed.first(n * h));
-        if let Some(input) = kept.input {
-            device.copy(input.first(n * h), hidden);
-        }
+        let normed = scratch.normed.first(n * h);
         device.rms_norm(normed, kept.input_scale.first(n), hidden, w.input_norm, eps);
         let qkv = kept.qkv.first(n * self.heads().qkv_width());
         linear(device, qkv, normed, w.qkv, h, false);
+        self.adapt(device, pass, Place { layer: l, group: Group::Qkv }, kept.group(Group::Qkv, normed, qkv));
         if let Some(bias) = w.qkv_bias {
             device.add_bias(qkv, bias);
         }
@@ -108,14 +130,24 @@ impl Model {
         let attention = self.attention(pass, kept);
         device.attention(&attention);
         linear(device, hidden, attention.out, w.out, self.heads().query_width(), true);
+        self.adapt(device, pass, Place { layer: l, group: Group::Out }, kept.group(Group::Out, attention.out, hidden));
         if let Some(middle) = kept.middle {
             device.copy(middle.first(n * h), hidden);
         }
         device.rms_norm(normed, kept.middle_scale.first(n), hidden, w.middle_norm, eps);
-        let (gate_up, active) = (kept.gate_up.first(n * 2 * i), scratch.active.first(n * i));
+        let gate_up = kept.gate_up.first(n * 2 * i);
         linear(device, gate_up, normed, w.gate_up, h, false);
+        self.adapt(device, pass, Place { layer: l, group: Group::GateUp }, kept.group(Group::GateUp, normed, gate_up));
+    }
+
+    /// The rest of a layer, added to `hidden`.
+    fn layer_end(&self, device: &mut dyn Device, pass: &Pass<'_>, l: usize, hidden: Span) {
+        let (n, i) = (pass.num_tokens(), self.config.intermediate_size);
+        let (w, kept) = (&self.weights().layers[l], self.layout.kept(l));
+        let (gate_up, active) = (kept.gate_up.first(n * 2 * i), self.layout.scratch.active.first(n * i));
         device.swiglu(active, gate_up, i);
         linear(device, hidden, active, w.down, i, true);
+        self.adapt(device, pass, Place { layer: l, group: Group::Down }, kept.group(Group::Down, active, hidden));
     }
 
     /// Logits of the pass's rows, block by block: `work` gets the index of a block's first row and its logits.
@@ -204,6 +236,13 @@ impl Model {
             heads,
             workspace: self.layout.scratch.workspace,
         }
+    }
+}
+
+impl LayerBuffers {
+    /// What the adapters of `group` read and write.
+    fn group(&self, group: Group, x: Span, y: Span) -> GroupRows {
+        GroupRows { x, y, low: self.low[group as usize] }
     }
 }
 

@@ -1,19 +1,35 @@
 //! A full training step: forward, loss, backward, accumulated gradients, AdamW.
 
 use crate::batch::{Batch, BatchStats};
-use crate::config::Config;
+use crate::config::{Config, ParameterSpec};
 use crate::device::{AdamWUpdate, Device, Span};
-use crate::model::{Layout, Model, Pass, Purpose, Training};
+use crate::lora::Adapter;
+use crate::method::Method;
+use crate::model::{Layout, Model, Pass, Purpose, Training, mix};
 use crate::weights::{Dtype, HostWeights};
 use anyhow::{Context, Result, ensure};
 
-/// Sizes that are planned before the first step.
-#[derive(Clone, Debug, PartialEq, Eq)]
+mod state;
+
+pub use state::Stored;
+
+/// What is planned before the first step.
+#[derive(Clone, Debug, PartialEq)]
 pub struct TrainerOptions {
     /// Most tokens of a micro-batch.
     pub max_tokens: usize,
     /// Most tokens of one segment.
     pub max_segment_tokens: usize,
+    /// What is trained, and what is kept for the backward pass. Scoring takes no notice of it.
+    pub method: Method,
+}
+
+impl TrainerOptions {
+    /// These sizes; every parameter is trained and all activations are kept.
+    #[must_use]
+    pub const fn full(max_tokens: usize, max_segment_tokens: usize) -> TrainerOptions {
+        TrainerOptions { max_tokens, max_segment_tokens, method: Method::full() }
+    }
 }
 
 /// Numbers of one AdamW step (decoupled weight decay, bias correction).
@@ -35,7 +51,8 @@ pub struct AdamW {
     pub grad_scale: f64,
 }
 
-/// What AdamW remembers, in the order of [`Config::parameters`].
+/// What AdamW remembers of each trained tensor, in the order of [`Config::parameters`] or of
+/// [`crate::LoraConfig::parameters`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct OptimizerState {
     /// Number of the last update.
@@ -55,10 +72,12 @@ pub struct Trainer {
     dtype: Dtype,
     /// Number of the last update.
     step: u64,
+    /// Micro-batches since the last [`Trainer::zero_grad`]; names the masks of dropout.
+    micro_batches: u64,
 }
 
 impl Trainer {
-    /// Plans all buffers and loads the weights.
+    /// Plans all buffers and loads the weights. With LoRA, the adapter is a new one ([`Adapter::new`] of the method's seed).
     ///
     /// # Errors
     /// Not enough memory, sizes that do not fit the model, or weights of another model.
@@ -71,7 +90,13 @@ impl Trainer {
         let layout = Layout::plan(config, options, Purpose::Train, &*device)?;
         load_model(&mut *device, config, weights, &layout)?;
         let model = Model::new(config, layout);
-        Ok(Trainer { device, config: config.clone(), options: options.clone(), model, dtype: weights.dtype, step: 0 })
+        let (config, options) = (config.clone(), options.clone());
+        let mut trainer = Trainer { device, config, options, model, dtype: weights.dtype, step: 0, micro_batches: 0 };
+        if let Some(lora) = &trainer.options.method.lora {
+            let adapter = Adapter::new(&trainer.config, lora, trainer.options.method.seed);
+            trainer.load_adapter(&adapter)?;
+        }
+        Ok(trainer)
     }
 
     /// Bytes of all buffers that [`Trainer::new`] makes on this device: peak use of memory beside the program itself
@@ -87,6 +112,7 @@ impl Trainer {
     pub fn zero_grad(&mut self) {
         let gradients = self.training().gradients;
         self.device.fill(gradients, 0.0);
+        self.micro_batches = 0;
     }
 
     /// Gradients += `loss_scale` times the gradient of the sum of the losses of this micro-batch's trained tokens;
@@ -96,7 +122,8 @@ impl Trainer {
     /// A batch that does not fit the plan or the vocabulary; a fault of the device.
     pub fn accumulate(&mut self, batch: &Batch, loss_scale: f32) -> Result<BatchStats> {
         batch.check(self.config.vocab_size, self.options.max_tokens, self.options.max_segment_tokens)?;
-        let pass = Pass::with_targets(batch);
+        let pass = Pass::with_targets(batch).with_dropout(self.dropout_seed());
+        self.micro_batches += 1;
         if pass.num_rows() == 0 {
             return Ok(BatchStats::default());
         }
@@ -113,13 +140,17 @@ impl Trainer {
         })
     }
 
-    /// Euclidean norm of all gradients.
+    /// Euclidean norm of the gradients of all that is trained.
     ///
     /// # Errors
     /// A fault of the device.
     pub fn grad_norm(&mut self) -> Result<f64> {
         let gradients = self.training().gradients;
-        Ok(self.device.sum_of_squares(gradients)?.sqrt())
+        let mut sum = 0.0;
+        for Run { values, start, .. } in runs(self.training(), false) {
+            sum += self.device.sum_of_squares(gradients.part(start, values.len))?;
+        }
+        Ok(sum.sqrt())
     }
 
     /// One update of all parameters.
@@ -129,57 +160,13 @@ impl Trainer {
     pub fn adamw_step(&mut self, update: &AdamW) -> Result<()> {
         ensure!(update.step >= 1, "the number of an AdamW update starts at 1");
         let Training { gradients, first_moments, second_moments, .. } = *self.training();
-        let parameters = self.model.layout.parameters;
-        for (start, len, decay) in runs_of_equal_decay(&self.config) {
-            let part = |span: Span| span.part(start, len);
+        for Run { values, start, decay } in runs(self.training(), true) {
+            let part = |span: Span| span.part(start, values.len);
             let numbers = update.numbers(decay);
-            self.device.adamw(part(parameters), part(gradients), part(first_moments), part(second_moments), &numbers);
+            self.device.adamw(values, part(gradients), part(first_moments), part(second_moments), &numbers);
         }
         self.step = update.step;
         self.device.finish()
-    }
-
-    /// The weights as they are now (f32 masters); `dtype` is the one of the weights that were loaded.
-    ///
-    /// # Errors
-    /// A fault of the device.
-    pub fn weights(&mut self) -> Result<HostWeights> {
-        let parameters = self.model.layout.parameters;
-        Ok(HostWeights { tensors: self.read_tensors(parameters)?, dtype: self.dtype })
-    }
-
-    /// The gradients as they are now, in the order of [`Config::parameters`].
-    ///
-    /// # Errors
-    /// A fault of the device.
-    pub fn gradients(&mut self) -> Result<Vec<(String, Vec<f32>)>> {
-        let gradients = self.training().gradients;
-        self.read_tensors(gradients)
-    }
-
-    /// What AdamW remembers.
-    ///
-    /// # Errors
-    /// A fault of the device.
-    pub fn optimizer_state(&mut self) -> Result<OptimizerState> {
-        let Training { first_moments, second_moments, .. } = *self.training();
-        Ok(OptimizerState {
-            step: self.step,
-            m: self.read_tensors(first_moments)?,
-            v: self.read_tensors(second_moments)?,
-        })
-    }
-
-    /// Puts back what [`Trainer::optimizer_state`] gave.
-    ///
-    /// # Errors
-    /// Tensors that are not those of this model, by name.
-    pub fn load_optimizer_state(&mut self, state: &OptimizerState) -> Result<()> {
-        let Training { first_moments, second_moments, .. } = *self.training();
-        upload_tensors(&mut *self.device, &self.config, &state.m, first_moments).context("load first moments")?;
-        upload_tensors(&mut *self.device, &self.config, &state.v, second_moments).context("load second moments")?;
-        self.step = state.step;
-        Ok(())
     }
 
     /// Logits of the token after `ids`, `V`: a plain forward pass over at most `max_segment_tokens` ids.
@@ -204,16 +191,8 @@ impl Trainer {
         self.model.layout.training.as_ref().expect("the layout is one for training")
     }
 
-    fn read_tensors(&mut self, all: Span) -> Result<Vec<(String, Vec<f32>)>> {
-        let mut tensors = Vec::new();
-        let mut start = 0;
-        for spec in self.config.parameters() {
-            let mut values = vec![0.0; spec.len()];
-            self.device.download(all.part(start, spec.len()), &mut values)?;
-            start += spec.len();
-            tensors.push((spec.name, values));
-        }
-        Ok(tensors)
+    fn dropout_seed(&self) -> u64 {
+        mix(self.options.method.seed ^ mix(self.step ^ mix(self.micro_batches)))
     }
 }
 
@@ -241,39 +220,49 @@ pub(crate) fn load_model(
     layout: &Layout,
 ) -> Result<()> {
     device.reserve(layout.len)?;
-    upload_tensors(device, config, &weights.tensors, layout.parameters).context("load weights")?;
+    upload_tensors(device, &config.parameters(), &weights.tensors, layout.parameters).context("load weights")?;
     let table = config.rope.table(layout.rope_table.len / config.head_dim, config.head_dim);
     device.upload(layout.rope_table, &table)
 }
 
 pub(crate) fn upload_tensors(
     device: &mut dyn Device,
-    config: &Config,
+    specs: &[ParameterSpec],
     tensors: &[(String, Vec<f32>)],
     all: Span,
 ) -> Result<()> {
-    let specs = config.parameters();
-    ensure!(tensors.len() == specs.len(), "{} tensors given, the model has {}", tensors.len(), specs.len());
+    state::check_names(specs.iter(), tensors)?;
     let mut start = 0;
-    for (spec, (name, values)) in specs.iter().zip(tensors) {
-        ensure!(spec.name == *name, "tensor `{name}` stands where `{}` is expected", spec.name);
-        ensure!(values.len() == spec.len(), "tensor `{name}` has {} numbers, expected {}", values.len(), spec.len());
-        device.upload(all.part(start, spec.len()), values)?;
-        start += spec.len();
+    for (_, values) in tensors {
+        device.upload(all.part(start, values.len()), values)?;
+        start += values.len();
     }
     Ok(())
 }
 
-/// (start, length, decay) of the longest runs of parameters that share `decay`.
-fn runs_of_equal_decay(config: &Config) -> Vec<(usize, usize, bool)> {
-    let mut runs: Vec<(usize, usize, bool)> = Vec::new();
-    let mut start = 0;
-    for spec in config.parameters() {
+/// Trained numbers that stand one after the other, and so do their gradients.
+struct Run {
+    values: Span,
+    /// Where the gradients begin, in those of all.
+    start: usize,
+    decay: bool,
+}
+
+/// The longest runs of trained tensors; inside one all share `decay` when `by_decay`.
+fn runs(training: &Training, by_decay: bool) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    for tensor in &training.tensors {
+        let decay = tensor.spec.decay;
         match runs.last_mut() {
-            Some((_, len, decay)) if *decay == spec.decay => *len += spec.len(),
-            _ => runs.push((start, spec.len(), spec.decay)),
+            Some(run)
+                if run.values.offset + run.values.len == tensor.values.offset
+                    && run.start + run.values.len == tensor.start
+                    && (run.decay == decay || !by_decay) =>
+            {
+                run.values.len += tensor.values.len;
+            }
+            _ => runs.push(Run { values: tensor.values, start: tensor.start, decay }),
         }
-        start += spec.len();
     }
     runs
 }

@@ -9,10 +9,15 @@ use anyhow::{Context, Result, bail, ensure};
 use half::{bf16, f16};
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::Path;
+
+mod write;
+
+pub(crate) use write::write_tensors;
+pub use write::{INDEX_FILE, Shards};
 
 /// Name of the file of a model that is not sharded.
 const SINGLE: &str = "model.safetensors";
@@ -116,7 +121,7 @@ impl HostWeights {
     /// A new model: normal numbers of standard deviation 0.02 for matrices, 1 for norms, 0 for biases. Equal seeds
     /// give equal weights on every machine.
     pub fn random(config: &Config, seed: u64) -> HostWeights {
-        let mut normal = Normal { state: seed };
+        let mut normal = Normal(Uniform::new(seed));
         let tensors = config
             .parameters()
             .into_iter()
@@ -139,36 +144,13 @@ impl HostWeights {
     ///
     /// # Panics
     /// When the tensors are not those of `config`.
-    pub fn write(&self, config: &Config, dtype: Dtype, out: &mut dyn Write) -> std::io::Result<()> {
+    pub fn write(&self, config: &Config, dtype: Dtype, out: &mut dyn Write) -> Result<()> {
         let parameters = config.parameters();
         assert_eq!(parameters.len(), self.tensors.len(), "weights belong to this configuration");
-        let mut header = serde_json::Map::new();
-        header.insert("__metadata__".into(), json!({"format": "pt"}));
-        let mut offset = 0;
-        for (spec, (name, values)) in parameters.iter().zip(&self.tensors) {
-            assert!(spec.name == *name && spec.len() == values.len(), "`{name}` belongs to this configuration");
-            let end = offset + values.len() * dtype.size_bytes();
-            let entry = json!({"dtype": dtype.safetensors_name(), "shape": spec.shape, "data_offsets": [offset, end]});
-            header.insert(name.clone(), entry);
-            offset = end;
+        for (spec, (name, _)) in parameters.iter().zip(&self.tensors) {
+            assert!(spec.name == *name, "`{name}` belongs to this configuration");
         }
-        let mut header = serde_json::to_vec(&Value::Object(header))?;
-        header.resize(header.len().next_multiple_of(8), b' ');
-        out.write_all(&(header.len() as u64).to_le_bytes())?;
-        out.write_all(&header)?;
-        let mut bytes = Vec::with_capacity(WRITE_CHUNK * dtype.size_bytes());
-        for (_, values) in &self.tensors {
-            for chunk in values.chunks(WRITE_CHUNK) {
-                bytes.clear();
-                match dtype {
-                    Dtype::F32 => chunk.iter().for_each(|x| bytes.extend(x.to_le_bytes())),
-                    Dtype::Bf16 => chunk.iter().for_each(|x| bytes.extend(bf16::from_f32(*x).to_le_bytes())),
-                    Dtype::F16 => chunk.iter().for_each(|x| bytes.extend(f16::from_f32(*x).to_le_bytes())),
-                }
-                out.write_all(&bytes)?;
-            }
-        }
-        Ok(())
+        write_tensors(&parameters, dtype, &mut |index| Ok(self.tensors[index].1.as_slice().into()), out)
     }
 
     /// The numbers of one parameter.
@@ -222,6 +204,10 @@ fn read_tensor(file: &str, spec: &ParameterSpec, view: &TensorView<'_>) -> Resul
         view.shape(),
         spec.shape
     );
+    read_numbers(file, name, view)
+}
+
+fn read_numbers(file: &str, name: &str, view: &TensorView<'_>) -> Result<(Dtype, Vec<f32>)> {
     let data = view.data();
     let (dtype, values): (Dtype, Vec<f32>) = match view.dtype() {
         safetensors::Dtype::F32 => {
@@ -241,19 +227,41 @@ fn read_tensor(file: &str, spec: &ParameterSpec, view: &TensorView<'_>) -> Resul
     Ok((dtype, values))
 }
 
-/// Normal numbers from SplitMix64 and the Box-Muller transform.
-struct Normal {
+/// Name, shape and numbers of every tensor of one safetensors file.
+pub(crate) fn read_file(path: &Path) -> Result<Vec<(String, Vec<usize>, Vec<f32>)>> {
+    let file = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    let bytes = map(path).with_context(|| format!("open {}", path.display()))?;
+    let tensors = SafeTensors::deserialize(&bytes)
+        .map_err(|e| anyhow::anyhow!("{} is not a whole safetensors file: {e}", path.display()))?;
+    let read = |(name, view): (&str, TensorView<'_>)| -> Result<(String, Vec<usize>, Vec<f32>)> {
+        let (_, values) = read_numbers(&file, name, &view)?;
+        Ok((name.to_owned(), view.shape().to_vec(), values))
+    };
+    tensors.iter().map(read).collect()
+}
+
+/// Normal numbers by the Box-Muller transform.
+struct Normal(Uniform);
+
+/// Numbers in [0, 1) from SplitMix64.
+pub(crate) struct Uniform {
     state: u64,
 }
 
 impl Normal {
     fn next(&mut self) -> f32 {
         // 1 - u is in (0, 1], so the logarithm is finite.
-        let radius = (-2.0 * (1.0 - self.uniform()).ln()).sqrt();
-        (radius * (2.0 * std::f64::consts::PI * self.uniform()).cos()) as f32
+        let radius = (-2.0 * (1.0 - self.0.next()).ln()).sqrt();
+        (radius * (2.0 * std::f64::consts::PI * self.0.next()).cos()) as f32
+    }
+}
+
+impl Uniform {
+    pub(crate) fn new(seed: u64) -> Uniform {
+        Uniform { state: seed }
     }
 
-    fn uniform(&mut self) -> f64 {
+    pub(crate) fn next(&mut self) -> f64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.state;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

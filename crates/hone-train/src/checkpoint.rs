@@ -76,7 +76,7 @@ pub(crate) fn write_weights(path: &Path, config: &Config, weights: &HostWeights,
     let mut file = BufWriter::new(hone_disk::create_file(path)?);
     weights
         .write(config, dtype, &mut file)
-        .and_then(|()| file.flush())
+        .and_then(|()| Ok(file.flush()?))
         .with_context(|| format!("write {}", path.display()))
 }
 

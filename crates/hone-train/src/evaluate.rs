@@ -94,7 +94,7 @@ impl<'a> Session<'a> {
         }
         self.sign_of_life("loading".to_string());
         let longest = suites.iter().flat_map(|s| s.rows.iter().flatten()).map(|row| row.ids.len()).max().unwrap_or(1);
-        let options = TrainerOptions { max_tokens: longest.max(BATCH_TOKENS), max_segment_tokens: longest };
+        let options = TrainerOptions::full(longest.max(BATCH_TOKENS), longest);
         let weights = HostWeights::load(self.model_dir, &config).map_err(refuse)?;
         let device = device::open(&self.settings.device, self.settings.threads).map_err(refuse)?;
         let mut scorer = Scorer::new(device, &config, &weights, &options).context("prepare the scorer")?;

@@ -87,7 +87,8 @@ impl Model {
 
     pub(super) fn load(&self, device: &mut dyn Device, weights: &HostWeights) -> Result<()> {
         device.reserve(self.layout.len)?;
-        upload_tensors(device, &self.config, &weights.tensors, self.layout.parameters).context("load weights")?;
+        upload_tensors(device, &self.config.parameters(), &weights.tensors, self.layout.parameters)
+            .context("load weights")?;
         let head_dim = self.config.head_dim;
         device.upload(self.layout.rope_table, &self.config.rope.table(self.layout.rope_table.len / head_dim, head_dim))
     }

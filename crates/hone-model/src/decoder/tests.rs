@@ -83,7 +83,7 @@ fn greedy_tokens_are_those_of_pytorch() {
 fn the_cache_equals_the_full_forward_pass() {
     for_each(|device, name, f| {
         let ids: Vec<u32> = f.prompt.iter().chain(&f.greedy).copied().collect();
-        let options = TrainerOptions { max_tokens: ids.len(), max_segment_tokens: ids.len() };
+        let options = TrainerOptions::full(ids.len(), ids.len());
         let mut scorer = Scorer::new(device::open(device, 2).unwrap(), &f.config, &f.weights, &options).unwrap();
         let full = scorer.logits(&Batch::plain(&ids)).unwrap();
         let full = |t: usize| &full[t * f.config.vocab_size..(t + 1) * f.config.vocab_size];

@@ -5,12 +5,13 @@
 mod arena;
 mod attention;
 mod cached;
+mod dropout;
 mod matmul;
 mod norms;
 mod pointwise;
 mod simd;
 
-use super::{AdamWUpdate, Attention, Cache, CacheRow, Device, HeadNorms, Heads, Matrix, Rotation, Span};
+use super::{AdamWUpdate, Attention, Cache, CacheRow, Device, Dropout, HeadNorms, Heads, Matrix, Rotation, Span};
 use anyhow::{Context, Result};
 use arena::Arena;
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -76,6 +77,16 @@ impl Device for Cpu {
     fn copy(&mut self, dst: Span, src: Span) {
         let (pool, [dst, src]) = self.parts([dst, src]);
         pool.install(|| pointwise::copy(dst, src));
+    }
+
+    fn scale(&mut self, x: Span, factor: f32) {
+        let (pool, [x]) = self.parts([x]);
+        pool.install(|| dropout::scale(x, factor));
+    }
+
+    fn dropout(&mut self, y: Span, x: Span, dropout: Dropout, accumulate: bool) {
+        let (pool, [y, x]) = self.parts([y, x]);
+        pool.install(|| dropout::dropout(y, x, dropout, accumulate));
     }
 
     fn matmul(&mut self, c: Matrix, a: Matrix, b: Matrix, accumulate: bool) {

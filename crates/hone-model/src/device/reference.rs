@@ -3,7 +3,7 @@
 
 mod attention;
 
-use super::{AdamWUpdate, Attention, Cache, CacheRow, Device, HeadNorms, Heads, Matrix, Rotation, Span};
+use super::{AdamWUpdate, Attention, Cache, CacheRow, Device, Dropout, HeadNorms, Heads, Matrix, Rotation, Span};
 use anyhow::Result;
 
 /// The device `reference`.
@@ -68,6 +68,18 @@ impl Device for Reference {
     fn copy(&mut self, dst: Span, src: Span) {
         let values = self.read(src);
         self.write(dst, &values);
+    }
+
+    fn scale(&mut self, x: Span, factor: f32) {
+        self.arena[x.range()].iter_mut().for_each(|x| *x *= factor);
+    }
+
+    fn dropout(&mut self, y: Span, x: Span, dropout: Dropout, accumulate: bool) {
+        assert_eq!(y.len, x.len, "lengths agree");
+        for i in 0..x.len {
+            let before = if accumulate { self.arena[y.offset + i] } else { 0.0 };
+            self.arena[y.offset + i] = before + self.arena[x.offset + i] * dropout.factor(i);
+        }
     }
 
     fn matmul(&mut self, c: Matrix, a: Matrix, b: Matrix, accumulate: bool) {

@@ -1,10 +1,12 @@
 //! Where weights, gradients, kept activations and scratch stand in the arena. Made once, before the first step; its
 //! length is the exact use of memory.
 
+use super::adapters::Adapters;
 use crate::config::{Config, ParameterSpec};
 use crate::device::{Device, Heads, Span};
 use crate::train::TrainerOptions;
 use anyhow::{Result, ensure};
+use std::ops::Range;
 
 /// Spans begin at multiples of this many numbers (64 bytes).
 const ALIGNMENT: usize = 16;
@@ -28,6 +30,10 @@ pub(crate) struct Layout {
     pub(crate) parameters: Span,
     /// The same parameters, by role.
     pub(crate) weights: Weights,
+    /// Matrices of the adapters, one after the other; empty without.
+    pub(crate) adapter_values: Span,
+    /// Present for training with LoRA.
+    pub(crate) adapters: Option<Adapters>,
     /// Present for [`Purpose::Train`].
     pub(crate) training: Option<Training>,
     /// `[P, D]`; see [`crate::Rope::table`].
@@ -39,12 +45,29 @@ pub(crate) struct Layout {
     pub(crate) head_rows: usize,
 }
 
-/// What training needs beside the weights, each laid out as the parameters are.
+/// What training needs beside the weights. Gradients and moments are laid out alike: the trained roles of the model in
+/// the order of the parameters, then the adapters. Products that are one for several parameters (query, key and value;
+/// gate and up) have gradients for all of them as soon as one is trained.
 pub(crate) struct Training {
     pub(crate) gradients: Span,
+    /// Empty spans where nothing is trained.
     pub(crate) gradients_by_role: Weights,
     pub(crate) first_moments: Span,
     pub(crate) second_moments: Span,
+    /// What is trained.
+    pub(crate) tensors: Vec<Trained>,
+    /// Where gradients of frozen norms go: `[H + 2D]`, never read.
+    pub(crate) discarded: Span,
+}
+
+/// One trained tensor.
+#[derive(Clone, Debug)]
+pub(crate) struct Trained {
+    pub(crate) spec: ParameterSpec,
+    /// Its numbers.
+    pub(crate) values: Span,
+    /// Where its gradient begins in [`Training::gradients`], and its moments in theirs.
+    pub(crate) start: usize,
 }
 
 /// Parameters (or their gradients) by role.
@@ -78,6 +101,7 @@ pub(crate) struct LayerWeights {
 }
 
 /// Activations of one layer that the backward pass reads.
+#[derive(Clone, Copy)]
 pub(crate) struct LayerBuffers {
     /// Residual before the layer, `[N,H]`; only for training.
     pub(crate) input: Option<Span>,
@@ -95,6 +119,8 @@ pub(crate) struct LayerBuffers {
     pub(crate) middle_scale: Span,
     /// `[N,2I]`; the backward pass leaves its gradient here.
     pub(crate) gate_up: Span,
+    /// Low rows of the adapters, `[N, G·r]` for each group; empty without.
+    pub(crate) low: [Span; 4],
 }
 
 /// Buffers that all layers share.
@@ -109,6 +135,8 @@ pub(crate) struct Scratch {
     pub(crate) head_scale: Span,
     /// `[N,I]`.
     pub(crate) active: Span,
+    /// The residual of a layer that is computed again in the backward pass, `[N,H]`; empty where nothing is.
+    pub(crate) again: Span,
     /// Rows whose logits are wanted, `[N,H]`.
     pub(crate) picked: Span,
     /// `[N]`.
@@ -162,28 +190,56 @@ impl Layout {
             config.max_positions
         );
         let heads = Heads { num_heads: config.num_heads, num_kv_heads: config.num_kv_heads, head_dim: config.head_dim };
+        let method = &options.method;
         let specs = config.parameters();
-        let num_parameters = config.num_parameters();
+        let lora = method.lora.as_ref().filter(|_| purpose == Purpose::Train);
         let mut cursor = Cursor::default();
-        let parameters = cursor.take(num_parameters);
-        let training = (purpose == Purpose::Train).then(|| {
-            let gradients = cursor.take(num_parameters);
-            Training {
-                gradients,
-                gradients_by_role: Weights::at(gradients, config, &specs),
-                first_moments: cursor.take(num_parameters),
-                second_moments: cursor.take(num_parameters),
+        let parameters = cursor.take(config.num_parameters());
+        let adapter_specs = lora.map_or_else(Vec::new, |lora| lora.parameters(config));
+        let adapter_values = cursor.take(adapter_specs.iter().map(ParameterSpec::len).sum());
+        let training = match purpose {
+            Purpose::Score => None,
+            Purpose::Train => {
+                let is_trained = method.trained(&specs)?;
+                let adapters = (adapter_specs.as_slice(), adapter_values);
+                Some(Training::take(&mut cursor, config, (&specs, parameters, &is_trained), adapters))
             }
+        };
+        let adapters = lora.zip(training.as_ref()).map(|(lora, training)| {
+            let (dlow, dropped) = Adapters::scratch(config, lora, n);
+            let gradients = training.gradients.part(training.gradients.len - adapter_values.len, adapter_values.len);
+            let scratch = (cursor.take(dlow), cursor.take(dropped));
+            Adapters::at(config, lora, (adapter_values, gradients), scratch)
         });
         let rope_table = cursor.take(longest * config.head_dim);
-        let num_buffers = if purpose == Purpose::Train { config.num_layers } else { 1 };
-        let layers = (0..num_buffers).map(|_| LayerBuffers::take(&mut cursor, config, heads, n, purpose)).collect();
+        let low_widths = lora.map_or([0; 4], Adapters::low_widths);
+        let sizes = BufferSizes { n, low_widths, is_kept: purpose == Purpose::Train };
+        let layers = match purpose {
+            Purpose::Score => vec![LayerBuffers::take(&mut cursor, config, heads, sizes)],
+            Purpose::Train if method.recompute => LayerBuffers::take_shared(&mut cursor, config, heads, sizes),
+            Purpose::Train => {
+                (0..config.num_layers).map(|_| LayerBuffers::take(&mut cursor, config, heads, sizes)).collect()
+            }
+        };
         let head_rows = (LOGITS_BLOCK / config.vocab_size / 64 * 64).clamp(64, 1024).min(n);
         let scratch = Scratch::take(&mut cursor, config, heads, n, head_rows, purpose);
+        let again = cursor.take(if purpose == Purpose::Train && method.recompute { n * config.hidden_size } else { 0 });
         let workspace = cursor.take(device.attention_workspace(longest, heads));
-        let scratch = Scratch { workspace, ..scratch };
+        let scratch = Scratch { workspace, again, ..scratch };
         let weights = Weights::at(parameters, config, &specs);
-        Ok(Layout { len: cursor.next, parameters, weights, training, rope_table, layers, scratch, head_rows })
+        let len = cursor.next;
+        Ok(Layout {
+            len,
+            parameters,
+            weights,
+            adapter_values,
+            adapters,
+            training,
+            rope_table,
+            layers,
+            scratch,
+            head_rows,
+        })
     }
 
     /// Buffers of a layer.
@@ -192,20 +248,82 @@ impl Layout {
     }
 }
 
+impl Training {
+    /// `specs` stand at `parameters` and are trained where `is_trained` says so; the adapters all are.
+    fn take(
+        cursor: &mut Cursor,
+        config: &Config,
+        (specs, parameters, is_trained): (&[ParameterSpec], Span, &[bool]),
+        (adapter_specs, adapter_values): (&[ParameterSpec], Span),
+    ) -> Training {
+        let mut tensors = Vec::new();
+        let (mut value, mut next) = (0, 0);
+        Weights::roles(config, specs, &mut |role| {
+            let has_gradient = is_trained[role.clone()].contains(&true);
+            for index in role {
+                let len = specs[index].len();
+                let values = parameters.part(value, len);
+                value += len;
+                if is_trained[index] {
+                    tensors.push(Trained { spec: specs[index].clone(), values, start: next });
+                }
+                next += if has_gradient { len } else { 0 };
+            }
+            Span::default()
+        });
+        let model_len = next;
+        let mut value = 0;
+        for spec in adapter_specs {
+            let values = adapter_values.part(value, spec.len());
+            tensors.push(Trained { spec: spec.clone(), values, start: next });
+            value += spec.len();
+            next += spec.len();
+        }
+        let gradients = cursor.take(next);
+        let mut start = 0;
+        let gradients_by_role = Weights::roles(config, specs, &mut |role| {
+            let is_empty = !is_trained[role.clone()].contains(&true);
+            let len = if is_empty { 0 } else { specs[role].iter().map(ParameterSpec::len).sum() };
+            start += len;
+            gradients.part(start - len, len)
+        });
+        assert_eq!(start, model_len, "both walks see the same roles");
+        Training {
+            gradients,
+            gradients_by_role,
+            first_moments: cursor.take(next),
+            second_moments: cursor.take(next),
+            tensors,
+            discarded: cursor.take(config.hidden_size + 2 * config.head_dim),
+        }
+    }
+}
+
 impl Weights {
-    /// Roles of parameters (or what is laid out like them) that stand one after the other in `all`.
+    /// Roles of parameters that stand one after the other in `all`.
     pub(crate) fn at(all: Span, config: &Config, specs: &[ParameterSpec]) -> Weights {
         let mut next = 0;
-        let mut specs = specs.iter();
+        let weights = Weights::roles(config, specs, &mut |role| {
+            let len = specs[role].iter().map(ParameterSpec::len).sum();
+            next += len;
+            all.part(next - len, len)
+        });
+        assert_eq!(next, all.len, "every parameter has its role");
+        weights
+    }
+
+    /// Asks `place` where each role stands, given the range of parameters that it is made of, in their order.
+    fn roles(config: &Config, specs: &[ParameterSpec], place: &mut dyn FnMut(Range<usize>) -> Span) -> Weights {
+        let mut next = 0;
         // Takes the parameters whose names end in one of `suffixes`, which must follow each other here.
         let mut take = |suffixes: &[&str]| {
             let start = next;
             for suffix in suffixes {
-                let spec = specs.next().expect("every role has its parameter");
+                let spec = specs.get(next).expect("every role has its parameter");
                 assert!(spec.name.ends_with(suffix), "{} stands where {suffix} is expected", spec.name);
-                next += spec.len();
+                next += 1;
             }
-            all.part(start, next - start)
+            place(start..next)
         };
         let embedding = take(&["embed_tokens.weight"]);
         let layers = (0..config.num_layers)
@@ -222,15 +340,27 @@ impl Weights {
             .collect();
         let final_norm = take(&["model.norm.weight"]);
         let head = if config.tied { embedding } else { take(&["lm_head.weight"]) };
-        assert_eq!(next, all.len, "every parameter has its role");
+        assert_eq!(next, specs.len(), "every parameter has its role");
         Weights { embedding, layers, final_norm, head }
     }
 }
 
+/// Sizes of a layer's buffers.
+#[derive(Clone, Copy)]
+struct BufferSizes {
+    /// `N`.
+    n: usize,
+    /// Of the adapters, group by group.
+    low_widths: [usize; 4],
+    /// Whether a backward pass follows.
+    is_kept: bool,
+}
+
 impl LayerBuffers {
-    fn take(cursor: &mut Cursor, config: &Config, heads: Heads, n: usize, purpose: Purpose) -> LayerBuffers {
+    fn take(cursor: &mut Cursor, config: &Config, heads: Heads, sizes: BufferSizes) -> LayerBuffers {
+        let BufferSizes { n, low_widths, is_kept } = sizes;
         let h = config.hidden_size;
-        let residual = |cursor: &mut Cursor| (purpose == Purpose::Train).then(|| cursor.take(n * h));
+        let residual = |cursor: &mut Cursor| is_kept.then(|| cursor.take(n * h));
         LayerBuffers {
             input: residual(cursor),
             input_scale: cursor.take(n),
@@ -240,7 +370,22 @@ impl LayerBuffers {
             middle: residual(cursor),
             middle_scale: cursor.take(n),
             gate_up: cursor.take(n * 2 * config.intermediate_size),
+            low: low_widths.map(|width| cursor.take(n * width)),
         }
+    }
+
+    /// Buffers of all layers, each with its own input and low rows of its end, and everything else in common.
+    fn take_shared(cursor: &mut Cursor, config: &Config, heads: Heads, sizes: BufferSizes) -> Vec<LayerBuffers> {
+        let first = LayerBuffers::take(cursor, config, heads, sizes);
+        let mut layers = vec![first];
+        for _ in 1..config.num_layers {
+            let input = Some(cursor.take(sizes.n * config.hidden_size));
+            // The end of a layer is not computed again, so its low rows are kept.
+            let [qkv, out, gate_up, _] = layers[0].low;
+            let low = [qkv, out, gate_up, cursor.take(sizes.n * sizes.low_widths[3])];
+            layers.push(LayerBuffers { input, low, ..layers[0] });
+        }
+        layers
     }
 }
 
@@ -261,6 +406,7 @@ impl Scratch {
             rotated: cursor.take(n * heads.rotated_width()),
             head_scale: cursor.take(n * (heads.num_heads + heads.num_kv_heads)),
             active: cursor.take(n * config.intermediate_size),
+            again: Span::default(),
             picked: cursor.take(n * h),
             final_scale: cursor.take(n),
             logits: cursor.take(head_rows * config.vocab_size),

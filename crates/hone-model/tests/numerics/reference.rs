@@ -4,7 +4,7 @@
 use crate::common::{DEVICES, FAMILIES, Recorded, assert_close, assert_near};
 use hone_model::{AdamW, Config, HostWeights, Scorer, Trainer, TrainerOptions, device};
 
-const OPTIONS: TrainerOptions = TrainerOptions { max_tokens: 80, max_segment_tokens: 80 };
+const OPTIONS: TrainerOptions = TrainerOptions::full(80, 80);
 
 fn each(check: impl Fn(&str, &Recorded, &dyn Fn() -> Trainer, &dyn Fn() -> Scorer)) {
     for family in FAMILIES {

@@ -11,7 +11,7 @@ struct Real {
     recorded: Value,
 }
 
-const OPTIONS: TrainerOptions = TrainerOptions { max_tokens: 256, max_segment_tokens: 256 };
+const OPTIONS: TrainerOptions = TrainerOptions::full(256, 256);
 
 fn real() -> Option<Real> {
     let Some(dir) = std::env::var_os("HONE_SMOLLM2_DIR").map(PathBuf::from) else {

@@ -3,7 +3,7 @@
 use crate::common::{DEVICES, Recorded, assert_near};
 use hone_model::{AdamW, Batch, Config, HostWeights, Scorer, SegmentScore, Trainer, TrainerOptions, device};
 
-const OPTIONS: TrainerOptions = TrainerOptions { max_tokens: 200, max_segment_tokens: 100 };
+const OPTIONS: TrainerOptions = TrainerOptions::full(200, 100);
 
 fn model() -> (Config, HostWeights) {
     let recorded = Recorded::load("qwen3");
@@ -237,7 +237,7 @@ fn batches_that_do_not_fit_are_refused_with_the_reason() {
 #[test]
 fn plans_beyond_the_model_are_refused() {
     let (config, weights) = model();
-    let options = TrainerOptions { max_tokens: 1000, max_segment_tokens: 257 };
+    let options = TrainerOptions::full(1000, 257);
     let error = Trainer::new(device::open("cpu", 1).unwrap(), &config, &weights, &options).err().unwrap();
     assert!(error.to_string().contains("longer than the model's 256 positions"), "{error}");
 }

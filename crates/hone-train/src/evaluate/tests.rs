@@ -44,7 +44,7 @@ fn a_suite_scores_what_whole_logits_say() {
 
     let config = Config::from_dir(&workspace.base()).unwrap();
     let weights = HostWeights::load(&workspace.base(), &config).unwrap();
-    let options = TrainerOptions { max_tokens: 128, max_segment_tokens: 128 };
+    let options = TrainerOptions::full(128, 128);
     let device = device::open(&settings().device, 1).unwrap();
     let mut scorer = Scorer::new(device, &config, &weights, &options).unwrap();
     let ctx = ChatContext::from_dir(&workspace.base(), "plain", &Map::new()).unwrap();

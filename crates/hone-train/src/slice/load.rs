@@ -69,7 +69,7 @@ pub(crate) fn trainer_options(order: &Order, examples: &Examples, settings: &Tra
     let tokens = |micro: &[usize]| micro.iter().map(|i| examples.list[*i].tokens.ids.len()).sum::<usize>();
     let largest_of = |step: Vec<usize>| step.chunks(settings.batch_size.max(1)).map(tokens).max().unwrap_or(0);
     let max_tokens = order.steps_from(0).map(largest_of).max().unwrap_or(0);
-    TrainerOptions { max_tokens, max_segment_tokens: examples.longest() }
+    TrainerOptions::full(max_tokens, examples.longest())
 }
 
 /// Weights, optimizer state and counters to start from.

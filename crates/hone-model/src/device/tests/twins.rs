@@ -273,3 +273,28 @@ fn overlapping_operands_are_a_bug_of_the_caller() {
     let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| lab.device.copy(a.part(0, 6), a.part(4, 6))));
     assert!(caught.is_err());
 }
+
+#[test]
+fn factors_and_dropout_agree() {
+    for len in [1, 77, 40_000] {
+        check("scale and dropout", |lab| {
+            let (x, y, z, t) = (lab.random(len), lab.random(len), lab.random(len), lab.random(len));
+            lab.device.scale(x, -1.75);
+            lab.device.dropout(y, t, Dropout { seed: 9, rate: 0.25 }, false);
+            lab.device.dropout(z, t, Dropout { seed: 10, rate: 0.6 }, true);
+            vec![("x", x), ("y", y), ("z", z)]
+        });
+    }
+}
+
+#[test]
+fn dropout_leaves_out_its_share_and_keeps_the_mean() {
+    for rate in [0.0, 0.1, 0.5, 0.9] {
+        let factors: Vec<f32> = (0..100_000).map(|i| Dropout { seed: 3, rate }.factor(i)).collect();
+        let dropped = factors.iter().filter(|factor| **factor == 0.0).count() as f32 / 1e5;
+        assert!((dropped - rate).abs() < 0.006, "{dropped} dropped, {rate} asked for");
+        assert!(factors.iter().all(|factor| *factor == 0.0 || *factor == 1.0 / (1.0 - rate)));
+        let neighbours = factors.windows(2).filter(|pair| pair[0] == 0.0 && pair[1] == 0.0).count() as f32 / 1e5;
+        assert!((neighbours - rate * rate).abs() < 0.006, "neighbours are independent: {neighbours}");
+    }
+}
