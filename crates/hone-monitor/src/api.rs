@@ -1,24 +1,25 @@
-//! Routes, the key, and the JSON of `/api`.
+//! Routes, keys and refusals.
 
-use crate::clock;
+mod door;
+mod records;
+mod views;
+
 use crate::dashboard;
-use crate::events::{EventLog, MAX_STREAMS};
-use crate::hub::{Hub, Reading, Source};
-use crate::metrics;
+use crate::desk::Desk;
+use crate::events::EventLog;
+use crate::hub::Hub;
+use crate::{ControlDoor, MonitorOptions};
 use axum::Router;
-use axum::extract::{Query, Request, State};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use axum::routing::{get, post};
+use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use subtle::ConstantTimeEq;
-
-/// Version of the JSON of `/api/unified`.
-const FORMAT_VERSION: u32 = 1;
+use tokio::sync::Semaphore;
 
 /// What requests share.
 #[derive(Clone)]
@@ -27,129 +28,67 @@ pub(crate) struct Shared(Arc<Inner>);
 struct Inner {
     hub: Hub,
     log: EventLog,
+    desk: Desk,
     key: Option<String>,
+    admin_key: Option<String>,
+    control: Option<ControlDoor>,
+    serve_url: Option<String>,
+    /// Commands and chats under way.
+    under_way: Arc<Semaphore>,
     stop: Arc<AtomicBool>,
 }
 
 impl Shared {
-    pub(crate) fn new(hub: Hub, log: EventLog, key: Option<String>, stop: Arc<AtomicBool>) -> Shared {
-        Shared(Arc::new(Inner { hub, log, key, stop }))
+    pub(crate) fn new(hub: Hub, log: EventLog, desk: Desk, options: MonitorOptions, stop: Arc<AtomicBool>) -> Shared {
+        let MonitorOptions { key, admin_key, control, serve_url, .. } = options;
+        let under_way = Arc::new(Semaphore::new(door::MAX_UNDER_WAY));
+        Shared(Arc::new(Inner { hub, log, desk, key, admin_key, control, serve_url, under_way, stop }))
+    }
+
+    fn may_read(&self, headers: &HeaderMap) -> bool {
+        let shown = |key: &Option<String>| key.as_deref().is_some_and(|key| shows_key(headers, key));
+        self.0.key.is_none() || shown(&self.0.key) || shown(&self.0.admin_key)
     }
 }
 
 pub(crate) fn router(shared: Shared) -> Router {
     let guarded = Router::new()
-        .route("/api/unified", get(unified))
-        .route("/api/sources", get(sources))
-        .route("/api/events", get(events))
-        .route("/metrics", get(metrics_text))
+        .route("/api/unified", get(views::unified))
+        .route("/api/sources", get(views::sources))
+        .route("/api/cache/clear", post(views::clear_cache))
+        .route("/api/events", get(views::events))
+        .route("/api/history/runs", get(records::runs))
+        .route("/api/history/run", get(records::run))
+        .route("/api/history/evaluations", get(records::evaluations))
+        .route("/api/history/events", get(records::past_events))
+        .route("/api/checkpoints", get(records::checkpoints))
+        .route("/api/checkpoints/{number}", get(records::checkpoint))
+        .route("/api/datasets", get(records::datasets))
+        .route("/api/datasets/{number}/report", get(records::report))
+        .route("/api/logs", get(records::logs))
+        .route("/api/session", get(door::session))
+        .route("/api/control", post(door::control))
+        .route("/api/chat", post(door::chat))
+        .route("/metrics", get(views::metrics_text))
         .route_layer(from_fn_with_state(shared.clone(), require_key));
-    Router::new()
-        .route("/", get(dashboard::page))
-        .route("/dashboard.css", get(dashboard::style))
-        .route("/dashboard.js", get(dashboard::script))
-        .route("/api/health", get(health))
+    dashboard::routes()
+        .route("/api/health", get(views::health))
         .merge(guarded)
         .fallback(|| async { error(StatusCode::NOT_FOUND, "not_found", "no such path") })
         .method_not_allowed_fallback(|| async {
-            error(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "the monitor is only read, by GET")
+            error(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path wants another method")
         })
+        .layer(DefaultBodyLimit::max(door::MAX_BODY_BYTES))
         .layer(from_fn(harden))
         .with_state(shared)
 }
 
-async fn unified(State(shared): State<Shared>) -> Response {
-    let readings = shared.0.hub.readings().await;
-    let sources: Map<String, Value> = readings.iter().map(|(source, reading)| unified_entry(source, reading)).collect();
-    axum::Json(json!({
-        "format_version": FORMAT_VERSION,
-        "at_ms": clock::now_ms(),
-        "version": env!("CARGO_PKG_VERSION"),
-        "sources": sources,
-    }))
-    .into_response()
-}
-
-fn unified_entry(source: &Source, reading: &Reading) -> (String, Value) {
-    let entry = json!({
-        "data": reading.data.as_deref(),
-        "age_ms": reading.age_ms(),
-        "error": reading.error,
-        "critical": source.critical,
-    });
-    (source.name.to_string(), entry)
-}
-
-async fn health(State(shared): State<Shared>) -> Response {
-    let readings = shared.0.hub.readings().await;
-    let is_failing = |(source, reading): &&(&Source, Reading)| source.critical && reading.error.is_some();
-    let failing: Vec<&str> = readings.iter().filter(is_failing).map(|(source, _)| source.name).collect();
-    let status = if failing.is_empty() { "ok" } else { "degraded" };
-    axum::Json(json!({ "status": status, "failing": failing })).into_response()
-}
-
-async fn sources(State(shared): State<Shared>) -> Response {
-    let readings = shared.0.hub.readings().await;
-    let sources: Vec<Value> = readings
-        .iter()
-        .map(|(source, reading)| {
-            json!({
-                "name": source.name,
-                "about": source.about,
-                "critical": source.critical,
-                "refresh_ms": source.refresh.as_millis() as u64,
-                "time_limit_ms": source.time_limit.as_millis() as u64,
-                "age_ms": reading.age_ms(),
-                "error": reading.error,
-                "num_reads": reading.num_reads,
-                "num_failures": reading.num_failures,
-            })
-        })
-        .collect();
-    axum::Json(json!({ "sources": sources })).into_response()
-}
-
-#[derive(Deserialize)]
-struct EventsQuery {
-    after: Option<u64>,
-}
-
-async fn events(
-    State(shared): State<Shared>,
-    query: Result<Query<EventsQuery>, axum::extract::rejection::QueryRejection>,
-    headers: HeaderMap,
-) -> Response {
-    let Ok(Query(EventsQuery { after })) = query else {
-        return error(StatusCode::BAD_REQUEST, "request_invalid", "after is the number of an event");
-    };
-    let last = headers.get("last-event-id").and_then(|value| value.to_str().ok()?.parse().ok());
-    match shared.0.log.stream(last.or(after), shared.0.stop.clone()) {
-        Some(stream) => stream.into_response(),
-        None => {
-            let message = format!("{MAX_STREAMS} streams are open already");
-            let mut response = error(StatusCode::TOO_MANY_REQUESTS, "busy", &message);
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
-            response
-        }
-    }
-}
-
-async fn metrics_text(State(shared): State<Shared>) -> Response {
-    let readings = shared.0.hub.readings().await;
-    let content_type = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
-    (content_type, metrics::text(&readings)).into_response()
-}
-
 async fn require_key(State(shared): State<Shared>, request: Request, next: Next) -> Response {
-    match &shared.0.key {
-        Some(key) if !shows_key(request.headers(), key) => {
-            let message = "show the monitor's key as Authorization: Bearer KEY or X-API-Key: KEY";
-            let mut response = error(StatusCode::UNAUTHORIZED, "key_required", message);
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-            response
-        }
-        _ => next.run(request).await,
+    if shared.may_read(request.headers()) {
+        return next.run(request).await;
     }
+    let message = "show the monitor's key as Authorization: Bearer KEY or X-API-Key: KEY";
+    failed(&Refusal::KeyRequired(message.to_string()))
 }
 
 fn shows_key(headers: &HeaderMap, key: &str) -> bool {
@@ -172,6 +111,45 @@ async fn harden(request: Request, next: Next) -> Response {
     response
 }
 
-fn error(status: StatusCode, code: &str, message: &str) -> Response {
+/// Why a request is refused.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    /// The request is wrong: what, and what is allowed.
+    Invalid(String),
+    /// No key, or not the one.
+    KeyRequired(String),
+    /// Not here, whatever the key.
+    Forbidden(String),
+    /// There is no such thing.
+    NotFound(String),
+    /// It could not be read.
+    Failed(anyhow::Error),
+}
+
+impl From<anyhow::Error> for Refusal {
+    fn from(error: anyhow::Error) -> Refusal {
+        Refusal::Failed(error)
+    }
+}
+
+/// The one place where refusals become status codes.
+pub(crate) fn failed(refusal: &Refusal) -> Response {
+    match refusal {
+        Refusal::Invalid(message) => error(StatusCode::BAD_REQUEST, "request_invalid", message),
+        Refusal::KeyRequired(message) => {
+            let mut response = error(StatusCode::UNAUTHORIZED, "key_required", message);
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            response
+        }
+        Refusal::Forbidden(message) => error(StatusCode::FORBIDDEN, "forbidden", message),
+        Refusal::NotFound(message) => error(StatusCode::NOT_FOUND, "not_found", message),
+        Refusal::Failed(cause) => {
+            tracing::warn!("failed to answer: {cause:#}");
+            error(StatusCode::SERVICE_UNAVAILABLE, "unreadable", "the workspace cannot be read now; see the log")
+        }
+    }
+}
+
+pub(crate) fn error(status: StatusCode, code: &str, message: &str) -> Response {
     (status, axum::Json(json!({ "error": { "message": message, "code": code } }))).into_response()
 }

@@ -5,7 +5,7 @@ use anyhow::Result;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use hone_pipeline::state::LogEntry;
 use hone_store::Store;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 
 /// Streams at the same time; one more is answered 429.
-pub(crate) const MAX_STREAMS: usize = 32;
+pub(crate) const MAX_STREAMS: usize = 128;
 /// How often a stream looks for news.
 const POLL: Duration = Duration::from_millis(500);
 /// How often a stream looks at the stop flag while it waits.
@@ -127,11 +127,15 @@ async fn is_ahead(log: &EventLog, position: u64) -> bool {
 }
 
 fn event(seq: u64, entry: &LogEntry) -> Event {
+    Event::default().id(seq.to_string()).event("log").data(event_json(seq, entry).to_string())
+}
+
+/// A line of the log as people get it.
+pub(crate) fn event_json(seq: u64, entry: &LogEntry) -> Value {
     let LogEntry { at_ms, severity, kind, subject, message } = entry;
-    let data = json!({
+    json!({
         "seq": seq, "at_ms": at_ms, "severity": severity, "kind": kind, "subject": subject, "message": message
-    });
-    Event::default().id(seq.to_string()).event("log").data(data.to_string())
+    })
 }
 
 fn answer(root: PathBuf, asks: &Receiver<Ask>) {

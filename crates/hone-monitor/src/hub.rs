@@ -4,6 +4,7 @@ use anyhow::Result;
 use serde_json::Value;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -55,6 +56,8 @@ pub(crate) struct Source {
     pub(crate) time_limit: Duration,
     /// Holds at most one ask; a second one would get the same reading.
     ask: SyncSender<()>,
+    /// Set to have it read anew although its last reading is fresh.
+    stale: Arc<AtomicBool>,
     readings: watch::Receiver<Reading>,
 }
 
@@ -73,10 +76,17 @@ impl Hub {
             let (sender, readings) = watch::channel(Reading::default());
             let Plugin { name, about, critical, refresh, time_limit, read } = plugin;
             let thread = std::thread::Builder::new().name(format!("monitor-{name}"));
-            threads.push(thread.spawn(move || read_on_demand(read, refresh, &asks, &sender))?);
-            sources.push(Source { name, about, critical, refresh, time_limit, ask, readings });
+            let stale = Arc::new(AtomicBool::new(false));
+            let is_stale = stale.clone();
+            threads.push(thread.spawn(move || read_on_demand(read, refresh, &is_stale, &asks, &sender))?);
+            sources.push(Source { name, about, critical, refresh, time_limit, ask, stale, readings });
         }
         Ok((Hub { sources }, threads))
+    }
+
+    /// Makes the next answer read every source anew.
+    pub(crate) fn clear(&self) {
+        self.sources.iter().for_each(|source| source.stale.store(true, Ordering::Relaxed));
     }
 
     /// All sources with readings that are as fresh as they can be within each one's time limit. Waits for all at the
@@ -102,7 +112,7 @@ impl Source {
     fn ask(&self) -> Asked {
         let mut readings = self.readings.clone();
         let last = readings.borrow_and_update().clone();
-        if is_fresh(&last, self.refresh) {
+        if is_fresh(&last, self.refresh) && !self.stale.load(Ordering::Relaxed) {
             return Asked::Fresh(last);
         }
         match self.ask.try_send(()) {
@@ -138,11 +148,12 @@ fn is_fresh(reading: &Reading, refresh: Duration) -> bool {
 fn read_on_demand(
     mut read: Box<dyn FnMut() -> Result<Value> + Send>,
     refresh: Duration,
+    stale: &AtomicBool,
     asks: &Receiver<()>,
     readings: &watch::Sender<Reading>,
 ) {
     while let Ok(()) = asks.recv() {
-        if is_fresh(&readings.borrow(), refresh) {
+        if !stale.swap(false, Ordering::Relaxed) && is_fresh(&readings.borrow(), refresh) {
             continue;
         }
         let outcome = catch_unwind(AssertUnwindSafe(&mut read));

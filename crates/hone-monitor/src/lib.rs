@@ -1,5 +1,5 @@
-//! The monitoring API and the dashboard. It only reads: the database is opened read-only, files are never written, and
-//! no command enters here.
+//! The monitoring API and the dashboard. It only reads: the database is opened read-only and files are never written.
+//! A command from the page goes through the daemon's own door, with the admin key.
 //!
 //! | route | answer |
 //! | --- | --- |
@@ -7,7 +7,18 @@
 //! | `GET /api/unified` | `{format_version, at_ms, version, sources: {NAME: {data, age_ms, error, critical}}}` |
 //! | `GET /api/health` | `{status: "ok" or "degraded", failing: [NAME]}` of the critical sources |
 //! | `GET /api/sources` | what each source is, how it fares, its refresh interval and time limit |
+//! | `POST /api/cache/clear` | every source is read anew for the next answer |
 //! | `GET /api/events?after=N` | server-sent events `{seq, at_ms, severity, kind, subject, message}`, resumed by `Last-Event-ID` |
+//! | `GET /api/history/runs?before&limit` | `{runs: [job], next}`, newest first |
+//! | `GET /api/history/run?job=N&metric&from&to&points` | one metric by optimizer step: `{steps, at_ms, mean, min, max, superseded, non_finite, …}` |
+//! | `GET /api/history/evaluations?points` | per suite the loss and token accuracy of each checkpoint |
+//! | `GET /api/history/events?before&limit&severity&text` | `{events: [event], next}`, newest first |
+//! | `GET /api/checkpoints?before&limit&state`, `/api/checkpoints/N` | the ledger page by page; what led to one and what became of it |
+//! | `GET /api/datasets?before&limit&state`, `/api/datasets/N/report` | files page by page; the report of both gates |
+//! | `GET /api/logs?limit` | the last lines of each role's log |
+//! | `GET /api/session` | what this page may do: `{control: "open", "key_required" or "off", chat}` |
+//! | `POST /api/control` | `{"command": …}` for the daemon, with the admin key; its answer `{message}` |
+//! | `POST /api/chat` | a chat completion, sent on to the inference server with the caller's key |
 //! | `GET /metrics` | Prometheus text |
 //!
 //! Each source is read on its own thread, when someone asks and its last reading is older than its refresh interval; an
@@ -19,7 +30,9 @@
 mod api;
 mod clock;
 mod dashboard;
+mod desk;
 mod events;
+mod history;
 mod hub;
 mod metrics;
 mod sources;
@@ -27,11 +40,12 @@ mod sources;
 mod tests;
 
 use anyhow::{Context, Result, bail};
+use hone_pipeline::wire::{ControlReply, ControlRequest};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -53,12 +67,19 @@ pub struct MonitorOptions {
     pub serve_key: Option<String>,
     /// Bearer key that clients of the monitor must show; none = open, on loopback only.
     pub key: Option<String>,
+    /// Key that commands want, and that reads as well; none = read-only.
+    pub admin_key: Option<String>,
+    /// The way to the daemon; none = read-only.
+    pub control: Option<ControlDoor>,
 }
+
+/// Sends one request to the daemon and waits for its reply, or says in a sentence for people why there is none.
+pub type ControlDoor = Arc<dyn Fn(&ControlRequest) -> Result<ControlReply, String> + Send + Sync>;
 
 impl fmt::Debug for MonitorOptions {
     /// Leaves the keys out.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let MonitorOptions { listen, root, serve_url, serve_key: _, key: _ } = self;
+        let MonitorOptions { listen, root, serve_url, serve_key: _, key: _, admin_key: _, control: _ } = self;
         let mut debug = f.debug_struct("MonitorOptions");
         debug.field("listen", listen).field("root", root).field("serve_url", serve_url).finish_non_exhaustive()
     }
@@ -73,6 +94,9 @@ pub fn run(options: MonitorOptions, stop: Arc<AtomicBool>, on_ready: impl FnOnce
     if options.key.as_deref() == Some("") {
         bail!("the monitor's key is empty (leave it out to listen on loopback without one)");
     }
+    if options.admin_key.as_deref() == Some("") {
+        bail!("the monitor's admin key is empty (leave it out to have a page that only reads)");
+    }
     if options.key.is_none() && !options.listen.ip().is_loopback() {
         bail!("the monitor listens beyond loopback ({}) only with a key (set one, or use 127.0.0.1)", options.listen);
     }
@@ -86,10 +110,14 @@ pub fn run(options: MonitorOptions, stop: Arc<AtomicBool>, on_ready: impl FnOnce
         .block_on(tokio::net::TcpListener::bind(options.listen))
         .with_context(|| format!("listen on {}", options.listen))?;
     let address = listener.local_addr().context("read the bound address")?;
-    let (hub, mut threads) = hub::Hub::start(sources::all(&options)).context("start the sources")?;
+    let workspace = Arc::new(sources::Workspace::new(&options.root));
+    let histories = Arc::new(Mutex::new(history::HistoryReader::new(workspace.layout().clone())));
+    let plugins = sources::all(&options, &workspace, &histories);
+    let (hub, mut threads) = hub::Hub::start(plugins).context("start the sources")?;
     let (log, log_thread) = events::EventLog::start(&options.root).context("start the event reader")?;
-    threads.push(log_thread);
-    let router = api::router(api::Shared::new(hub, log, options.key, stop.clone()));
+    let (desk, desk_thread) = desk::Desk::start(&options.root, workspace, histories).context("start the desk")?;
+    threads.extend([log_thread, desk_thread]);
+    let router = api::router(api::Shared::new(hub, log, desk, options, stop.clone()));
     tracing::info!(%address, "monitor listens");
     on_ready(address);
     let served = runtime.block_on(serve(listener, router, &stop));

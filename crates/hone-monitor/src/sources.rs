@@ -1,10 +1,10 @@
 //! The sources: what each one reads, how often and for how long. The JSON of each is documented in its module.
 
-mod curve;
 mod daemon;
+mod inbox;
 mod inference;
-mod ledger;
-mod queue;
+pub(crate) mod ledger;
+pub(crate) mod queue;
 mod serving;
 mod system;
 mod training;
@@ -12,24 +12,26 @@ mod workspace;
 
 use crate::MonitorOptions;
 use crate::clock;
+use crate::history::HistoryReader;
 use crate::hub::Plugin;
 use anyhow::Result;
 use hone_pipeline::state::State;
 use serde_json::Value;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use workspace::Workspace;
-pub(crate) use workspace::open_store;
+pub(crate) use workspace::{Workspace, open_store};
+
+// A lock and no channel: the live view and the answers to people read the same files on, each at its own time.
+/// The histories of jobs, shared by the live view and the answers about the past.
+pub(crate) type Histories = Arc<Mutex<HistoryReader>>;
 
 const SECOND: Duration = Duration::from_secs(1);
 
 /// All sources of a monitor.
-pub(crate) fn all(options: &MonitorOptions) -> Vec<Plugin> {
-    let workspace = Arc::new(Workspace::new(&options.root));
-    let mut curve = curve::CurveReader::new(workspace.layout().clone());
+pub(crate) fn all(options: &MonitorOptions, workspace: &Arc<Workspace>, histories: &Histories) -> Vec<Plugin> {
     let training = {
-        let workspace = workspace.clone();
-        move || training::read(&workspace, &mut curve, clock::now_ms())
+        let (workspace, histories) = (workspace.clone(), histories.clone());
+        move || training::read(&workspace, &histories, clock::now_ms())
     };
     let mut system = system::SystemReader::new(&options.root);
     let mut inference = inference::InferenceReader::new(options.serve_url.clone(), options.serve_key.clone());
@@ -42,11 +44,22 @@ pub(crate) fn all(options: &MonitorOptions) -> Vec<Plugin> {
             time_limit: 2 * SECOND,
             read: Box::new(training),
         },
-        of_state("queue", "Open and ended jobs", &workspace, queue::jobs),
-        of_state("datasets", "Files taken from the inbox, refused ones with reasons", &workspace, queue::datasets),
-        of_state("checkpoints", "The ledger with evaluations and verdicts", &workspace, ledger::checkpoints),
-        of_state("model_comparison", "Verdicts about promotion", &workspace, ledger::comparisons),
-        of_state("deployments", "What is served where, since when and why", &workspace, serving::deployments),
+        of_state("queue", "Open and ended jobs", workspace, queue::jobs),
+        of_state("datasets", "Files taken from the inbox, refused ones with reasons", workspace, queue::datasets),
+        of_state("checkpoints", "The ledger with evaluations and verdicts", workspace, ledger::checkpoints),
+        of_state("model_comparison", "Verdicts about promotion", workspace, ledger::comparisons),
+        of_state("deployments", "What is served where, since when and why", workspace, serving::deployments),
+        Plugin {
+            name: "inbox",
+            about: "Files that wait in inbox/ before they are taken",
+            critical: false,
+            refresh: 2 * SECOND,
+            time_limit: 2 * SECOND,
+            read: Box::new({
+                let inbox = workspace.layout().inbox();
+                move || Ok(inbox::read(&inbox))
+            }),
+        },
         Plugin {
             name: "inference",
             about: "The inference server's own words",
@@ -57,7 +70,7 @@ pub(crate) fn all(options: &MonitorOptions) -> Vec<Plugin> {
         },
         Plugin {
             name: "system",
-            about: "CPU, memory and disk of this host",
+            about: "CPU, memory, disk and GPUs of this host",
             critical: false,
             refresh: 2 * SECOND,
             time_limit: SECOND,

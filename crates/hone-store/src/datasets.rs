@@ -73,6 +73,21 @@ pub fn move_rejected(layout: &Layout, dataset: &Dataset) -> Result<PathBuf> {
     Ok(target)
 }
 
+/// The stored report of a dataset, wherever it lies now; none where no check has ended yet.
+///
+/// # Errors
+/// It is there and cannot be read, or is larger than 64 MiB.
+pub fn read_report(layout: &Layout, dataset: &Dataset) -> Result<Option<Value>> {
+    const MAX_BYTES: u64 = 64 << 20;
+    let filed = rejected_report_of(&rejected_target(layout, dataset));
+    let is_rejected = matches!(dataset.state, DatasetState::Rejected { .. });
+    let path = if is_rejected && filed.is_file() { filed } else { layout.dataset_report(dataset.id) };
+    let Ok(info) = path.metadata() else { return Ok(None) };
+    ensure!(info.len() <= MAX_BYTES, "the report is larger than {MAX_BYTES} bytes");
+    let bytes = std::fs::read(&path).context("read the report")?;
+    serde_json::from_slice(&bytes).context("parse the report")
+}
+
 /// Drops the folder of a file whose bytes are a dataset already.
 pub fn drop_duplicate(layout: &Layout, dataset: &Dataset) -> Result<()> {
     ensure!(matches!(dataset.state, DatasetState::Duplicate { .. }), "{} is not a duplicate", dataset.id);

@@ -17,4 +17,4 @@ mod store;
 pub use filesystem::network_file_system;
 pub use layout::Layout;
 pub use owner::{OwnerLock, OwnerLockError, owner_lock};
-pub use store::{FORMAT_VERSION, OpenError, Store};
+pub use store::{EventFilter, FORMAT_VERSION, OpenError, Store};

@@ -184,6 +184,39 @@ impl Store {
     }
 }
 
+/// Which lines of the event log are wanted.
+#[derive(Clone, Debug, Default)]
+pub struct EventFilter {
+    /// Only lines before this number.
+    pub before: Option<u64>,
+    /// Only these severities; none = all.
+    pub severities: Vec<LogSeverity>,
+    /// Only lines whose kind, subject or message has this text (ASCII letters in either case).
+    pub text: Option<String>,
+}
+
+impl Store {
+    /// The newest lines of the event log that pass the filter, with their numbers, newest first.
+    pub fn find_events(&self, filter: &EventFilter, limit: usize) -> Result<Vec<(u64, LogEntry)>> {
+        let severities: Vec<String> =
+            filter.severities.iter().map(|severity| tag(severity, "")).collect::<Result<_>>()?;
+        // Names of ours, never a client's text.
+        let severities = severities.iter().map(|name| format!("'{name}'")).collect::<Vec<_>>().join(",");
+        let only = if severities.is_empty() { String::new() } else { format!("AND severity IN ({severities})") };
+        let sql = format!(
+            "SELECT seq, at_ms, severity, kind, subject, message FROM events WHERE seq < ?1 {only} \
+             AND (?2 = '' OR instr(lower(kind || ' ' || subject || ' ' || message), lower(?2)) > 0) \
+             ORDER BY seq DESC LIMIT ?3"
+        );
+        let mut statement = self.db.prepare_cached(&sql).context("find events")?;
+        let before = filter.before.and_then(|before| i64::try_from(before).ok()).unwrap_or(i64::MAX);
+        let text = filter.text.as_deref().unwrap_or_default();
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let rows = statement.query_map(params![before, text, limit], read_event).context("find events")?;
+        rows.collect::<rusqlite::Result<_>>().context("find events")
+    }
+}
+
 fn existing(root: &Path) -> Result<Layout, OpenError> {
     let layout = Layout::new(root);
     if layout.db().is_file() { Ok(layout) } else { Err(OpenError::Absent(layout.root().to_path_buf())) }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How long a command waits for the daemon's answer.
-const CONTROL_TIMEOUT: Duration = Duration::from_secs(10);
+pub const CONTROL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What every verb knows.
 #[derive(Clone, Debug)]

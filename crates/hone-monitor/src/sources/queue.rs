@@ -20,7 +20,7 @@ const MAX_DATASETS: usize = 20;
 /// Files listed for a job.
 const MAX_FILES: usize = 5;
 
-pub(super) fn jobs(state: &State) -> Value {
+pub(crate) fn jobs(state: &State) -> Value {
     let (mut open, mut ended): (Vec<&Job>, Vec<&Job>) = state.jobs.values().partition(|job| job.state.is_open());
     open.sort_by_key(|job| (job.state != JobState::Running, job.priority, job.id));
     ended.sort_by_key(|job| std::cmp::Reverse((job.ended_ms, job.id)));
@@ -33,7 +33,7 @@ pub(super) fn jobs(state: &State) -> Value {
     })
 }
 
-fn job_entry(state: &State, job: &Job) -> Value {
+pub(crate) fn job_entry(state: &State, job: &Job) -> Value {
     let files = job.datasets.iter().take(MAX_FILES).filter_map(|id| state.datasets.get(id));
     let reason = match &job.state {
         JobState::Failed { reason } => Some(reason.clone()),
@@ -59,7 +59,7 @@ fn job_entry(state: &State, job: &Job) -> Value {
     })
 }
 
-pub(super) fn datasets(state: &State) -> Value {
+pub(crate) fn datasets(state: &State) -> Value {
     let newest = || state.datasets.values().rev();
     let is_rejected = |dataset: &&Dataset| matches!(dataset.state, DatasetState::Rejected { .. });
     json!({
@@ -69,7 +69,7 @@ pub(super) fn datasets(state: &State) -> Value {
     })
 }
 
-fn dataset_entry(dataset: &Dataset) -> Value {
+pub(crate) fn dataset_entry(dataset: &Dataset) -> Value {
     let (reasons, duplicate_of) = match &dataset.state {
         DatasetState::Rejected { reasons } => (reasons.as_slice(), None),
         DatasetState::Duplicate { of } => (&[][..], Some(of.to_string())),

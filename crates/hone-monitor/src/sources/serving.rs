@@ -25,7 +25,7 @@ pub(super) fn deployments(state: &State) -> Value {
     })
 }
 
-fn entry(deployment: &Deployment) -> Value {
+pub(super) fn entry(deployment: &Deployment) -> Value {
     let error = match &deployment.state {
         DeploymentState::Failed { reason } => Some(reason),
         _ => None,

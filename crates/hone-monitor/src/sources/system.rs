@@ -1,8 +1,11 @@
 //! `system`: `{cpu: {busy, load_1m, cores}, memory: {total_bytes, available_bytes}, disk: {total_bytes,
-//! available_bytes}, gpu: null}`. `busy` is the share of all cores since the reading before, none at the first. What
-//! a host does not tell is null.
+//! available_bytes}, gpus: [{name, busy, used_bytes, total_bytes, temperature_c}] | null}`. `busy` is the share of all cores since the reading before, none at the first. What
+//! a host does not tell is null; so are its GPUs where `nvidia-smi` is absent or does not answer.
+
+mod gpu;
 
 use anyhow::Result;
+use gpu::GpuReader;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -10,11 +13,12 @@ pub(super) struct SystemReader {
     root: PathBuf,
     /// Busy and total ticks at the reading before.
     ticks: Option<(u64, u64)>,
+    gpus: GpuReader,
 }
 
 impl SystemReader {
     pub(super) fn new(root: &Path) -> SystemReader {
-        SystemReader { root: root.to_path_buf(), ticks: None }
+        SystemReader { root: root.to_path_buf(), ticks: None, gpus: GpuReader::default() }
     }
 
     pub(super) fn read(&mut self) -> Result<Value> {
@@ -35,7 +39,7 @@ impl SystemReader {
                 "available_bytes": memory_bytes(&memory, "MemAvailable"),
             },
             "disk": disk(&self.root),
-            "gpu": null,
+            "gpus": self.gpus.read(),
         }))
     }
 }

@@ -3,31 +3,35 @@
 //! `{state, headline, detail, model_name, daemon: {alive, holder}, control: {mode, reason?}, phase, last_sign_ms, job:
 //! {id, files, priority, job_step, total_steps, rows_trained, share, eta_ms, started_ms} | null, progress: {step, loss,
 //! learning_rate, grad_norm, tokens_per_s, memory_bytes, at_ms, …} | null, curve: {job, points: [[step, loss]]} | null,
-//! previews: [{step, source, prompt, answer, expected}]}`. `state` is one of `training`, `evaluating`, `idle`, `paused`,
+//! previews: [{step, source, prompt, answer, expected}], warnings: [{code, message}]}`. `state` is one of `training`, `evaluating`, `idle`, `paused`,
 //! `stopping`, `stalled` (the worker gave no sign for [`STALE_MS`]) and `dead` (no daemon).
 
-use super::curve::{Curve, CurveReader};
 use super::daemon::{self, Daemon};
 use super::workspace::Workspace;
 use crate::clock;
+use crate::history::{History, HistoryReader, METRICS};
 use anyhow::Result;
 use hone_pipeline::state::{Control, Job, Lease, Progress, State, TimeMs, Work};
 use hone_store::Layout;
 use serde_json::{Value, json};
+use std::sync::{Mutex, PoisonError};
 
 /// A worker that gave no sign for this long is shown as stalled, never as training.
 pub(super) const STALE_MS: u64 = 10_000;
+/// Points of the loss curve; `/api/history/run` has more.
+const MAX_POINTS: usize = 240;
 /// Names of files listed for a job.
 const MAX_FILES: usize = 20;
 
-pub(super) fn read(workspace: &Workspace, curve: &mut CurveReader, now: TimeMs) -> Result<Value> {
+pub(super) fn read(workspace: &Workspace, histories: &Mutex<HistoryReader>, now: TimeMs) -> Result<Value> {
     let state = workspace.state()?;
     let daemon = daemon::look(workspace.layout());
     let job = shown_job(&state);
-    let empty = Curve::default();
-    let curve = job.map_or(&empty, |job| curve.read(job.id));
     let last_sign_ms = state.lease.as_ref().map(|lease| last_sign(workspace.layout(), lease, job));
-    Ok(describe(&state, &daemon, curve, last_sign_ms, now))
+    let empty = History::default();
+    let mut histories = histories.lock().unwrap_or_else(PoisonError::into_inner);
+    let history = job.map_or(&empty, |job| histories.read(job.id));
+    Ok(describe(&state, &daemon, history, last_sign_ms, now))
 }
 
 /// The job that has the device, or else the one that had it last.
@@ -50,10 +54,10 @@ fn last_sign(layout: &Layout, lease: &Lease, job: Option<&Job>) -> TimeMs {
     written.map_or(0, clock::ms_of).max(reported).max(lease.since_ms)
 }
 
-fn describe(state: &State, daemon: &Daemon, curve: &Curve, last_sign_ms: Option<TimeMs>, now: TimeMs) -> Value {
-    let (name, headline, detail) = now_sentence(state, daemon, curve, last_sign_ms, now);
+fn describe(state: &State, daemon: &Daemon, history: &History, last_sign_ms: Option<TimeMs>, now: TimeMs) -> Value {
+    let (name, headline, detail) = now_sentence(state, daemon, history, last_sign_ms, now);
     let job = shown_job(state);
-    let progress = job.and_then(|job| newest_progress(job, curve));
+    let progress = job.and_then(|job| newest_progress(job, history));
     json!({
         "state": name,
         "headline": headline,
@@ -62,12 +66,13 @@ fn describe(state: &State, daemon: &Daemon, curve: &Curve, last_sign_ms: Option<
         "base_model": state.lineage.as_ref().map(|lineage| base_name(&lineage.base_model)),
         "daemon": { "alive": daemon.alive, "holder": daemon.holder },
         "control": state.control,
-        "phase": curve.phase,
+        "phase": history.phase,
         "last_sign_ms": last_sign_ms,
-        "job": job.map(|job| job_entry(state, job, progress.as_ref(), curve)),
+        "job": job.map(|job| job_entry(state, job, progress.as_ref(), history)),
         "progress": progress,
-        "curve": job.map(|job| json!({ "job": job.id.to_string(), "points": curve.points() })),
-        "previews": curve.previews,
+        "curve": job.map(|job| json!({ "job": job.id.to_string(), "points": loss_curve(history) })),
+        "previews": history.previews,
+        "warnings": history.warnings,
     })
 }
 
@@ -75,7 +80,7 @@ fn describe(state: &State, daemon: &Daemon, curve: &Curve, last_sign_ms: Option<
 fn now_sentence(
     state: &State,
     daemon: &Daemon,
-    curve: &Curve,
+    history: &History,
     last_sign_ms: Option<TimeMs>,
     now: TimeMs,
 ) -> (&'static str, String, String) {
@@ -99,7 +104,7 @@ fn now_sentence(
         }
         (Some(Work::Train { job }), control) => {
             let detail = match control {
-                Control::Running => curve.phase.clone().unwrap_or_default(),
+                Control::Running => history.phase.clone().unwrap_or_default(),
                 Control::Paused { reason } => format!("pausing at the next step: {reason}"),
                 Control::Stopping { reason } => format!("stopping at the next step: {reason}"),
             };
@@ -123,17 +128,23 @@ fn worker(work: &Work) -> String {
     }
 }
 
-/// The newer one of what the daemon committed and what the worker wrote.
-fn newest_progress(job: &Job, curve: &Curve) -> Option<Progress> {
-    [job.progress.as_ref(), curve.last()].into_iter().flatten().max_by_key(|progress| progress.job_step).cloned()
+/// `[step, mean loss]` over equal stretches of the job; steps without a finite loss are left out.
+fn loss_curve(history: &History) -> Vec<(u64, f64)> {
+    let column = history.series.column(METRICS[0], 0, u64::MAX, MAX_POINTS);
+    column.steps.into_iter().zip(column.mean).filter(|(_, mean)| mean.is_finite()).collect()
 }
 
-fn job_entry(state: &State, job: &Job, progress: Option<&Progress>, curve: &Curve) -> Value {
+/// The newer one of what the daemon committed and what the worker wrote.
+fn newest_progress(job: &Job, history: &History) -> Option<Progress> {
+    [job.progress.as_ref(), history.last()].into_iter().flatten().max_by_key(|progress| progress.job_step).cloned()
+}
+
+fn job_entry(state: &State, job: &Job, progress: Option<&Progress>, history: &History) -> Value {
     let files = job.datasets.iter().take(MAX_FILES).filter_map(|id| state.datasets.get(id));
     let job_step = progress.map_or(job.position.job_step, |progress| progress.job_step.max(job.position.job_step));
     let total_steps = progress.map_or(job.position.total_steps, |progress| progress.total_steps);
     let remaining = total_steps.saturating_sub(job_step);
-    let eta_ms = curve.ms_per_step().filter(|_| job.state.is_open()).map(|ms| (ms * remaining as f64).round() as u64);
+    let eta_ms = history.ms_per_step().filter(|_| job.state.is_open()).map(|ms| (ms * remaining as f64).round() as u64);
     json!({
         "id": job.id.to_string(),
         "files": files.map(|dataset| &dataset.file_name).collect::<Vec<_>>(),

@@ -15,7 +15,7 @@ const TIME_STAMP_GRAIN: Duration = Duration::from_millis(50);
 const REOPEN_AFTER_MS: u64 = 30_000;
 
 /// The workspace as the sources see it.
-pub(super) struct Workspace {
+pub(crate) struct Workspace {
     root: PathBuf,
     layout: Layout,
     // A lock and no channel: the source that first finds the state old loads it, and the others want that same one.
@@ -39,16 +39,16 @@ struct Loaded {
 type Stamp = [Option<(u64, SystemTime)>; 2];
 
 impl Workspace {
-    pub(super) fn new(root: &Path) -> Workspace {
+    pub(crate) fn new(root: &Path) -> Workspace {
         Workspace { root: root.to_path_buf(), layout: Layout::new(root), cache: Mutex::default() }
     }
 
-    pub(super) fn layout(&self) -> &Layout {
+    pub(crate) fn layout(&self) -> &Layout {
         &self.layout
     }
 
     /// Everything the workspace knows, at most moments old.
-    pub(super) fn state(&self) -> Result<Arc<State>> {
+    pub(crate) fn state(&self) -> Result<Arc<State>> {
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         let stamp = self.stamp();
         let is_current =

@@ -1,6 +1,6 @@
 //! What was committed is what is loaded, and nothing is opened that should not be.
 
-use super::{FORMAT_VERSION, OpenError, Store};
+use super::{EventFilter, FORMAT_VERSION, OpenError, Store};
 use crate::fixtures::{dataset, staged};
 use crate::{Layout, OwnerLockError, network_file_system, owner_lock};
 use expect_test::{Expect, expect};
@@ -248,4 +248,35 @@ fn names_network_file_systems() {
     assert_eq!(network_file_system(0xFFFF_FFFF_FF53_4D42), Some("CIFS"), "a sign-extended field");
     let local: Vec<_> = [0xEF53, 0x5846_5342, 0x9123_683E, 0x0102_1994, 0x794c_7630].map(network_file_system).into();
     assert_eq!(local, [None; 5], "ext4, xfs, btrfs, tmpfs, overlayfs");
+}
+
+#[test]
+fn events_are_found_by_number_severity_and_text() {
+    let root = tempfile::tempdir().unwrap();
+    let mut store = Store::create(root.path()).unwrap();
+    let of = |severity, message: &str| {
+        let (kind, subject) = ("kind".to_string(), "job-1".to_string());
+        Change::Log(LogEntry { at_ms: 9, severity, kind, subject, message: message.to_string() })
+    };
+    let changes = [
+        of(LogSeverity::Info, "Alpha 100%"),
+        of(LogSeverity::Warning, "beta"),
+        of(LogSeverity::Error, "alpha again"),
+        of(LogSeverity::Info, "gamma"),
+    ];
+    store.commit(&changes).unwrap();
+    let found = |filter: &EventFilter, limit| -> Vec<u64> {
+        store.find_events(filter, limit).unwrap().into_iter().map(|(seq, _)| seq).collect()
+    };
+    assert_eq!(found(&EventFilter::default(), 10), [4, 3, 2, 1]);
+    assert_eq!(found(&EventFilter::default(), 2), [4, 3]);
+    assert_eq!(found(&EventFilter { before: Some(3), ..EventFilter::default() }, 10), [2, 1]);
+    let severities = vec![LogSeverity::Warning, LogSeverity::Error];
+    assert_eq!(found(&EventFilter { severities, ..EventFilter::default() }, 10), [3, 2]);
+    let text = |text: &str| EventFilter { text: Some(text.to_string()), ..EventFilter::default() };
+    assert_eq!(found(&text("ALPHA"), 10), [3, 1]);
+    assert_eq!(found(&text("JOB-1"), 10), [4, 3, 2, 1]);
+    // Wildcards of SQL are plain text.
+    assert_eq!(found(&text("%"), 10), [1]);
+    assert_eq!(found(&text("' OR 1=1 --"), 10), [0_u64; 0]);
 }

@@ -3,12 +3,12 @@
 use crate::config::Config;
 use crate::exit::UsageError;
 use crate::output;
-use crate::workspace::Workspace;
+use crate::workspace::{CONTROL_TIMEOUT, Workspace};
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use hone_daemon::supervisor::{self, Role, SupervisorEvent, SupervisorOptions};
 use hone_daemon::{DaemonOptions, DataManagerConfig, Limits, LoopConfig, SkillEndpoint};
-use hone_monitor::MonitorOptions;
+use hone_monitor::{ControlDoor, MonitorOptions};
 use hone_pipeline::finding::SchemaOrigin;
 use hone_serve::{Keys, ServeOptions};
 use std::net::SocketAddr;
@@ -246,6 +246,8 @@ pub fn monitor(ws: &Workspace, args: &ListenArgs) -> Result<()> {
         serve_url: Some(format!("http://{}", config.serve.listen)),
         serve_key: std::env::var("HONE_READ_KEY").ok(),
         key: std::env::var("HONE_READ_KEY").ok(),
+        admin_key: std::env::var("HONE_ADMIN_KEY").ok(),
+        control: Some(control_door(ws.root.clone())),
     };
     let stop = role_stop(ws)?;
     hone_monitor::run(options, stop, |address| tracing::info!(%address, "monitor ready"))
@@ -263,6 +265,13 @@ pub fn skill(ws: &Workspace, verb: &SkillVerb) -> Result<()> {
     let stop = role_stop(ws)?;
     hone_skill_server::run(name, listen, stop, |address| {
         tracing::info!(skill = %name, %address, "skill server ready");
+    })
+}
+
+/// The monitor's way to the daemon.
+fn control_door(root: PathBuf) -> ControlDoor {
+    Arc::new(move |request| {
+        hone_daemon::control::send(&root, request, CONTROL_TIMEOUT).map_err(|error| error.to_string())
     })
 }
 

@@ -25,7 +25,7 @@ fn check(changes: &[Change], alive: bool, silence_ms: u64, expected: (&str, &str
     changes.iter().for_each(|change| state.apply(change));
     let last_sign = state.lease.is_some().then_some(NOW - silence_ms);
     let daemon = Daemon { alive, holder: None };
-    let shown = describe(&state, &daemon, &Curve::default(), last_sign, NOW);
+    let shown = describe(&state, &daemon, &History::default(), last_sign, NOW);
     assert_eq!((shown["state"].as_str().unwrap(), shown["headline"].as_str().unwrap()), expected);
 }
 

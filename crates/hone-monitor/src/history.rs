@@ -1,0 +1,266 @@
+//! What the slices of a job reported, read from their `events.jsonl`: the source of the live view and of every curve.
+//!
+//! Files are read on from where they were left. A step that a crash made run twice counts as it ran last; what it
+//! was before stays as a *superseded* stretch, so that both attempts can be shown. A figure that is not finite is
+//! kept as such (its JSON is `null`) and never enters a mean.
+
+mod series;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use series::{Column, METRICS, Metric, Series};
+
+use hone_pipeline::ids::JobId;
+use hone_pipeline::state::Progress;
+use hone_pipeline::wire::{WorkerLine, WorkerMessage};
+use hone_store::Layout;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
+
+/// Jobs whose curves stay in memory; the one that was asked for longest ago goes first.
+const MAX_JOBS: usize = 3;
+/// Most bytes read of one file at a time by the live view; the rest follows at the next reading.
+const MAX_READ_BYTES: u64 = 4 << 20;
+/// Most reads of one file for a whole curve (so 4 GiB).
+const MAX_READS: usize = 1024;
+/// Previews kept.
+const NUM_PREVIEWS: usize = 3;
+/// Warnings kept.
+const NUM_WARNINGS: usize = 20;
+/// Characters kept of each text of a preview or warning.
+const MAX_TEXT_CHARS: usize = 400;
+/// Steps that the time per step is measured over.
+const NUM_TIMED_STEPS: usize = 50;
+
+/// Reads the histories of jobs.
+pub(crate) struct HistoryReader {
+    layout: Layout,
+    /// Newest use last.
+    jobs: VecDeque<(JobId, JobReader)>,
+}
+
+#[derive(Default)]
+struct JobReader {
+    history: History,
+    /// Slices read to their end; their worker is gone.
+    finished: BTreeSet<u64>,
+    /// Bytes read of the slice that is not finished.
+    offsets: BTreeMap<u64, u64>,
+}
+
+/// What the slices of a job said so far.
+#[derive(Default)]
+pub(crate) struct History {
+    /// Figures by step.
+    pub(crate) series: Series,
+    /// Newest last.
+    pub(crate) previews: VecDeque<Preview>,
+    /// Rows or steps that a worker refused or skipped; newest last.
+    pub(crate) warnings: VecDeque<Warning>,
+    /// What the worker did last when it was not a step, e.g. `tokenizing`.
+    pub(crate) phase: Option<String>,
+    last: Option<Progress>,
+    /// Number of the newest slice's lease.
+    newest: u64,
+    /// `(job_step, at_ms)` of the newest slice's last steps.
+    timed: VecDeque<(u64, u64)>,
+}
+
+/// A greedy answer to a validation prompt.
+#[derive(Clone, serde::Serialize)]
+pub(crate) struct Preview {
+    step: u64,
+    source: String,
+    prompt: String,
+    answer: String,
+    expected: String,
+}
+
+/// Something that a worker met and went on from.
+#[derive(Clone, serde::Serialize)]
+pub(crate) struct Warning {
+    code: String,
+    message: String,
+}
+
+impl HistoryReader {
+    pub(crate) fn new(layout: Layout) -> HistoryReader {
+        HistoryReader { layout, jobs: VecDeque::new() }
+    }
+
+    /// The history of a job, read on by at most one stretch per slice: quick, and complete after a few calls.
+    /// Absent or damaged files are as if they were empty.
+    pub(crate) fn read(&mut self, job: JobId) -> &History {
+        self.read_on(job, 1)
+    }
+
+    /// The whole history of a job as of now.
+    pub(crate) fn read_whole(&mut self, job: JobId) -> &History {
+        self.read_on(job, MAX_READS)
+    }
+
+    fn read_on(&mut self, job: JobId, reads: usize) -> &History {
+        let kept = self.jobs.iter().position(|(id, _)| *id == job).and_then(|index| self.jobs.remove(index));
+        self.jobs.push_back(kept.unwrap_or_else(|| (job, JobReader::default())));
+        if self.jobs.len() > MAX_JOBS {
+            self.jobs.pop_front();
+        }
+        let (_, reader) = self.jobs.back_mut().expect("pushed above");
+        reader.read_on(&self.layout.runs().join(job.to_string()), reads);
+        &reader.history
+    }
+}
+
+impl JobReader {
+    fn read_on(&mut self, folder: &Path, reads: usize) {
+        let slices: BTreeSet<u64> = std::fs::read_dir(folder)
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_prefix("lease-")?.parse().ok())
+            .collect();
+        let unread: Vec<u64> = slices.difference(&self.finished).copied().collect();
+        for slice in unread {
+            let path = folder.join(format!("lease-{slice}")).join("events.jsonl");
+            let offset = self.offsets.entry(slice).or_default();
+            let at_end = (0..reads).any(|_| self.history.read_on(&path, slice, offset));
+            if !at_end {
+                // A later slice says what came after; it must not be taken in before this one is.
+                return;
+            }
+            if slices.last() != Some(&slice) {
+                self.finished.insert(slice);
+                self.offsets.remove(&slice);
+            }
+        }
+    }
+}
+
+impl History {
+    /// Takes in complete lines from `offset` on; true when the file's end was reached.
+    fn read_on(&mut self, path: &Path, slice: u64, offset: &mut u64) -> bool {
+        let Some((text, at_end)) = read_lines(path, *offset) else { return true };
+        *offset += text.len() as u64;
+        for line in text.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
+            match serde_json::from_slice::<WorkerLine>(line) {
+                Ok(line) => self.take(slice, line.message),
+                Err(_) => {
+                    if let Ok(step) = serde_json::from_slice::<StepWithGaps>(line) {
+                        self.take_step(slice, &step.fill());
+                    }
+                }
+            }
+        }
+        at_end
+    }
+
+    fn take(&mut self, slice: u64, message: WorkerMessage) {
+        if slice > self.newest {
+            (self.newest, self.phase) = (slice, None);
+            self.timed.clear();
+        }
+        match message {
+            WorkerMessage::Step(progress) => self.take_step(slice, &progress),
+            WorkerMessage::Alive { phase } if slice == self.newest => self.phase = Some(phase),
+            WorkerMessage::Preview { step, source, prompt, answer, expected } => {
+                let [prompt, answer, expected] = [prompt, answer, expected].map(|text| shorten(&text));
+                keep(&mut self.previews, NUM_PREVIEWS, Preview { step, source, prompt, answer, expected });
+            }
+            WorkerMessage::Warning { code, message } => {
+                keep(&mut self.warnings, NUM_WARNINGS, Warning { code, message: shorten(&message) });
+            }
+            _ => {}
+        }
+    }
+
+    fn take_step(&mut self, slice: u64, progress: &Progress) {
+        self.series.push(slice, progress);
+        if slice >= self.newest {
+            self.newest = slice;
+            self.phase = None;
+            keep(&mut self.timed, NUM_TIMED_STEPS, (progress.job_step, progress.at_ms));
+            self.last = Some(progress.clone());
+        }
+    }
+
+    /// The newest step.
+    pub(crate) fn last(&self) -> Option<&Progress> {
+        self.last.as_ref()
+    }
+
+    /// Milliseconds per step over the last steps of the newest slice; none before its second step.
+    pub(crate) fn ms_per_step(&self) -> Option<f64> {
+        let ((first_step, first_ms), (last_step, last_ms)) = (self.timed.front()?, self.timed.back()?);
+        let steps = last_step.checked_sub(*first_step).filter(|&steps| steps > 0)?;
+        Some(last_ms.checked_sub(*first_ms)? as f64 / steps as f64)
+    }
+}
+
+/// A step whose figures are not all numbers: JSON has no NaN, so they are `null`.
+#[derive(serde::Deserialize)]
+struct StepWithGaps {
+    r#type: StepTag,
+    step: u64,
+    job_step: u64,
+    total_steps: u64,
+    loss: Option<f64>,
+    learning_rate: Option<f64>,
+    grad_norm: Option<f64>,
+    tokens_per_s: Option<f64>,
+    memory_bytes: u64,
+    at_ms: u64,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum StepTag {
+    Step,
+}
+
+impl StepWithGaps {
+    fn fill(self) -> Progress {
+        let StepTag::Step = self.r#type;
+        let number = |figure: Option<f64>| figure.unwrap_or(f64::NAN);
+        Progress {
+            step: self.step,
+            job_step: self.job_step,
+            total_steps: self.total_steps,
+            loss: number(self.loss),
+            learning_rate: number(self.learning_rate),
+            grad_norm: number(self.grad_norm),
+            tokens_per_s: number(self.tokens_per_s),
+            memory_bytes: self.memory_bytes,
+            at_ms: self.at_ms,
+        }
+    }
+}
+
+fn keep<T>(list: &mut VecDeque<T>, limit: usize, item: T) {
+    list.push_back(item);
+    while list.len() > limit {
+        list.pop_front();
+    }
+}
+
+/// Complete lines of a file from `offset` on, at most [`MAX_READ_BYTES`], and whether that was all; none when it
+/// cannot be read.
+fn read_lines(path: &Path, offset: u64) -> Option<(Vec<u8>, bool)> {
+    let mut file = File::open(path).ok()?;
+    file.seek(SeekFrom::Start(offset)).ok()?;
+    let mut text = Vec::new();
+    file.take(MAX_READ_BYTES).read_to_end(&mut text).ok()?;
+    let at_end = (text.len() as u64) < MAX_READ_BYTES;
+    let end = text.iter().rposition(|&byte| byte == b'\n').map_or(0, |last| last + 1);
+    // A line longer than a stretch never ends inside it: nothing that follows can be read.
+    let at_end = at_end || end == 0;
+    text.truncate(end);
+    Some((text, at_end))
+}
+
+fn shorten(text: &str) -> String {
+    match text.char_indices().nth(MAX_TEXT_CHARS) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_string(),
+    }
+}
