@@ -55,11 +55,11 @@ function options(lines, { width, height, format, marks, readout, xLabel }) {
   });
   const axis = { stroke: css("--muted"), grid: { stroke: css("--line"), width: 1 }, ticks: { show: false }, font: "12px system-ui, sans-serif" };
   return {
-    width, height, series, bands, padding: [10, 8, 0, 0],
+    width, height, series, bands, padding: [10, 14, 0, 0],
     legend: { show: false },
     cursor: { y: false, points: { size: 7 }, drag: { x: false, y: false } },
     scales: { x: { time: false } },
-    axes: [{ ...axis, grid: { show: false }, values: (_, ticks) => ticks.map((tick) => count(tick)) },
+    axes: [{ ...axis, size: 28, grid: { show: false }, values: (_, ticks) => ticks.map((tick) => count(tick)) },
       { ...axis, size: 58, values: (_, ticks) => ticks.map((tick) => format(tick)) }],
     hooks: {
       setCursor: [(plot) => say(readout, lines, plot.cursor.left >= 0 ? plot.posToVal(plot.cursor.left, "x") : null, format, xLabel)],

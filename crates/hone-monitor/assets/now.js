@@ -132,6 +132,7 @@ function inferenceLine(inference, targets) {
   if (!inference || (inference.data && inference.data.configured === false)) return null;
   if (inference.error) return note("The inference server does not answer.", "bad");
   const served = servedBy(inference);
+  if (inference.data && inference.data.key_refused) return note("The inference server wants a key that this monitor does not have (HONE_READ_KEY).", "warn");
   if (!served) return note("The inference server answers, but serves no model yet.");
   const isKnown = !targets.length || targets.some((t) => t.live && t.live.checkpoint === served);
   return isKnown ? note(`The server confirms: it answers with ${served}.`)

@@ -255,8 +255,8 @@ function skillPart(name, metrics, level) {
 // ---- System ----
 
 function meter(name, value, share, text) {
-  return h("div", {}, h("dt", {}, name), h("dd", {}, value),
-    isNumber(share) ? h("meter", { min: 0, max: 1, high: 0.9, optimum: 0.2, value: share, "aria-label": `${name}: ${text || value}` }) : null);
+  return h("div", {}, h("dt", {}, name), h("dd", {}, value,
+    isNumber(share) ? h("meter", { min: 0, max: 1, high: 0.9, optimum: 0.2, value: share, "aria-label": `${name}: ${text || value}` }) : null));
 }
 
 function showSystem(sources) {

@@ -17,7 +17,9 @@ function showServing({ deployments, inference }) {
     if (!items.length) return [empty(deployments, "None yet.")];
     const took = (item) => {
       const last = item.steps[item.steps.length - 1];
-      return last ? duration(last[1] - item.created_ms) : "";
+      if (!last) return "";
+      const ms = last[1] - item.created_ms;
+      return ms < 10000 ? `${count(ms)} ms` : duration(ms);
     };
     const steps = (item) => item.steps.map(([name, at], i) => `${name} ${Math.max(0, at - (i ? item.steps[i - 1][1] : item.created_ms))} ms`).join(", ");
     return table("Deployments", [["Checkpoint", "name"], ["Target"], ["State"], ["Asked for"], ["Took", "num"], ["Why"]], items.map((item) => [
@@ -52,6 +54,8 @@ function showTraffic(inference) {
     ["Running", last ? count(last.running) : "–"], ["Waiting", last ? count(last.waiting) : "–"],
     ["Requests", last ? count(last.requests) : "–"], ["Errors", last ? count(last.errors) : "–"],
     ["Generated tokens", last ? count(last.generated_tokens) : "–"],
+    ["First token after", last && last.first_tokens ? `${count((1000 * last.first_token_seconds) / last.first_tokens)} ms` : "–"],
+    ["Answer takes", last && last.answers ? `${count((1000 * last.answer_seconds) / last.answers)} ms` : "–"],
   ];
   show("traffic", figures, () => figures.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
   const rates = traffic.slice(1).map((point, i) => {
@@ -108,7 +112,7 @@ async function answerChat(element) {
   try {
     const response = await fetch("/api/chat", {
       method: "POST", signal: chatStop.signal, headers: { "Content-Type": "application/json", ...keyHeaders() },
-      body: JSON.stringify({ model: byId("model").textContent || "hone-model", messages: conversation, stream: true, max_tokens: 512 }),
+      body: JSON.stringify({ model: byId("model").textContent || "hone-model", messages: conversation, stream: true }),
     });
     if (!response.ok) throw new Error(await refusal(response));
     for await (const block of blocks(response.body)) {

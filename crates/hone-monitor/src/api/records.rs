@@ -139,7 +139,7 @@ fn paged<'a, T: serde::Serialize + 'a>(
     let mut entries: Vec<Value> = Vec::new();
     for item in newest_first.filter(|item| number(item) < before) {
         if entries.len() == limit {
-            next = entries.last().and_then(|_| Some(number(item) + 1));
+            next = Some(number(item) + 1);
             break;
         }
         let entry = entry(item);

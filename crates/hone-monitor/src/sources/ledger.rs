@@ -123,17 +123,16 @@ pub(crate) fn suites_over_time(state: &State, points: usize) -> Vec<Value> {
 }
 
 fn suite_over_time(suite: &str, results: &[(u64, &SuiteResult)], points: usize) -> Value {
-    let stretches: Vec<_> = results.chunks(results.len().div_ceil(points).max(1)).collect();
-    let nlls = |stretch: &[(u64, &SuiteResult)]| -> Vec<f64> {
+    type Stretch<'a> = [(u64, &'a SuiteResult)];
+    let stretches: Vec<&Stretch> = results.chunks(results.len().div_ceil(points).max(1)).collect();
+    let nlls = |stretch: &Stretch| -> Vec<f64> {
         stretch.iter().map(|(_, result)| result.mean_nll).filter(|nll| nll.is_finite()).collect()
     };
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
-    let accuracy = |stretch: &[(u64, &SuiteResult)]| {
-        mean(&stretch.iter().map(|(_, result)| result.token_accuracy).collect::<Vec<_>>())
-    };
-    let each = |figure: &dyn Fn(&[(u64, &SuiteResult)]) -> f64| -> Vec<f64> {
-        stretches.iter().map(|stretch| figure(stretch)).collect()
-    };
+    let accuracy =
+        |stretch: &Stretch| mean(&stretch.iter().map(|(_, result)| result.token_accuracy).collect::<Vec<_>>());
+    let each =
+        |figure: &dyn Fn(&Stretch) -> f64| -> Vec<f64> { stretches.iter().map(|stretch| figure(stretch)).collect() };
     json!({
         "suite": suite,
         "checkpoints": stretches.iter().map(|stretch| stretch[stretch.len() - 1].0).collect::<Vec<_>>(),

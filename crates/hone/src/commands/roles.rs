@@ -240,13 +240,14 @@ pub fn serve(ws: &Workspace, args: &ListenArgs) -> Result<()> {
 pub fn monitor(ws: &Workspace, args: &ListenArgs) -> Result<()> {
     ws.require()?;
     let config = ws.config()?;
+    let key = |name: &str| std::env::var(name).ok();
     let options = MonitorOptions {
         listen: args.listen.unwrap_or(config.monitor_listen),
         root: ws.root.clone(),
         serve_url: Some(format!("http://{}", config.serve.listen)),
-        serve_key: std::env::var("HONE_READ_KEY").ok(),
-        key: std::env::var("HONE_READ_KEY").ok(),
-        admin_key: std::env::var("HONE_ADMIN_KEY").ok(),
+        serve_key: key("HONE_READ_KEY").or_else(|| key("HONE_ADMIN_KEY")),
+        key: key("HONE_READ_KEY"),
+        admin_key: key("HONE_ADMIN_KEY"),
         control: Some(control_door(ws.root.clone())),
     };
     let stop = role_stop(ws)?;

@@ -1,0 +1,254 @@
+// See `run`. Every check says what it found; the first that fails ends the run with 1.
+import { spawn, execFileSync } from "node:child_process";
+import { createRequire } from "node:module";
+import fs from "node:fs";
+import net from "node:net";
+import path from "node:path";
+
+const { HONE, WORK, OUT, CHROMIUM, FILL, MODULES } = process.env;
+const require = createRequire(path.join(MODULES, "x"));
+const { chromium } = require("playwright-core");
+const axeSource = fs.readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
+
+const PAGES = ["now", "data", "checkpoints", "skills", "serving", "system", "events"];
+const HOSTILE = `<img src=x onerror="window.broken=1">.jsonl`;
+const ADMIN_KEY = "the-admin-key";
+const root = path.join(WORK, "root");
+const children = [];
+
+const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+const say = (text) => console.log(`   ${text}`);
+const step = (text) => console.log(`== ${text}`);
+function check(isRight, text) {
+  if (!isRight) throw new Error(text);
+  say(text);
+}
+
+async function until(what, limitMs, test) {
+  const start = Date.now();
+  for (;;) {
+    const found = await test();
+    if (found) return { found, ms: Date.now() - start };
+    if (Date.now() - start > limitMs) throw new Error(`${what}: not within ${limitMs} ms`);
+    await sleep(50);
+  }
+}
+
+function freePort() {
+  return new Promise((resolve) => {
+    const server = net.createServer().listen(0, "127.0.0.1", () => {
+      const { port } = server.address();
+      server.close(() => resolve(port));
+    });
+  });
+}
+
+const hone = (...args) => execFileSync(HONE, ["--root", root, ...args], { encoding: "utf8", stdio: ["ignore", "pipe", "pipe"] });
+
+function start(...args) {
+  const log = fs.openSync(path.join(WORK, `${args[0]}.log`), "a");
+  const child = spawn(HONE, ["--root", root, ...args], { stdio: ["pipe", log, log], env: { ...process.env, HONE_ADMIN_KEY: ADMIN_KEY } });
+  children.push(child);
+  return child;
+}
+
+function rows(count) {
+  return Array.from({ length: count }, (_, i) => JSON.stringify({ messages: [
+    { role: "user", content: `What comes after ${i}?` }, { role: "assistant", content: `${i + 1} comes after ${i}.` }] })).join("\n") + "\n";
+}
+
+async function openPage(browser, url, options = {}) {
+  const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, ...options });
+  const page = await context.newPage();
+  const problems = [];
+  page.on("console", (message) => message.type() === "error" && problems.push(`console: ${message.text()}`));
+  page.on("pageerror", (error) => problems.push(`page: ${error}`));
+  page.on("request", (request) => { if (!request.url().startsWith(url) && !request.url().startsWith("data:")) problems.push(`request to ${request.url()}`); });
+  return { context, page, problems };
+}
+
+const headline = (page) => page.textContent("#headline");
+
+async function looks(browser, url) {
+  step("every page, at 1280 and 400 pixels, light and dark");
+  for (const [width, colorScheme] of [[1280, "light"], [1280, "dark"], [400, "light"], [400, "dark"]]) {
+    const { context, page, problems } = await openPage(browser, url, { viewport: { width, height: 900 }, colorScheme, bypassCSP: true });
+    for (const name of PAGES) {
+      await page.goto(`${url}/#${name}`);
+      await page.waitForFunction((name) => !document.getElementById(`page-${name}`).hidden && document.getElementById("version").textContent, name);
+      await sleep(500);
+      const tooWide = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+      if (tooWide > 0) throw new Error(`${name} at ${width} px is ${tooWide} px too wide`);
+      await page.evaluate(axeSource);
+      const found = await page.evaluate(() => window.axe.run(document, { resultTypes: ["violations"] }));
+      const serious = found.violations.filter((v) => ["serious", "critical"].includes(v.impact));
+      if (serious.length) throw new Error(`${name} at ${width} ${colorScheme}: ${serious.map((v) => `${v.id}: ${v.nodes.map((n) => n.target.join(" ") + " " + n.failureSummary).slice(0, 3).join("; ")}`).join("\n")}`);
+      await page.screenshot({ path: path.join(OUT, `${name}-${width}-${colorScheme}.png`), fullPage: true });
+    }
+    if (problems.length) throw new Error(problems.join("\n"));
+    say(`${width} px ${colorScheme}: nothing too wide, nothing leaves the origin, console silent, axe finds nothing serious`);
+    await context.close();
+  }
+}
+
+/** The newest step that a worker wrote down. */
+function newestStep() {
+  const runs = path.join(root, "runs");
+  let newest = 0;
+  for (const job of fs.readdirSync(runs).filter((name) => name.startsWith("job-"))) {
+    for (const lease of fs.readdirSync(path.join(runs, job))) {
+      const file = path.join(runs, job, lease, "events.jsonl");
+      if (!fs.existsSync(file)) continue;
+      for (const line of fs.readFileSync(file, "utf8").split("\n")) {
+        if (line.includes('"type":"step"')) newest = Math.max(newest, JSON.parse(line).job_step);
+      }
+    }
+  }
+  return newest;
+}
+
+async function live(browser, url) {
+  step("live");
+  const { context, page } = await openPage(browser, url);
+  await page.goto(`${url}/#now`);
+  await until("the page shows training", 30000, async () => (await headline(page)).startsWith("Training job-"));
+  const shownStep = async () => Number(((await page.textContent("#stats")).match(/Step([\d,]+) \//) || ["", "0"])[1].replaceAll(",", ""));
+  await until("a first step on the page", 60000, async () => (await shownStep()) > 0);
+  const written = newestStep();
+  const { ms } = await until(`step ${written} on the page`, 2000, async () => (await shownStep()) >= written);
+  say(`step ${written} was on the page ${ms} ms after it was found in the worker's file`);
+  await until("the curve", 10000, async () => page.$("#curve canvas"));
+  const name = await page.getAttribute("#curve [role=img]", "aria-label");
+  check(/Loss of job-\d+ from [\d.]+ at step \d+ to/.test(name), `the curve has a name for screen readers: ${name}`);
+  await context.close();
+}
+
+async function commands(browser, url) {
+  step("commands");
+  const refused = await fetch(`${url}/api/control`, { method: "POST", headers: { "content-type": "application/json" }, body: `{"command":{"command":"pause","reason":"x"}}` });
+  check(refused.status === 401, "a command without the key is refused");
+  const { context, page, problems } = await openPage(browser, url);
+  await page.goto(`${url}/#now`);
+  await page.getByRole("button", { name: "Pause" }).click();
+  await page.fill("#ask-input", "wrong");
+  await page.click("#ask-yes");
+  await page.getByText("That is not the admin key.").waitFor();
+  await page.getByRole("button", { name: "Pause" }).click();
+  await page.fill("#ask-input", ADMIN_KEY);
+  await page.keyboard.press("Enter");
+  await page.getByRole("heading", { name: "Pause training?" }).waitFor();
+  await page.fill("#ask-input", "to look at it");
+  await page.keyboard.press("Enter");
+  await until("paused", 60000, async () => (await headline(page)) === "Paused");
+  check((await page.textContent("#detail")).includes("to look at it"), "paused from the page, with its reason");
+  await page.getByRole("button", { name: "Resume" }).click();
+  await page.click("#ask-yes");
+  await until("training again", 60000, async () => (await headline(page)).startsWith("Training"));
+  say("resumed from the page");
+  const rest = problems.filter((problem) => !problem.includes("401"));
+  if (rest.length) throw new Error(rest.join("\n"));
+  await context.close();
+}
+
+async function hostile(browser, url) {
+  step("hostile names");
+  fs.writeFileSync(path.join(root, "inbox", "high", HOSTILE), `{"messages":[{"role":"user","content":"<script>window.broken=2</script>"}]}\n`);
+  const { context, page } = await openPage(browser, url);
+  await page.goto(`${url}/#data`);
+  const row = page.locator("#files li", { hasText: HOSTILE }).first();
+  await row.waitFor({ timeout: 60000 });
+  await row.locator("summary").click();
+  await row.locator(".report table").waitFor({ timeout: 10000 });
+  for (const name of PAGES) {
+    await page.goto(`${url}/#${name}`);
+    await sleep(300);
+  }
+  check((await page.evaluate(() => window.broken)) === undefined, "a file name and rows with markup stay text");
+  await context.close();
+}
+
+async function chat(browser, url) {
+  step("chat");
+  const { context, page } = await openPage(browser, url);
+  await page.goto(`${url}/#serving`);
+  await page.evaluate((key) => sessionStorage.setItem("hone-key", key), ADMIN_KEY);
+  await page.fill("#chat-text", "What comes after 5?");
+  await page.keyboard.press("Enter");
+  const stamp = page.locator("#chat .bubble.assistant .small");
+  await until("the whole answer", 60000, async () => (await page.textContent("#chat-send")) === "Send" && (await page.$("#chat .bubble.assistant")));
+  if (!(await stamp.count())) throw new Error(`no stamped answer: ${await page.textContent("#chat")}`);
+  check((await stamp.textContent()).startsWith("checkpoint-"), `an answer came, stamped ${await stamp.textContent()}`);
+  await context.close();
+}
+
+async function death(browser, url, daemon) {
+  step("a killed daemon");
+  const { context, page } = await openPage(browser, url);
+  await page.goto(`${url}/#now`);
+  await until("training", 60000, async () => (await headline(page)).startsWith("Training"));
+  daemon.kill("SIGKILL");
+  const { ms } = await until("the page says so", 10000, async () => (await headline(page)) === "The daemon is not running");
+  check((await page.textContent("#pill-text")) === "Not running", `shown as not running after ${ms} ms`);
+  check((await page.textContent("#wrong")).includes("hone up"), "and what to do about it");
+  await context.close();
+}
+
+async function bulk(browser, url) {
+  step("5,000 jobs, 10,000 checkpoints, 100,000 events");
+  execFileSync("python3", [FILL, path.join(root, "hone.db"), "5000", "10000", "100000"]);
+  const { context, page, problems } = await openPage(browser, url);
+  await fetch(`${url}/api/unified`);
+  for (const name of ["now", "checkpoints", "events"]) {
+    await page.goto("about:blank");
+    await page.goto(`${url}/#${name}`);
+    const ready = name === "now" ? "#stats div" : name === "checkpoints" ? "#checkpoints tr" : "#events li";
+    await page.waitForSelector(ready, { timeout: 10000 });
+    const paint = await page.evaluate(() => performance.getEntriesByName("first-contentful-paint")[0].startTime);
+    const filled = await page.evaluate(() => performance.now());
+    check(paint < 1000, `${name}: first paint after ${Math.round(paint)} ms, filled after ${Math.round(filled)} ms`);
+  }
+  await page.goto(`${url}/#checkpoints`);
+  await page.waitForSelector("#suite-curve canvas");
+  const mib = await page.evaluate(() => performance.memory.usedJSHeapSize / 1048576);
+  check(mib < 100, `the page holds ${Math.round(mib)} MiB`);
+  if (problems.length) throw new Error(problems.join("\n"));
+  await context.close();
+}
+
+async function main() {
+  step("a workspace with a tiny model");
+  execFileSync(HONE, ["--root", root, "init", "--tiny"], { stdio: ["ignore", "ignore", "inherit"] });
+  const [serve, monitor] = [await freePort(), await freePort()];
+  const common = ["--set", `serve.listen=127.0.0.1:${serve}`, "--set", `monitor.listen=127.0.0.1:${monitor}`,
+    "--set", "save_steps=60", "--set", "preview_steps=20", "--set", "learning_rate=0.001", "--set", "queue.settle_sec=0.2", "--set", "max_length=128"];
+  fs.writeFileSync(path.join(root, "validation", "held-out.jsonl"), rows(12));
+  start("serve", ...common);
+  start("monitor", ...common);
+  const daemon = start("daemon", ...common);
+  const url = `http://127.0.0.1:${monitor}`;
+  await until("the monitor answers", 30000, () => fetch(`${url}/api/health`).then(() => true, () => false));
+  fs.writeFileSync(path.join(root, "inbox", "numbers.jsonl"), rows(20000));
+  const browser = await chromium.launch({ executablePath: CHROMIUM, args: [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--enable-precise-memory-info"] });
+  await live(browser, url);
+  await commands(browser, url);
+  await hostile(browser, url);
+  await until("a checkpoint is served", 120000, async () => {
+    const { sources } = await (await fetch(`${url}/api/unified`)).json();
+    return sources.deployments.data && sources.deployments.data.targets.some((target) => target.live);
+  });
+  await chat(browser, url);
+  await looks(browser, url);
+  await death(browser, url, daemon);
+  await bulk(browser, url);
+  await browser.close();
+  console.log("== dashboard check: passed");
+}
+
+main().then(() => 0, (error) => { console.error(`dashboard check: ${error.message}`); return 1; }).then(async (code) => {
+  for (const child of children) child.kill("SIGTERM");
+  await sleep(500);
+  for (const child of children) child.kill("SIGKILL");
+  process.exit(code);
+});
