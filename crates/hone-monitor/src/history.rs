@@ -115,11 +115,7 @@ impl HistoryReader {
 
 impl JobReader {
     fn read_on(&mut self, folder: &Path, reads: usize) {
-        let slices: BTreeSet<u64> = std::fs::read_dir(folder)
-            .into_iter()
-            .flatten()
-            .filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_prefix("lease-")?.parse().ok())
-            .collect();
+        let slices = slices(folder);
         let unread: Vec<u64> = slices.difference(&self.finished).copied().collect();
         for slice in unread {
             let path = folder.join(format!("lease-{slice}")).join("events.jsonl");
@@ -143,13 +139,8 @@ impl History {
         let Some((text, at_end)) = read_lines(path, *offset) else { return true };
         *offset += text.len() as u64;
         for line in text.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
-            match serde_json::from_slice::<WorkerLine>(line) {
-                Ok(line) => self.take(slice, line.message),
-                Err(_) => {
-                    if let Ok(step) = serde_json::from_slice::<StepWithGaps>(line) {
-                        self.take_step(slice, &step.fill());
-                    }
-                }
+            if let Some(message) = parse(line) {
+                self.take(slice, message);
             }
         }
         at_end
@@ -194,6 +185,43 @@ impl History {
         let ((first_step, first_ms), (last_step, last_ms)) = (self.timed.front()?, self.timed.back()?);
         let steps = last_step.checked_sub(*first_step).filter(|&steps| steps > 0)?;
         Some(last_ms.checked_sub(*first_ms)? as f64 / steps as f64)
+    }
+}
+
+/// Every step of a job, in order, each as it ran last. Absent or damaged files are as if they were empty.
+pub(crate) fn all_steps(layout: &Layout, job: JobId) -> Vec<Progress> {
+    let folder = layout.runs().join(job.to_string());
+    let mut steps = BTreeMap::new();
+    for slice in slices(&folder) {
+        let path = folder.join(format!("lease-{slice}")).join("events.jsonl");
+        let mut offset = 0;
+        while let Some((text, at_end)) = read_lines(&path, offset) {
+            offset += text.len() as u64;
+            for line in text.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
+                if let Some(WorkerMessage::Step(progress)) = parse(line) {
+                    steps.insert(progress.job_step, progress);
+                }
+            }
+            if at_end {
+                break;
+            }
+        }
+    }
+    steps.into_values().collect()
+}
+
+/// The leases of a job's slices, oldest first.
+fn slices(folder: &Path) -> BTreeSet<u64> {
+    let number = |name: &str| name.strip_prefix("lease-")?.parse().ok();
+    let entries = std::fs::read_dir(folder).into_iter().flatten();
+    entries.filter_map(|entry| number(entry.ok()?.file_name().to_str()?)).collect()
+}
+
+/// What a line of a worker says; none when it is damaged.
+fn parse(line: &[u8]) -> Option<WorkerMessage> {
+    match serde_json::from_slice::<WorkerLine>(line) {
+        Ok(line) => Some(line.message),
+        Err(_) => serde_json::from_slice::<StepWithGaps>(line).ok().map(|step| WorkerMessage::Step(step.fill())),
     }
 }
 

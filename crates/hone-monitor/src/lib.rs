@@ -32,6 +32,7 @@ mod clock;
 mod dashboard;
 mod desk;
 mod events;
+pub mod export;
 mod history;
 mod hub;
 mod metrics;

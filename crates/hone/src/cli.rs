@@ -1,6 +1,8 @@
 //! The command line: verbs, flags, and which function answers each.
 
-use crate::commands::{checkpoints, control, data, deploy, eval, init, model, roles, show, status, submit, train};
+use crate::commands::{
+    checkpoints, control, data, deploy, eval, export, init, model, roles, show, status, submit, train,
+};
 use crate::exit;
 use crate::workspace::{Workspace, find_root};
 use crate::{chat, demo, logging};
@@ -86,6 +88,8 @@ enum Verb {
     Deployments,
     /// Which files, jobs, evaluations and decisions led to a checkpoint.
     Explain(checkpoints::ExplainArgs),
+    /// Training curves for other tools: TensorBoard event files, CSV.
+    Export(export::ExportArgs),
     /// Talk to the served model.
     Chat(chat::ChatArgs),
     /// Model folders.
@@ -152,6 +156,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Rollback(args) => deploy::rollback(ws, &args),
         Verb::Deployments => deploy::list(ws),
         Verb::Explain(args) => checkpoints::explain(ws, &args),
+        Verb::Export(args) => export::run(ws, &args),
         Verb::Chat(args) => chat::run(ws, &args),
         Verb::Model(verb) => model::run(ws, &verb),
         Verb::Config(verb) => show::config(ws, &verb),

@@ -5,6 +5,7 @@ pub mod control;
 pub mod data;
 pub mod deploy;
 pub mod eval;
+pub mod export;
 pub mod init;
 pub mod model;
 pub mod roles;

@@ -168,3 +168,29 @@ fn a_cleared_cache_is_read_anew() {
     assert_eq!(send("application/json"), 200);
     assert_eq!(reads(), 2);
 }
+
+#[test]
+fn the_grafana_dashboard_asks_only_for_metrics_that_exist() {
+    let text = include_str!("../../../../deploy/grafana/hone.json");
+    let dashboard: Value = serde_json::from_str(text).unwrap();
+    let root = tempfile::tempdir().unwrap();
+    let _store = busy_workspace(root.path());
+    let metrics = Monitor::start(options(root.path())).text("/metrics").1;
+    let known = |name: &str| metrics.lines().any(|line| line.starts_with(&format!("# TYPE {name} ")));
+    let mut num_checked = 0;
+    for target in dashboard["panels"].as_array().unwrap().iter().flat_map(|panel| panel["targets"].as_array().unwrap())
+    {
+        let expression = target["expr"].as_str().unwrap();
+        let names =
+            expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|w| w.starts_with("hone_"));
+        // Those of the inference server come from its own `/metrics`, and these two are unknown at a first reading.
+        let here = |name: &&str| {
+            !name.starts_with("hone_serve_") && !matches!(*name, "hone_inference_up" | "hone_cpu_busy_ratio")
+        };
+        for name in names.filter(here) {
+            assert!(known(name), "{name} is not a metric");
+            num_checked += 1;
+        }
+    }
+    assert!(num_checked >= 10, "{num_checked}");
+}
