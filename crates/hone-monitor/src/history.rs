@@ -1,5 +1,7 @@
-//! What the slices of a job reported, read from their `events.jsonl`: the source of the live view and of every curve.
+//! What the slices of a job reported: the source of the live view and of every curve.
 //!
+//! `events.jsonl` has what a worker said, steps at most a few times a second among it; `metrics.jsonl` has a line per step
+//! and is where curves come from. A trainer that writes none has its curves from what it said.
 //! Files are read on from where they were left. A step that a crash made run twice counts as it ran last; what it
 //! was before stays as a *superseded* stretch, so that both attempts can be shown. A figure that is not finite is
 //! kept as such (its JSON is `null`) and never enters a mean.
@@ -19,6 +21,8 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
+const EVENTS_FILE: &str = "events.jsonl";
+const METRICS_FILE: &str = "metrics.jsonl";
 /// Jobs whose curves stay in memory; the one that was asked for longest ago goes first.
 const MAX_JOBS: usize = 3;
 /// Most bytes read of one file at a time by the live view; the rest follows at the next reading.
@@ -46,8 +50,8 @@ struct JobReader {
     history: History,
     /// Slices read to their end; their worker is gone.
     finished: BTreeSet<u64>,
-    /// Bytes read of the slice that is not finished.
-    offsets: BTreeMap<u64, u64>,
+    /// Bytes read of the events and the metrics of slices that are not finished.
+    offsets: BTreeMap<u64, (u64, u64)>,
 }
 
 /// What the slices of a job said so far.
@@ -118,9 +122,14 @@ impl JobReader {
         let slices = slices(folder);
         let unread: Vec<u64> = slices.difference(&self.finished).copied().collect();
         for slice in unread {
-            let path = folder.join(format!("lease-{slice}")).join("events.jsonl");
-            let offset = self.offsets.entry(slice).or_default();
-            let at_end = (0..reads).any(|_| self.history.read_on(&path, slice, offset));
+            let run = folder.join(format!("lease-{slice}"));
+            let metrics = run.join(METRICS_FILE);
+            let has_metrics = metrics.is_file();
+            let (events_offset, metrics_offset) = self.offsets.entry(slice).or_default();
+            let events = run.join(EVENTS_FILE);
+            let history = &mut self.history;
+            let at_end = (0..reads).any(|_| history.read_events(&events, slice, events_offset, !has_metrics));
+            let at_end = (0..reads).any(|_| history.read_metrics(&metrics, slice, metrics_offset)) && at_end;
             if !at_end {
                 // A later slice says what came after; it must not be taken in before this one is.
                 return;
@@ -134,14 +143,27 @@ impl JobReader {
 }
 
 impl History {
-    /// Takes in complete lines from `offset` on; true when the file's end was reached.
-    fn read_on(&mut self, path: &Path, slice: u64, offset: &mut u64) -> bool {
+    /// Takes in what a worker said from `offset` on; true when the file's end was reached.
+    fn read_events(&mut self, path: &Path, slice: u64, offset: &mut u64, with_steps: bool) -> bool {
         let Some((text, at_end)) = read_lines(path, *offset) else { return true };
         *offset += text.len() as u64;
-        for line in text.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
-            if let Some(message) = parse(line) {
-                self.take(slice, message);
+        for message in lines(&text).filter_map(parse) {
+            if let (WorkerMessage::Step(progress), true) = (&message, with_steps) {
+                self.series.push(slice, progress);
             }
+            self.take(slice, message);
+        }
+        at_end
+    }
+
+    /// Takes in the steps of `metrics.jsonl` from `offset` on; true when the file's end was reached. Memory is what the
+    /// worker told last; so is the time in files of older versions.
+    fn read_metrics(&mut self, path: &Path, slice: u64, offset: &mut u64) -> bool {
+        let Some((text, at_end)) = read_lines(path, *offset) else { return true };
+        *offset += text.len() as u64;
+        let told = self.last.clone().unwrap_or_default();
+        for line in lines(&text).filter_map(|line| serde_json::from_slice::<MetricsLine>(line).ok()) {
+            self.series.push(slice, &line.fill(&told));
         }
         at_end
     }
@@ -152,7 +174,7 @@ impl History {
             self.timed.clear();
         }
         match message {
-            WorkerMessage::Step(progress) => self.take_step(slice, &progress),
+            WorkerMessage::Step(progress) => self.take_step(slice, progress),
             WorkerMessage::Alive { phase } if slice == self.newest => self.phase = Some(phase),
             WorkerMessage::Preview { step, source, prompt, answer, expected } => {
                 let [prompt, answer, expected] = [prompt, answer, expected].map(|text| shorten(&text));
@@ -165,13 +187,12 @@ impl History {
         }
     }
 
-    fn take_step(&mut self, slice: u64, progress: &Progress) {
-        self.series.push(slice, progress);
+    fn take_step(&mut self, slice: u64, progress: Progress) {
         if slice >= self.newest {
             self.newest = slice;
             self.phase = None;
             keep(&mut self.timed, NUM_TIMED_STEPS, (progress.job_step, progress.at_ms));
-            self.last = Some(progress.clone());
+            self.last = Some(progress);
         }
     }
 
@@ -193,21 +214,42 @@ pub(crate) fn all_steps(layout: &Layout, job: JobId) -> Vec<Progress> {
     let folder = layout.runs().join(job.to_string());
     let mut steps = BTreeMap::new();
     for slice in slices(&folder) {
-        let path = folder.join(format!("lease-{slice}")).join("events.jsonl");
-        let mut offset = 0;
-        while let Some((text, at_end)) = read_lines(&path, offset) {
-            offset += text.len() as u64;
-            for line in text.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
-                if let Some(WorkerMessage::Step(progress)) = parse(line) {
-                    steps.insert(progress.job_step, progress);
-                }
+        let run = folder.join(format!("lease-{slice}"));
+        let mut told = BTreeMap::new();
+        each_line(&run.join(EVENTS_FILE), &mut |line| {
+            if let Some(WorkerMessage::Step(progress)) = parse(line) {
+                told.insert(progress.job_step, progress);
             }
-            if at_end {
-                break;
-            }
+        });
+        let mut has_metrics = false;
+        each_line(&run.join(METRICS_FILE), &mut |line| {
+            let Ok(line) = serde_json::from_slice::<MetricsLine>(line) else { return };
+            has_metrics = true;
+            let before = told.range(..=line.job_step).next_back().or_else(|| told.iter().next());
+            let progress = line.fill(&before.map(|(_, progress)| progress.clone()).unwrap_or_default());
+            steps.insert(progress.job_step, progress);
+        });
+        if !has_metrics {
+            steps.append(&mut told);
         }
     }
     steps.into_values().collect()
+}
+
+/// Calls `take` with every complete line of a file.
+fn each_line(path: &Path, take: &mut dyn FnMut(&[u8])) {
+    let mut offset = 0;
+    while let Some((text, at_end)) = read_lines(path, offset) {
+        offset += text.len() as u64;
+        lines(&text).for_each(&mut *take);
+        if at_end {
+            break;
+        }
+    }
+}
+
+fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    text.split(|&byte| byte == b'\n').filter(|line| !line.is_empty())
 }
 
 /// The leases of a job's slices, oldest first.
@@ -222,6 +264,36 @@ fn parse(line: &[u8]) -> Option<WorkerMessage> {
     match serde_json::from_slice::<WorkerLine>(line) {
         Ok(line) => Some(line.message),
         Err(_) => serde_json::from_slice::<StepWithGaps>(line).ok().map(|step| WorkerMessage::Step(step.fill())),
+    }
+}
+
+/// A line of `metrics.jsonl`; a figure that was not finite is absent there.
+#[derive(serde::Deserialize)]
+struct MetricsLine {
+    step: u64,
+    job_step: u64,
+    loss: Option<f64>,
+    learning_rate: f64,
+    grad_norm: Option<f64>,
+    tokens: u64,
+    ms: f64,
+    at_ms: Option<u64>,
+}
+
+impl MetricsLine {
+    /// With what the worker told last of time, memory and the length of the job.
+    fn fill(self, told: &Progress) -> Progress {
+        Progress {
+            step: self.step,
+            job_step: self.job_step,
+            total_steps: told.total_steps,
+            loss: self.loss.unwrap_or(f64::NAN),
+            learning_rate: self.learning_rate,
+            grad_norm: self.grad_norm.unwrap_or(f64::NAN),
+            tokens_per_s: self.tokens as f64 * 1000.0 / self.ms,
+            memory_bytes: told.memory_bytes,
+            at_ms: self.at_ms.unwrap_or(told.at_ms),
+        }
     }
 }
 

@@ -141,3 +141,36 @@ fn previews_are_the_newest_and_short() {
     assert_eq!(history.previews[0].answer.chars().count(), MAX_TEXT_CHARS + 1);
     assert_eq!(history.warnings[0].code, "overlong");
 }
+
+#[test]
+fn curves_have_every_step_where_the_worker_wrote_them_all_down() {
+    let (_root, layout) = workspace();
+    // It says only some of the steps; the second attempt begins again at step 3.
+    write(&layout, 1, &[step(1, 4.0, 1_000), step(3, 3.0, 3_000)]);
+    write(&layout, 2, &[step(3, 2.5, 9_000)]);
+    let metrics = |lease: u64, lines: &[(u64, Option<f64>)]| {
+        let line = |(job_step, loss): &(u64, Option<f64>)| {
+            let line = serde_json::json!({
+                "step": 100 + job_step, "job_step": job_step, "loss": loss, "token_accuracy": 0.5, "learning_rate": 1e-3,
+                "grad_norm": loss, "tokens": 50, "trained_tokens": 20, "ms": 25.0, "rows": [0, 8],
+            });
+            format!("{line}\n")
+        };
+        let text: String = lines.iter().map(line).collect();
+        std::fs::write(layout.run(JobId(1), LeaseToken(lease)).join("metrics.jsonl"), text).unwrap();
+    };
+    metrics(1, &[(1, Some(4.0)), (2, Some(3.5)), (3, Some(3.0))]);
+    metrics(2, &[(3, Some(2.5)), (4, None), (5, Some(2.0))]);
+    let mut reader = HistoryReader::new(layout.clone());
+    let history = reader.read(JobId(1));
+    let column = history.series.column(LOSS, 0, u64::MAX, 100);
+    assert_eq!(column.steps, [101, 102, 103, 104, 105]);
+    assert_eq!((column.mean[1], column.mean[2], column.mean[4]), (3.5, 2.5, 2.0));
+    assert_eq!(history.series.non_finite(), (&[104][..], 1));
+    assert_eq!(history.series.superseded(LOSS, 0, u64::MAX, 9)[0].1.mean, [3.0]);
+    assert_eq!(history.series.column(METRICS[3], 0, u64::MAX, 1).mean, [2_000.0]);
+    let steps = all_steps(&layout, JobId(1));
+    assert_eq!(steps.iter().map(|step| step.job_step).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+    assert_eq!(steps.iter().map(|step| step.at_ms).collect::<Vec<_>>(), [1_000, 1_000, 9_000, 9_000, 9_000]);
+    assert!(steps[3].loss.is_nan());
+}

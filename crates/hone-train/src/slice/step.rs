@@ -2,7 +2,7 @@
 
 use super::load::add_to_digest;
 use super::{SPEED_SMOOTHING, Slice};
-use crate::{Refusal, schedule};
+use crate::{Refusal, clock, schedule};
 use anyhow::Result;
 use hone_data::TokenRow;
 use hone_data::pack::pack;
@@ -42,6 +42,8 @@ pub struct StepRecord {
     pub ms: f64,
     /// Examples trained by the job before this step and after it.
     pub rows: (u64, u64),
+    /// When it ended, in milliseconds since the epoch. Absent in records of older versions.
+    pub at_ms: u64,
 }
 
 impl Slice<'_> {
@@ -93,6 +95,7 @@ impl Slice<'_> {
             trained_tokens: stats.trained_tokens,
             ms: (seconds * 1e6).round() / 1e3,
             rows: (rows_before, self.state.position.rows_trained),
+            at_ms: clock::now_ms(),
         };
         hone_disk::append_line(&self.request.run_dir.join("metrics.jsonl"), &serde_json::to_string(&record)?)?;
         self.records.push(record.clone());
