@@ -80,7 +80,7 @@ def measure(work, arguments):
         "loss_difference": worst,
         "losses_agree": worst <= LOSS_TOLERANCE,
         "losses": pairs[0][0]["losses"],
-        "gemm_gflops": statistics.median(pair[0]["gemm_gflops"] for pair in pairs),
+        "product_gflops": statistics.median(pair[0]["product_gflops"] for pair in pairs),
     }
     print(json.dumps(row), flush=True)
     return row

@@ -27,7 +27,6 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("rusqlite", &["hone-store"]),
     ("tokio", &["hone-serve", "hone-skill-server", "hone-monitor", "hone"]),
     ("axum", &["hone-serve", "hone-skill-server", "hone-monitor"]),
-    ("gemm", &["hone-model"]),
 ];
 
 /// Edges that ARCHITECTURE.md does not draw.

@@ -2,7 +2,7 @@
 //!
 //! `train_step_bench --model DIR|qwen3-3.7m --rows R --length L --steps N --threads T`; step `s` row `r` position `p` of the
 //! batch is the id `(s·7919 + r·31 + p·17 + 1) mod vocabulary`, every position but each row's last is trained. A first step
-//! is not counted. `gemm_gflops` is what one large product reaches in the same run: the machine's own limit.
+//! is not counted. `product_gflops` is what one large product reaches in the same run: the machine's own limit.
 
 #![expect(clippy::print_stdout, reason = "the result of a benchmark goes to standard output")]
 
@@ -55,7 +55,7 @@ fn main() -> Result<()> {
         "peak_memory_bytes": peak_memory_bytes,
         "planned_bytes": planned_bytes,
         "losses": losses,
-        "gemm_gflops": gemm_gflops(arguments.threads)?,
+        "product_gflops": product_gflops(arguments.threads)?,
     });
     println!("{result}");
     Ok(())
@@ -106,7 +106,7 @@ fn model(name: &str) -> Result<(Config, HostWeights)> {
 }
 
 /// Billions of multiplications and additions per second in products of 1024 × 1024 matrices; the best of several.
-fn gemm_gflops(threads: usize) -> Result<f64> {
+fn product_gflops(threads: usize) -> Result<f64> {
     const SIZE: usize = 1024;
     let mut device = device::open("cpu", threads)?;
     device.reserve(3 * SIZE * SIZE)?;

@@ -1,4 +1,4 @@
-//! The fast device: the `gemm` crate for products, vectorised loops for the rest, a pool of threads of its own.
+//! The fast device: products by packed tiles, vectorised loops for the rest, a pool of threads of its own.
 //!
 //! Results depend on the number of threads in a few sums (weights of norms), on nothing else.
 
@@ -21,13 +21,16 @@ use std::sync::Arc;
 pub(super) struct Cpu {
     pool: Arc<ThreadPool>,
     arena: Arena,
+    /// Room for packed operands of products, an equal part for each thread.
+    packing: Vec<f32>,
 }
 
 impl Cpu {
     pub(super) fn new(threads: usize) -> Result<Cpu> {
         let builder = ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("cpu-{i}"));
         let pool = builder.build().context("start threads")?;
-        Ok(Cpu { pool: Arc::new(pool), arena: Arena::empty() })
+        let packing = vec![0.0; pool.current_num_threads() * matmul::PACKING];
+        Ok(Cpu { pool: Arc::new(pool), arena: Arena::empty(), packing })
     }
 
     /// The pool, and disjoint parts of the arena.
@@ -90,8 +93,10 @@ impl Device for Cpu {
     }
 
     fn matmul(&mut self, c: Matrix, a: Matrix, b: Matrix, accumulate: bool) {
-        let (pool, [c_part, a_part, b_part]) = self.parts([c.span(), a.span(), b.span()]);
-        pool.install(|| matmul::matmul((c_part, c), (a_part, a), (b_part, b), accumulate));
+        let parts = self.arena.numbers().get_disjoint_mut([c.span(), a.span(), b.span()].map(Span::range));
+        let [c_part, a_part, b_part] = parts.expect("operands are inside the arena and do not overlap");
+        let packing = &mut self.packing;
+        self.pool.install(|| matmul::matmul((c_part, c), (a_part, a), (b_part, b), accumulate, packing));
     }
 
     fn linear_by_row(&mut self, y: Matrix, x: Matrix, w: Matrix) {

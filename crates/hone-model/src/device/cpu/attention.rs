@@ -1,10 +1,9 @@
 //! Attention by blocks of queries: probabilities of one block of one head at a time, computed again in the backward
 //! pass from the logarithms of their sums. Memory grows with the length of a segment, never with its square.
 
-use super::matmul::{Sizes, View, product};
+use super::matmul::{PACKING, Product, Sizes, View};
 use super::simd::{self, vectorised};
 use crate::device::Heads;
-use gemm::Parallelism;
 use rayon::prelude::*;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -142,7 +141,7 @@ impl Inputs<'_> {
 
 /// Numbers of workspace for `threads` threads.
 pub(super) fn workspace(threads: usize, max_segment: usize, heads: Heads) -> usize {
-    threads * (2 * BLOCK * max_segment + 2 * max_segment * heads.head_dim)
+    threads * (PACKING + 2 * BLOCK * max_segment + 2 * max_segment * heads.head_dim)
 }
 
 pub(super) fn forward(out: &mut [f32], lse: &mut [f32], io: &Inputs<'_>, workspace: &mut [f32]) {
@@ -181,10 +180,12 @@ pub(super) fn backward(dqkv: &mut [f32], io: &Inputs<'_>, results: &Results<'_>,
 
 /// Runs `work` on every task, each thread with a part of the workspace. Which thread does which task does not matter
 /// to the result: a task writes places of its own, and its own scratch before it reads it.
-fn share_out<T: Sync>(workspace: &mut [f32], tasks: &[T], work: impl Fn(&mut [f32], &T) + Sync) {
-    let threads = rayon::current_num_threads();
+pub(super) fn share_out<T: Sync>(workspace: &mut [f32], tasks: &[T], work: impl Fn(&mut [f32], &T) + Sync) {
+    let part = workspace.len() / rayon::current_num_threads();
+    if let [task] = tasks {
+        return work(&mut workspace[..part], task);
+    }
     let next = AtomicUsize::new(0);
-    let part = workspace.len() / threads;
     workspace.par_chunks_exact_mut(part.max(1)).for_each(|scratch| {
         while let Some(task) = tasks.get(next.fetch_add(1, Ordering::Relaxed)) {
             work(scratch, task);
@@ -197,21 +198,22 @@ fn forward_block(out: Shared, lse: Shared, io: &Inputs<'_>, block: &Block, scrat
     let (heads, d) = (io.heads, io.heads.head_dim);
     let (queries, keys) = (block.num_queries(), block.num_keys());
     let kv_head = io.kv_head(block.head);
-    let (probabilities, rest) = scratch.split_at_mut(queries * keys);
+    let (packing, rest) = scratch.split_at_mut(PACKING);
+    let (probabilities, rest) = rest.split_at_mut(queries * keys);
     let sums = &mut rest[..queries];
-    let out_view = View::new_mut(out.at(block.row() * heads.query_width() + block.head * d), heads.query_width(), 1);
-    let key_columns = transposed(io.keys(block.segment, kv_head));
+    let out_view = View::new_mut(out.at(block.row() * heads.query_width() + block.head * d), heads.query_width());
+    let key_columns = io.keys(block.segment, kv_head).transposed();
     // SAFETY: `check` and the asserts of `forward` hold the lengths, so the views' elements are inside their slices;
     // `probabilities` has queries * keys numbers; the part of `out` and `lse` is this task's own.
     #[expect(unsafe_code, reason = "matrices inside matrices, by pointer and stride")]
     unsafe {
-        let view = View::new_mut(probabilities.as_mut_ptr(), keys, 1);
+        let c = View::new_mut(probabilities.as_mut_ptr(), keys);
         let sizes = Sizes { m: queries, n: keys, k: d };
-        product(sizes, view, io.queries(block), key_columns, io.scale(), false, Parallelism::None);
+        product(sizes, c, io.queries(block), key_columns, io.scale()).run(packing);
         softmax_rows(probabilities, sums, keys, block.query);
         let sizes = Sizes { m: queries, n: d, k: keys };
         let view = View::new(probabilities.as_ptr(), keys, 1);
-        product(sizes, out_view, view, io.values(block.segment, kv_head), 1.0, false, Parallelism::None);
+        product(sizes, out_view, view, io.values(block.segment, kv_head), 1.0).run(packing);
         let lse = lse.at(block.head * io.num_rows() + block.row());
         std::ptr::copy_nonoverlapping(sums.as_ptr(), lse, queries);
     }
@@ -229,13 +231,14 @@ fn backward_kv_head(
 ) {
     let (heads, d) = (io.heads, io.heads.head_dim);
     let group = heads.num_heads / heads.num_kv_heads;
-    let (dkeys, rest) = scratch.split_at_mut(segment.length * d);
+    let (packing, rest) = scratch.split_at_mut(PACKING);
+    let (dkeys, rest) = rest.split_at_mut(segment.length * d);
     let (dvalues, rest) = rest.split_at_mut(segment.length * d);
     dkeys.fill(0.0);
     dvalues.fill(0.0);
     for head in kv_head * group..(kv_head + 1) * group {
         for query in (0..segment.length).step_by(BLOCK) {
-            backward_block(dqkv, io, results, &Block { segment, head, query }, (dkeys, dvalues, rest));
+            backward_block(dqkv, io, results, &Block { segment, head, query }, (packing, dkeys, dvalues, rest));
         }
     }
     for (i, (dkey, dvalue)) in dkeys.chunks_exact(d).zip(dvalues.chunks_exact(d)).enumerate() {
@@ -255,12 +258,12 @@ fn backward_block(
     io: &Inputs<'_>,
     results: &Results<'_>,
     block: &Block,
-    scratch: (&mut [f32], &mut [f32], &mut [f32]),
+    scratch: (&mut [f32], &mut [f32], &mut [f32], &mut [f32]),
 ) {
     let (heads, d) = (io.heads, io.heads.head_dim);
     let (queries, keys) = (block.num_queries(), block.num_keys());
     let kv_head = io.kv_head(block.head);
-    let (dkeys, dvalues, rest) = scratch;
+    let (packing, dkeys, dvalues, rest) = scratch;
     let (p, rest) = rest.split_at_mut(queries * keys);
     let ds = &mut rest[..queries * keys];
     let out_start = block.row() * heads.query_width() + block.head * d;
@@ -277,32 +280,33 @@ fn backward_block(
     };
     let (key_rows, value_rows) = (io.keys(block.segment, kv_head), io.values(block.segment, kv_head));
     let dout_view = View::new(dout.as_ptr(), heads.query_width(), 1);
-    let dquery = View::new_mut(dqkv.at(block.row() * heads.qkv_width() + block.head * d), heads.qkv_width(), 1);
+    let dquery = View::new_mut(dqkv.at(block.row() * heads.qkv_width() + block.head * d), heads.qkv_width());
     assert!(dkeys.len() >= keys * d && dvalues.len() >= keys * d, "scratch holds the segment");
     // SAFETY: `check` and the asserts of `backward` hold the lengths, so the views' elements are inside their slices; `p`
     // and `ds` have queries * keys numbers; `dquery` is this task's own.
     #[expect(unsafe_code, reason = "matrices inside matrices, by pointer and stride")]
     unsafe {
         let scores = Sizes { m: queries, n: keys, k: d };
-        let p_view = View::new_mut(p.as_mut_ptr(), keys, 1);
-        product(scores, p_view, io.queries(block), transposed(key_rows), io.scale(), false, Parallelism::None);
-        let ds_view = View::new_mut(ds.as_mut_ptr(), keys, 1);
-        product(scores, ds_view, dout_view, transposed(value_rows), 1.0, false, Parallelism::None);
+        let p_out = View::new_mut(p.as_mut_ptr(), keys);
+        product(scores, p_out, io.queries(block), key_rows.transposed(), io.scale()).run(packing);
+        let ds_out = View::new_mut(ds.as_mut_ptr(), keys);
+        product(scores, ds_out, dout_view, value_rows.transposed(), 1.0).run(packing);
         softmax_backward_rows(p, ds, &rows);
         let to_keys = Sizes { m: keys, n: d, k: queries };
         let columns = |x: &[f32]| View::new(x.as_ptr(), 1, keys);
-        let dvalues = View::new_mut(dvalues.as_mut_ptr(), d, 1);
-        product(to_keys, dvalues, columns(p), dout_view, 1.0, true, Parallelism::None);
-        let dkeys = View::new_mut(dkeys.as_mut_ptr(), d, 1);
-        product(to_keys, dkeys, columns(ds), io.queries(block), 1.0, true, Parallelism::None);
+        let dvalues = View::new_mut(dvalues.as_mut_ptr(), d);
+        Product { accumulate: true, ..product(to_keys, dvalues, columns(p), dout_view, 1.0) }.run(packing);
+        let dkeys = View::new_mut(dkeys.as_mut_ptr(), d);
+        Product { accumulate: true, ..product(to_keys, dkeys, columns(ds), io.queries(block), 1.0) }.run(packing);
         let to_queries = Sizes { m: queries, n: d, k: keys };
         let ds_view = View::new(ds.as_ptr(), keys, 1);
-        product(to_queries, dquery, ds_view, key_rows, 1.0, false, Parallelism::None);
+        product(to_queries, dquery, ds_view, key_rows, 1.0).run(packing);
     }
 }
 
-fn transposed(view: View<*const f32>) -> View<*const f32> {
-    View::new(view.pointer, view.col_stride, view.row_stride)
+/// c := factor · a · b.
+fn product(sizes: Sizes, c: View<*mut f32>, a: View<*const f32>, b: View<*const f32>, factor: f32) -> Product {
+    Product { sizes, c, a, b, factor, accumulate: false }
 }
 
 vectorised! {
