@@ -218,7 +218,8 @@ pub trait Device: Send {
     fn cache_store(&mut self, cache: Cache, rotated: Span, qkv: Span, rows: &[CacheRow], heads: Heads);
 
     /// out `[n,AD]` := attention of each row's queries (from rotated `[n,(A+K)D]`) over its slot's positions
-    /// `0..=position`. A row's result does not depend on the other rows.
+    /// `0..=position`. A row's result does not depend on the other rows, but on whether one beside it is its neighbour in
+    /// the same slot (rows of a prompt may be computed by blocks).
     fn cache_attention(&mut self, out: Span, rotated: Span, cache: Cache, rows: &[CacheRow], heads: Heads);
 
     /// y `[N,I]` := silu(g) · u for rows (g, u) of gate_up `[N,2I]`.

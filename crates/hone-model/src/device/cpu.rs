@@ -193,9 +193,16 @@ impl Device for Cpu {
     }
 
     fn cache_attention(&mut self, out: Span, rotated: Span, cache: Cache, rows: &[CacheRow], heads: Heads) {
-        let (pool, [out, rotated, keys, values]) = self.parts([out, rotated, cache.keys, cache.values]);
+        let needed = self.threads() * attention::forward_scratch(heads);
+        if self.packing.len() < needed {
+            self.packing.resize(needed, 0.0);
+        }
+        let spans = [out, rotated, cache.keys, cache.values].map(Span::range);
+        let parts = self.arena.numbers().get_disjoint_mut(spans);
+        let [out, rotated, keys, values] = parts.expect("operands are inside the arena and do not overlap");
         let data = cached::CacheData { keys, values, max_context: cache.max_context, heads };
-        pool.install(|| cached::attention(out, rotated, rows, &data));
+        let packing = &mut self.packing;
+        self.pool.install(|| cached::attention(out, rotated, rows, &data, packing));
     }
 
     fn swiglu(&mut self, y: Span, gate_up: Span, intermediate: usize) {

@@ -2,6 +2,8 @@
 
 mod dots;
 
+use super::attention::{self, Stretch, share_out};
+use super::matmul::View;
 use super::simd::{self, vectorised};
 use crate::device::{CacheRow, Heads, Matrix};
 use rayon::prelude::*;
@@ -66,18 +68,90 @@ pub(super) fn store(
     }
 }
 
-/// out `[n,AD]` := attention of each row over its slot.
-pub(super) fn attention(out: &mut [f32], rotated: &[f32], rows: &[CacheRow], cache: &CacheData<'_>) {
+/// out `[n,AD]` := attention of each row over its slot. `workspace` is [`attention::forward_scratch`] numbers for each thread.
+pub(super) fn attention(
+    out: &mut [f32],
+    rotated: &[f32],
+    rows: &[CacheRow],
+    cache: &CacheData<'_>,
+    workspace: &mut [f32],
+) {
+    let heads = cache.heads;
+    assert_eq!(out.len(), rows.len() * heads.query_width(), "out holds every row");
+    assert_eq!(rotated.len(), rows.len() * heads.rotated_width(), "rotated holds every row");
+    let (mut singles, mut stretches) = (Vec::new(), Vec::new());
+    let mut first = 0;
+    while first < rows.len() {
+        let count = run_length(&rows[first..]);
+        if count == 1 {
+            singles.push(first);
+        } else {
+            (0..heads.num_kv_heads).for_each(|kv_head| {
+                stretches.push(stretch(out, rotated, cache, (first, count), rows[first], kv_head));
+            });
+        }
+        first += count;
+    }
+    stretches.sort_by_key(|stretch| std::cmp::Reverse(stretch.first));
+    share_out(workspace, attention::forward_scratch(heads), &stretches, |scratch, stretch| {
+        // SAFETY: `stretch` holds the lengths, so the views' elements are inside their slices; each stretch writes the
+        // rows and columns of `out` that are its own.
+        #[expect(unsafe_code, reason = "matrices inside matrices, by pointer and stride")]
+        unsafe {
+            stretch.run(scratch);
+        }
+    });
+    attend_singles(out, rotated, rows, cache, &singles);
+}
+
+/// How many rows from the first on follow each other in one slot; at most a block of queries.
+fn run_length(rows: &[CacheRow]) -> usize {
+    let follows = |(i, row): &(usize, &CacheRow)| row.slot == rows[0].slot && row.position == rows[0].position + i;
+    rows.iter().enumerate().take(attention::QUERIES).take_while(follows).count()
+}
+
+/// Rows `first..first + count`, the first of which is `row`, for the heads of one key/value head.
+fn stretch(
+    out: &mut [f32],
+    rotated: &[f32],
+    cache: &CacheData<'_>,
+    (first, count): (usize, usize),
+    row: CacheRow,
+    kv_head: usize,
+) -> Stretch {
+    let (heads, d) = (cache.heads, cache.heads.head_dim);
+    assert!(row.position + count <= cache.max_context, "the rows are inside a context");
+    let head = kv_head * (heads.num_heads / heads.num_kv_heads);
+    let start = row.slot * cache.max_context * heads.kv_width();
+    let positions = start..start + (row.position + count) * heads.kv_width();
+    let view = |x: &[f32]| View::new(x[positions.clone()][kv_head * d..].as_ptr(), heads.kv_width(), 1);
+    let (query, result) = (first * heads.rotated_width() + head * d, first * heads.query_width() + head * d);
+    Stretch {
+        heads,
+        queries: View::new(rotated[query..].as_ptr(), heads.rotated_width(), 1),
+        keys: view(cache.keys),
+        values: view(cache.values),
+        out: View::new_mut(out[result..].as_mut_ptr(), heads.query_width()),
+        lse: (std::ptr::null_mut(), 0),
+        first: row.position,
+        count,
+    }
+}
+
+/// Rows that stand alone, as in decoding.
+fn attend_singles(out: &mut [f32], rotated: &[f32], rows: &[CacheRow], cache: &CacheData<'_>, singles: &[usize]) {
     let (heads, d) = (cache.heads, cache.heads.head_dim);
     let group = heads.num_heads / heads.num_kv_heads;
-    out.par_chunks_mut(d).enumerate().for_each_init(Vec::new, |scores, (i, out)| {
-        let (row, head) = (i / heads.num_heads, i % heads.num_heads);
-        let query = &rotated[row * heads.rotated_width() + head * d..][..d];
-        let CacheRow { slot, position } = rows[row];
-        let start = slot * cache.max_context * heads.kv_width() + head / group * d;
-        scores.resize(position + 1, 0.0);
-        attend(out, query, &cache.keys[start..], &cache.values[start..], heads.kv_width(), scores);
-    });
+    let single = |row: &usize| singles.binary_search(row).is_ok();
+    let outs = out.par_chunks_mut(heads.query_width()).enumerate().filter(|(row, _)| single(row));
+    outs.flat_map(|(row, out)| out.par_chunks_mut(d).enumerate().map(move |(head, out)| (row, head, out)))
+        .for_each_init(Vec::new, |scores, (row, head, out)| {
+            let query = &rotated[row * heads.rotated_width() + head * d..][..d];
+            let CacheRow { slot, position } = rows[row];
+            let start = slot * cache.max_context * heads.kv_width() + head / group * d;
+            scores.resize(position + 1, 0.0);
+            attend(out, query, &cache.keys[start..], &cache.values[start..], heads.kv_width(), scores);
+        });
 }
 
 vectorised! {

@@ -8,8 +8,8 @@ mod pack;
 
 use super::attention::share_out;
 use crate::device::Matrix;
-use kernel::{COLS, Output, ROWS};
-use pack::{Source, pack};
+pub(super) use kernel::{COLS, Output, ROWS, tile};
+pub(super) use pack::{Source, pack};
 
 /// Most steps of a sum that are packed together: a panel of b stays in the first-level cache.
 const MAX_DEPTH: usize = 384;
@@ -63,7 +63,7 @@ impl View<*const f32> {
         View { row_stride: self.col_stride, col_stride: self.row_stride, ..self }
     }
 
-    fn from(self, row: usize, col: usize) -> Self {
+    pub(super) fn from(self, row: usize, col: usize) -> Self {
         View { pointer: self.pointer.wrapping_add(row * self.row_stride + col * self.col_stride), ..self }
     }
 }
@@ -73,7 +73,7 @@ impl View<*mut f32> {
         View { pointer, row_stride, col_stride: 1 }
     }
 
-    fn from(self, row: usize, col: usize) -> Self {
+    pub(super) fn from(self, row: usize, col: usize) -> Self {
         View { pointer: self.pointer.wrapping_add(row * self.row_stride + col * self.col_stride), ..self }
     }
 }
@@ -100,8 +100,8 @@ pub(super) fn matmul(
     if c.col_stride != 1 {
         whole = whole.transposed();
     }
-    let parts = whole.parts(packing.len() / PACKING);
-    share_out(packing, &parts, |packing, part| {
+    let parts = whole.parts(rayon::current_num_threads());
+    share_out(packing, PACKING, &parts, |packing, part| {
         // SAFETY: every element of the three matrices lies in its slice, as asserted, and the slices do not overlap because
         // `c` is borrowed for writing. Distinct elements of `c` are distinct numbers: its strides come from
         // `Span::matrix`, or its transpose. The parts are disjoint.
@@ -170,7 +170,7 @@ impl Product {
                 let (lane_stride, step_stride) = (b.col_stride, b.row_stride);
                 let b = Source { pointer: b.pointer, lane_stride, step_stride, lanes: cols, steps };
                 // SAFETY: the part is inside b.
-                unsafe { pack::<COLS>(packed_b, &b) };
+                unsafe { pack::<COLS>(packed_b, COLS * steps, &b) };
                 for row in (0..m).step_by(MAX_ROWS) {
                     let rows = MAX_ROWS.min(m - row);
                     let a = self.a.from(row, step);
@@ -181,7 +181,7 @@ impl Product {
                     let out = Output { c: c.pointer, row_stride: c.row_stride, factor: self.factor, accumulate };
                     // SAFETY: the parts are inside a and c.
                     unsafe {
-                        pack::<ROWS>(packed_a, &a);
+                        pack::<ROWS>(packed_a, ROWS * steps, &a);
                         block(out, (packed_a, rows), (packed_b, cols), steps);
                     }
                 }
@@ -211,7 +211,7 @@ unsafe fn block(out: Output, (a, rows): (&[f32], usize), (b, cols): (&[f32], usi
             // SAFETY: the tile is inside the block, or its part that is inside is copied.
             unsafe {
                 if rows == ROWS && cols == COLS {
-                    kernel::tile(out, a, b);
+                    tile(out, a, b);
                 } else {
                     edge(out, a, b, rows, cols);
                 }
@@ -226,10 +226,10 @@ unsafe fn block(out: Output, (a, rows): (&[f32], usize), (b, cols): (&[f32], usi
 /// That part of `out` must be valid to read and write.
 #[expect(unsafe_code, reason = "tiles of a matrix, by pointer and stride")]
 unsafe fn edge(out: Output, a: &[f32], b: &[f32], rows: usize, cols: usize) {
-    let mut tile = [0.0f32; ROWS * COLS];
+    let mut whole = [0.0f32; ROWS * COLS];
     // SAFETY: the tile is an array of its own.
-    unsafe { kernel::tile(Output { c: tile.as_mut_ptr(), row_stride: COLS, accumulate: false, ..out }, a, b) };
-    for (r, values) in tile.as_chunks::<COLS>().0.iter().enumerate().take(rows) {
+    unsafe { tile(Output { c: whole.as_mut_ptr(), row_stride: COLS, accumulate: false, ..out }, a, b) };
+    for (r, values) in whole.as_chunks::<COLS>().0.iter().enumerate().take(rows) {
         // SAFETY: the part is the caller's promise.
         let row = unsafe { std::slice::from_raw_parts_mut(out.c.wrapping_add(r * out.row_stride), cols) };
         for (c, value) in row.iter_mut().zip(values) {

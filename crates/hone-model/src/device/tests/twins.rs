@@ -125,7 +125,7 @@ fn rotations_agree_with_and_without_norms() {
 #[test]
 fn attention_agrees_on_odd_segments() {
     for heads in HEADS {
-        for segments in [vec![1], vec![1, 1, 1], vec![63, 64, 65, 1], vec![130, 2]] {
+        for segments in [vec![1], vec![1, 1, 1], vec![63, 64, 65, 1], vec![130, 2], vec![450, 3]] {
             check(&format!("attention of {heads:?} over {segments:?}"), |lab| {
                 let n: usize = segments.iter().sum();
                 let longest = segments.iter().copied().max().unwrap();

@@ -1,18 +1,18 @@
 //! The innermost product: a tile of [`ROWS`] × [`COLS`] outputs from packed operands.
 
 /// Rows of a tile.
-pub(super) const ROWS: usize = 6;
+pub(in crate::device::cpu) const ROWS: usize = 6;
 /// Columns of a tile.
-pub(super) const COLS: usize = 16;
+pub(in crate::device::cpu) const COLS: usize = 16;
 
 /// What happens to a tile's sums.
 #[derive(Clone, Copy)]
-pub(super) struct Output {
+pub(in crate::device::cpu) struct Output {
     /// Element (0, 0) of the tile.
-    pub(super) c: *mut f32,
-    pub(super) row_stride: usize,
-    pub(super) factor: f32,
-    pub(super) accumulate: bool,
+    pub(in crate::device::cpu) c: *mut f32,
+    pub(in crate::device::cpu) row_stride: usize,
+    pub(in crate::device::cpu) factor: f32,
+    pub(in crate::device::cpu) accumulate: bool,
 }
 
 /// c `[ROWS,COLS]` := or += factor · aᵀ · b, for packed a `[k,ROWS]` and b `[k,COLS]`. Each sum runs over k in order.
@@ -20,7 +20,7 @@ pub(super) struct Output {
 /// # Safety
 /// The tile of `out` must be valid to read and write, `COLS` numbers side by side in each row.
 #[expect(unsafe_code, reason = "the result is a tile inside a matrix, by pointer and stride")]
-pub(super) unsafe fn tile(out: Output, a: &[f32], b: &[f32]) {
+pub(in crate::device::cpu) unsafe fn tile(out: Output, a: &[f32], b: &[f32]) {
     #[cfg(target_arch = "x86_64")]
     if crate::device::cpu::simd::has_avx2() {
         // SAFETY: the machine has the features; the rest is the caller's promise.

@@ -9,12 +9,12 @@ const BLOCK: usize = 8;
 
 /// Element (lane, step) stands at `lane * lane_stride + step * step_stride`.
 #[derive(Clone, Copy)]
-pub(super) struct Source {
-    pub(super) pointer: *const f32,
-    pub(super) lane_stride: usize,
-    pub(super) step_stride: usize,
-    pub(super) lanes: usize,
-    pub(super) steps: usize,
+pub(in crate::device::cpu) struct Source {
+    pub(in crate::device::cpu) pointer: *const f32,
+    pub(in crate::device::cpu) lane_stride: usize,
+    pub(in crate::device::cpu) step_stride: usize,
+    pub(in crate::device::cpu) lanes: usize,
+    pub(in crate::device::cpu) steps: usize,
 }
 
 impl Source {
@@ -23,32 +23,32 @@ impl Source {
     }
 }
 
-/// packed `[panels,steps,W]` := the elements of x.
+/// packed := panels `[steps,W]` of the elements of x, `panel` numbers from one to the next.
 ///
 /// # Safety
 /// Every element of x must be valid to read.
 #[expect(unsafe_code, reason = "parts of matrices by pointer and stride")]
-pub(super) unsafe fn pack<const W: usize>(packed: &mut [f32], x: &Source) {
-    let packed = &mut packed[..x.lanes.div_ceil(W) * W * x.steps];
+pub(in crate::device::cpu) unsafe fn pack<const W: usize>(packed: &mut [f32], panel: usize, x: &Source) {
     #[cfg(target_arch = "x86_64")]
     if crate::device::cpu::simd::has_avx2() {
         // SAFETY: the machine has the features; the rest is the caller's promise.
-        return unsafe { wide::pack::<W>(packed, x) };
+        return unsafe { wide::pack::<W>(packed, panel, x) };
     }
     // SAFETY: the caller's promise.
-    unsafe { plain::<W>(packed, x) }
+    unsafe { plain::<W>(packed, panel, x) }
 }
 
 /// # Safety
 /// As for [`pack`].
 #[inline(always)]
 #[expect(unsafe_code, reason = "parts of matrices by pointer and stride")]
-unsafe fn plain<const W: usize>(packed: &mut [f32], x: &Source) {
+unsafe fn plain<const W: usize>(packed: &mut [f32], panel: usize, x: &Source) {
     if x.lane_stride == 1 {
         // SAFETY: the caller's promise.
-        return unsafe { contiguous_lanes::<W>(packed, x) };
+        return unsafe { contiguous_lanes::<W>(packed, panel, x) };
     }
-    for (i, panel) in packed.chunks_exact_mut((W * x.steps).max(1)).enumerate() {
+    for i in 0..x.lanes.div_ceil(W) {
+        let panel = &mut packed[i * panel..][..W * x.steps];
         // SAFETY: the caller's promise.
         unsafe { some_steps::<W>(panel, x, i * W, 0) };
     }
@@ -74,10 +74,11 @@ unsafe fn some_steps<const W: usize>(panel: &mut [f32], x: &Source, lane: usize,
 /// As for [`pack`].
 #[inline(always)]
 #[expect(unsafe_code, reason = "parts of matrices by pointer and stride")]
-unsafe fn contiguous_lanes<const W: usize>(packed: &mut [f32], x: &Source) {
+unsafe fn contiguous_lanes<const W: usize>(packed: &mut [f32], panel: usize, x: &Source) {
     for first in (0..x.steps).step_by(STEPS) {
         let steps = STEPS.min(x.steps - first);
-        for (i, panel) in packed.chunks_exact_mut((W * x.steps).max(1)).enumerate() {
+        for i in 0..x.lanes.div_ceil(W) {
+            let panel = &mut packed[i * panel..][..W * x.steps];
             let lanes = W.min(x.lanes - i * W);
             let part = panel[first * W..(first + steps) * W].as_chunks_mut::<W>().0;
             for (step, numbers) in part.iter_mut().enumerate() {
@@ -110,16 +111,17 @@ mod wide {
     /// As for [`super::pack`].
     #[target_feature(enable = "avx2,fma")]
     #[expect(unsafe_code, reason = "parts of matrices by pointer and stride")]
-    pub(super) unsafe fn pack<const W: usize>(packed: &mut [f32], x: &Source) {
+    pub(super) unsafe fn pack<const W: usize>(packed: &mut [f32], panel: usize, x: &Source) {
         // SAFETY: the caller's promise.
         unsafe {
             if x.lane_stride == 1 {
-                return contiguous_lanes::<W>(packed, x);
+                return contiguous_lanes::<W>(packed, panel, x);
             }
             if x.step_stride != 1 {
-                return plain::<W>(packed, x);
+                return plain::<W>(packed, panel, x);
             }
-            for (i, panel) in packed.chunks_exact_mut((W * x.steps).max(1)).enumerate() {
+            for i in 0..x.lanes.div_ceil(W) {
+                let panel = &mut packed[i * panel..][..W * x.steps];
                 let whole = x.steps / BLOCK * BLOCK;
                 for step in (0..whole).step_by(BLOCK) {
                     for lane in (0..W).step_by(BLOCK) {
