@@ -13,6 +13,7 @@ use crate::control::Asked;
 use crate::data_manager::{self, GenerateOrder, GeneratedFile};
 use crate::inbox::Scan;
 use crate::options::{Limits, LoopConfig};
+use crate::run_loop::HouseReport;
 use crate::status::LiveUpdate;
 use crate::worker::ChildHandle;
 use anyhow::{Context, Result, bail};
@@ -43,8 +44,12 @@ pub(crate) enum Message {
     Live(LiveUpdate),
     /// The request for data ended.
     Generated(Result<GeneratedFile>),
-    /// This host could not do it now; it is to be tried again after a while.
-    Again(Effect),
+    /// This host could not do it now, and why; it is to be tried again after a while.
+    Again(Effect, String),
+    /// So many bytes were free when a worker ended badly, before its leftovers were removed.
+    Free(u64),
+    /// Housekeeping ended.
+    Housekept(HouseReport),
 }
 
 /// What every effect knows.
@@ -66,10 +71,9 @@ impl Env {
         self.send(Message::Event(event));
     }
 
-    /// For trouble of this host: logged, and the effect is tried again.
+    /// For trouble of this host: the effect is tried again.
     fn again(&self, effect: Effect, error: &anyhow::Error) {
-        tracing::warn!(?effect, "failed to {error:#}; it is tried again");
-        self.send(Message::Again(effect));
+        self.send(Message::Again(effect, format!("{error:#}")));
     }
 }
 
@@ -85,6 +89,7 @@ pub(crate) struct Runner {
     env: Env,
     files: Lane,
     publishing: Lane,
+    housekeeping: Lane,
     workers: HashMap<LeaseToken, ChildHandle>,
     checks: HashMap<DatasetId, ChildHandle>,
     threads: Vec<JoinHandle<()>>,
@@ -102,6 +107,7 @@ impl Runner {
             env: Env { layout: layout.clone(), program, admin_key, messages },
             files: Lane::start("files")?,
             publishing: Lane::start("publishing")?,
+            housekeeping: Lane::start("removing")?,
             workers: HashMap::new(),
             checks: HashMap::new(),
             threads: Vec::new(),
@@ -141,9 +147,15 @@ impl Runner {
                 Ok(())
             }
             Effect::Deploy { deployment } => self.spawn("deploy", move || target::deploy(&env, given, deployment)),
+            Effect::RemovePruned => self.housekeeping.run(move || files::remove_pruned(&env, &given)),
             // The loop's own.
             Effect::Exit => Ok(()),
         }
+    }
+
+    /// Where messages to the loop go.
+    pub fn messages(&self) -> SyncSender<Message> {
+        self.env.messages.clone()
     }
 
     /// Takes over a thread of the loop, to be joined with the others.
@@ -171,7 +183,7 @@ impl Runner {
                 bail!("go on: the thread of an effect ({name}) panicked");
             }
         }
-        self.files.check().and_then(|()| self.publishing.check())
+        self.files.check().and_then(|()| self.publishing.check()).and_then(|()| self.housekeeping.check())
     }
 
     /// Forgets a child that ended.
@@ -190,7 +202,7 @@ impl Runner {
         for child in self.workers.values().chain(self.checks.values()) {
             child.kill(DAEMON_ENDS);
         }
-        let lanes = [self.files.close(), self.publishing.close()];
+        let lanes = [self.files.close(), self.publishing.close(), self.housekeeping.close()];
         let start = Instant::now();
         for thread in self.threads.into_iter().chain(lanes) {
             while !thread.is_finished() && start.elapsed() < wait {

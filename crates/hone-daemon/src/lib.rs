@@ -28,6 +28,7 @@ pub mod skill;
 pub mod status;
 pub mod supervisor;
 
+mod background;
 mod effects;
 mod http;
 mod requests;
@@ -36,5 +37,5 @@ mod run_loop;
 mod testing;
 mod worker;
 
-pub use options::{DaemonOptions, DataManagerConfig, Limits, LoopConfig, SkillEndpoint};
-pub use run_loop::{apply_offline, run};
+pub use options::{DaemonOptions, DataManagerConfig, Housekeeping, Limits, LoopConfig, SkillEndpoint};
+pub use run_loop::{apply_offline, prune_offline, run};

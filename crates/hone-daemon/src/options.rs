@@ -4,6 +4,7 @@
 use anyhow::Result;
 use hone_pipeline::config::Settings;
 use hone_pipeline::state::Priority;
+use hone_store::retention::Rest;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -60,6 +61,29 @@ pub struct LoopConfig {
     pub data_manager: DataManagerConfig,
     /// Named limits of the effects.
     pub limits: Limits,
+    /// Retention and snapshots.
+    pub housekeeping: Housekeeping,
+}
+
+/// What is done beside the work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Housekeeping {
+    /// Time between two runs.
+    pub every_ms: u64,
+    /// Time limit of one run.
+    pub max_ms: u64,
+    /// When the daily snapshot is due, in minutes since midnight UTC; `None` = never.
+    pub snapshot_at_min: Option<u64>,
+    /// How long the rest stays.
+    pub rest: Rest,
+}
+
+impl Default for Housekeeping {
+    fn default() -> Self {
+        let day = 24 * 3_600_000;
+        let rest = Rest { rejected_ms: 30 * day, runs_ms: 14 * day, logs_ms: 30 * day, keep_snapshots: 7 };
+        Housekeeping { every_ms: 60_000, max_ms: 300_000, snapshot_at_min: Some(180), rest }
+    }
 }
 
 /// The `auto_generate` group and the configured skills.

@@ -8,10 +8,10 @@ use crate::options::LoopConfig;
 use anyhow::{Context, Result};
 use hone_pipeline::config::Level;
 use hone_pipeline::finding::SchemaOrigin;
-use hone_pipeline::ids::{CheckpointId, JobId, LeaseToken};
+use hone_pipeline::ids::{CheckpointId, DatasetId, JobId, LeaseToken};
 use hone_pipeline::spec;
 use hone_pipeline::state::{Dataset, State};
-use hone_pipeline::wire::{CheckRequest, EvalRequest, TrainFile, TrainRequest, WIRE_FORMAT_VERSION};
+use hone_pipeline::wire::{CheckRequest, EvalRequest, Replay, TrainFile, TrainRequest, WIRE_FORMAT_VERSION};
 use hone_store::Layout;
 use hone_store::datasets::sidecar_of;
 use serde_json::{Value, json};
@@ -69,15 +69,11 @@ pub(crate) fn train(
     let parent = state.latest_checkpoint().context("find a checkpoint to start from")?;
     let settings = job.settings.clone().with_context(|| format!("find the settings of {}", job.id))?;
     let resume_dir = layout.resume(parent.id);
-    let mut files = Vec::new();
-    for id in &job.datasets {
-        let dataset = state.datasets.get(id).with_context(|| format!("find {id}"))?;
-        files.push(TrainFile {
-            name: id.to_string(),
-            path: layout.dataset_file(dataset),
-            schema_id: dataset.schema_id.clone().with_context(|| format!("find the schema of {id}"))?,
-        });
-    }
+    let files = train_files(layout, state, &job.datasets)?;
+    let replay = match &job.replay {
+        Some(replay) => Some(Replay { share: replay.share, files: train_files(layout, state, &replay.datasets)? }),
+        None => None,
+    };
     let mut preview_files = suites(layout, config)?;
     preview_files.truncate(MAX_PREVIEW_FILES);
     Ok(TrainRequest {
@@ -90,6 +86,8 @@ pub(crate) fn train(
         parent: parent.id,
         resume_dir: resume_dir.is_dir().then_some(resume_dir),
         files,
+        replay,
+        number_from: state.highest_number(),
         position: job.position.clone(),
         rows_digest: state.rows_digest(job.id).to_string(),
         lineage: lineage(state, job.id, parent.id, &settings),
@@ -98,6 +96,18 @@ pub(crate) fn train(
         staging: Layout::checkpoint_staging(token),
         resume_staging: Layout::resume_staging(token),
     })
+}
+
+fn train_files(layout: &Layout, state: &State, datasets: &[DatasetId]) -> Result<Vec<TrainFile>> {
+    let file = |id: &DatasetId| -> Result<TrainFile> {
+        let dataset = state.datasets.get(id).with_context(|| format!("find {id}"))?;
+        Ok(TrainFile {
+            name: id.to_string(),
+            path: layout.dataset_file(dataset),
+            schema_id: dataset.schema_id.clone().with_context(|| format!("find the schema of {id}"))?,
+        })
+    };
+    datasets.iter().map(file).collect()
 }
 
 /// The evaluation of a checkpoint on the suites that lie in `validation/` now.
@@ -182,6 +192,7 @@ fn lineage(state: &State, job: JobId, parent: CheckpointId, settings: &hone_pipe
         "parent_manifest": state.checkpoints.get(&parent).map(|checkpoint| &checkpoint.manifest_hash),
         "job": job.to_string(),
         "datasets": datasets.collect::<Vec<_>>(),
+        "replay": state.jobs[&job].replay,
         "settings": settings,
         "versions": { "hone": env!("CARGO_PKG_VERSION") },
     })

@@ -4,8 +4,13 @@
 //! quarter of it has passed), so every decision is committed; figures in between go to the view only. No recovery
 //! depends on them: `recover` clears the lease and the figures.
 
+mod housekeeping;
 mod timers;
 
+pub use housekeeping::prune_offline;
+pub(crate) use housekeeping::{HouseReport, free_bytes};
+
+use crate::background::BackgroundWorker;
 use crate::clock::now_ms;
 use crate::control::{self, Asked};
 use crate::data_manager::{self, FIRST_LEVEL, GenerateOrder, GeneratedFile, Memory};
@@ -21,6 +26,7 @@ use hone_pipeline::event::{Command, Decision, Effect, Event};
 use hone_pipeline::state::{Change, CheckpointState, Control, LogEntry, LogSeverity, State};
 use hone_pipeline::wire::{ControlReply, ControlRequest};
 use hone_store::{OwnerLock, OwnerLockError, Store, owner_lock, publish};
+use housekeeping::House;
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -32,8 +38,6 @@ use timers::Timers;
 
 /// Messages that wait for the loop; a sender beyond waits itself.
 const MAX_MESSAGES: usize = 1024;
-/// Wait before an effect that this host could not do is started again.
-const AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// How long a taken workspace is asked for, and how often.
 const LOCK_WAIT: Duration = Duration::from_millis(500);
 const LOCK_POLL: Duration = Duration::from_millis(5);
@@ -65,12 +69,14 @@ pub fn run(options: DaemonOptions, stop: Arc<AtomicBool>, on_ready: impl FnOnce(
     let mut runner = Runner::new(&layout, options.program.clone(), options.admin_key.clone(), sender.clone())?;
     let (scans, scanner) = start_scanner(&options, &layout.inbox(), sender.clone())?;
     runner.adopt(scanner);
+    let (worker, background) = BackgroundWorker::start()?;
+    runner.adopt(background);
     let asker = sender.clone();
     let ask = move |asked: Asked| asker.send(Message::Asked(asked)).is_ok();
     let server = control::Server::start(&layout.control_socket(), ask)?;
     let exit_wait = Duration::from_millis(config.limits.exit_wait_ms);
     let state = Arc::new(store.load()?);
-    let mut daemon = Daemon::new(options, store, state, config, runner, scans);
+    let mut daemon = Daemon::new(options, store, state, config, runner, scans, House::new(worker));
     let result = daemon.recover().and_then(|()| {
         on_ready();
         daemon.run(&messages, &stop)
@@ -124,7 +130,7 @@ struct Daemon {
     scanning: bool,
     /// Files that were taken since the scan under way began: it may have seen them before.
     taken: HashSet<String>,
-    delayed: Vec<(Instant, Effect)>,
+    house: House,
     generating: bool,
     last_generated_ms: u64,
     turn: u64,
@@ -140,6 +146,7 @@ impl Daemon {
         config: LoopConfig,
         runner: Runner,
         scans: SyncSender<()>,
+        house: House,
     ) -> Daemon {
         let memory = Memory::read(&options.root);
         Daemon {
@@ -152,7 +159,7 @@ impl Daemon {
             scans,
             scanning: false,
             taken: HashSet::new(),
-            delayed: Vec::new(),
+            house,
             generating: false,
             last_generated_ms: memory.last_ms,
             turn: memory.next_seed,
@@ -162,6 +169,8 @@ impl Daemon {
     }
 
     fn recover(&mut self) -> Result<()> {
+        // Known before anything begins.
+        self.note_room_at_start()?;
         let decision = recover(&self.given.state, &self.given.config.settings, now_ms());
         self.carry_out(decision)
     }
@@ -201,6 +210,7 @@ impl Daemon {
     fn message(&mut self, message: Message) -> Result<()> {
         match message {
             Message::Event(event) => {
+                self.settled(&event);
                 match &event {
                     Event::WorkerExited { token, .. } => self.runner.forget_worker(*token),
                     Event::Checked { dataset, .. } | Event::CheckFailed { dataset, .. } => {
@@ -227,10 +237,12 @@ impl Daemon {
                 Ok(())
             }
             Message::Generated(result) => self.generated(result),
-            Message::Again(effect) => {
-                self.delayed.push((Instant::now() + AGAIN_AFTER, effect));
+            Message::Again(effect, error) => {
+                self.again(effect, &error);
                 Ok(())
             }
+            Message::Free(free_bytes) => self.disk_has(free_bytes),
+            Message::Housekept(report) => self.housekept(report),
         }
     }
 
@@ -242,6 +254,10 @@ impl Daemon {
             ControlRequest::Scan => {
                 self.timers.scan_now();
                 ControlReply::Ok { message: "looking".to_string() }
+            }
+            ControlRequest::Housekeep => {
+                self.housekeeping_now();
+                ControlReply::Ok { message: "retention is looked at now".to_string() }
             }
             ControlRequest::Command { command } => match self.event(&Event::Command(command))? {
                 Some(Ok(message)) => ControlReply::Ok { message },
@@ -317,7 +333,7 @@ impl Daemon {
         for file in scan.ready.into_iter().filter(|file| !self.taken.contains(&file.inbox_path)).collect::<Vec<_>>() {
             let crate::inbox::ReadyFile { inbox_path, priority, schema_flag } = file;
             self.event(&Event::FileArrived { inbox_path, priority, schema_flag })?;
-            if self.given.state.queue_full {
+            if self.given.state.queue_full || self.given.state.disk_low {
                 break;
             }
         }
@@ -331,12 +347,10 @@ impl Daemon {
             self.scanning = true;
             self.scans.try_send(()).ok().context("go on: the scanner ended")?;
         }
-        let due: Vec<_> = self.delayed.extract_if(.., |(at, _)| *at <= now).collect();
-        for (_, effect) in due {
-            self.runner.start(effect, &self.given)?;
-        }
+        self.start_delayed()?;
         if self.timers.tick_due(now) {
             self.runner.reap()?;
+            self.keep_house()?;
             self.event(&Event::Tick)?;
             self.ask_for_data()?;
         }
@@ -348,7 +362,7 @@ impl Daemon {
 
     fn ask_for_data(&mut self) -> Result<()> {
         let Given { state, config } = &self.given;
-        if self.generating || self.live.in_inbox > 0 {
+        if self.generating || self.live.in_inbox > 0 || state.disk_low {
             return Ok(());
         }
         let now = now_ms();
@@ -382,9 +396,7 @@ impl Daemon {
                 (LogSeverity::Warning, "data_not_generated", message)
             }
         };
-        let subject = "data_manager".to_string();
-        let entry = LogEntry { at_ms: now_ms(), severity, kind: kind.to_string(), subject, message };
-        self.carry_out(Decision { changes: vec![Change::Log(entry)], ..Decision::default() })
+        self.note(severity, kind, "data_manager", message)
     }
 
     fn write_view(&self) {
@@ -400,7 +412,7 @@ impl Daemon {
     fn end(mut self, wait: Duration) {
         self.live.stopped = true;
         self.write_view();
-        drop(self.scans);
+        drop((self.scans, self.house));
         self.runner.shut_down(wait);
     }
 }

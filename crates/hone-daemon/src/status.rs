@@ -10,7 +10,7 @@ mod tests;
 use hone_pipeline::ids::{CheckpointId, JobId};
 use hone_pipeline::state::{Control, DatasetState, DeploymentState, JobState, Priority, Progress, State, TimeMs, Work};
 use serde::{Deserialize, Serialize};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 /// Version of the view's format.
 pub const FORMAT_VERSION: u32 = 1;
@@ -54,6 +54,28 @@ pub struct TrainingStatus {
     pub warnings: Vec<String>,
     /// Why `config.json` could not be read; the values of before apply.
     pub config_error: Option<String>,
+    /// Free bytes on the workspace's disk.
+    #[serde(default)]
+    pub free_bytes: Option<u64>,
+    /// True while nothing new is begun for lack of room.
+    #[serde(default)]
+    pub disk_low: bool,
+    /// What this host could not do and tries again.
+    #[serde(default)]
+    pub troubles: Vec<Trouble>,
+}
+
+/// Something that this host could not do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trouble {
+    /// E.g. `publish checkpoint-5`.
+    pub what: String,
+    /// Why, at the last try.
+    pub error: String,
+    /// Tries so far.
+    pub tries: u32,
+    /// When it began.
+    pub since_ms: TimeMs,
 }
 
 /// What the daemon does.
@@ -142,6 +164,8 @@ pub(crate) struct Live {
     pub warnings: VecDeque<String>,
     pub in_inbox: usize,
     pub config_error: Option<String>,
+    pub free_bytes: Option<u64>,
+    pub troubles: BTreeMap<String, Trouble>,
 }
 
 /// News from a child that only the view shows.
@@ -217,6 +241,9 @@ pub(crate) fn view(state: &State, live: &Live, targets: &[&str], now: TimeMs) ->
         previews: live.previews.iter().cloned().collect(),
         warnings: live.warnings.iter().cloned().collect(),
         config_error: live.config_error.clone(),
+        free_bytes: live.free_bytes,
+        disk_low: state.disk_low,
+        troubles: live.troubles.values().cloned().collect(),
     }
 }
 

@@ -195,6 +195,7 @@ fn first_changes() -> [Change; 2] {
         created_ms: 0,
         ends_job: true,
         yielded: false,
+        marks: Default::default(),
     };
     [Change::SetLineage(lineage), Change::PutCheckpoint(checkpoint)]
 }
@@ -449,6 +450,82 @@ fn data_is_asked_for_when_the_queue_runs_dry_and_is_trained_like_any_other() {
     assert_eq!(dataset.provenance.as_ref().unwrap()["seed"], 1);
     stop.store(true, Ordering::SeqCst);
     daemon.join().unwrap().unwrap();
+}
+
+impl Workspace {
+    fn set(&self, change: impl FnOnce(&mut Settings)) {
+        let file = self.path().join("settings.json");
+        let mut settings: Settings = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        change(&mut settings);
+        let text = serde_json::to_vec(&settings).unwrap();
+        hone_disk::write_atomic(&file, &text).unwrap();
+    }
+
+    fn view(&self) -> Option<hone_daemon::status::TrainingStatus> {
+        let view = std::fs::read(self.path().join("status/training_status.json")).ok()?;
+        serde_json::from_slice(&view).ok()
+    }
+}
+
+#[test]
+fn retention_takes_old_checkpoints_and_spares_what_is_needed() {
+    let mut ws = Workspace::new(|settings| settings.train.save_steps = 2);
+    ws.start();
+    ws.submit("a.jsonl", &rows("a", 12));
+    let state = ws.wait_for("checkpoint-12 is served", |state| is_completed(state, 1) && serves(state, 12));
+    let before = state.served_before("here").unwrap();
+    ws.set(|settings| (settings.retention.keep_ms, settings.retention.min_age_ms) = (0, 0));
+    let asked = control::send(ws.path(), &ControlRequest::Housekeep, TIMEOUT);
+    assert!(matches!(asked, Ok(ControlReply::Ok { .. })), "{asked:?}");
+    let left = |state: &State| -> Vec<u64> {
+        let here = |c: &&Checkpoint| c.state == CheckpointState::Published;
+        state.checkpoints.values().filter(here).map(|c| c.id.0).collect()
+    };
+    let needed: std::collections::BTreeSet<u64> = [0, before.0, 12].into();
+    ws.wait_for("old ones are pruned", |state| {
+        left(state).into_iter().collect::<std::collections::BTreeSet<_>>() == needed
+    });
+    let folders = || -> std::collections::BTreeSet<u64> {
+        let names = std::fs::read_dir(ws.path().join("checkpoints")).unwrap().flatten();
+        names.filter_map(|name| name.file_name().to_str()?.parse::<CheckpointId>().ok()).map(|id| id.0).collect()
+    };
+    ws.wait_for("their files go", |_| folders().into_iter().all(|id| needed.contains(&id)));
+    assert!(folders().contains(&12));
+    assert!(ws.log_kinds().contains(&"checkpoint_pruned".to_string()));
+    // The next file goes on from the latest.
+    ws.submit("b.jsonl", &rows("b", 2));
+    ws.wait_for("the next file is trained", |state| is_completed(state, 2));
+}
+
+#[test]
+fn without_room_files_wait_in_the_inbox_and_the_view_says_so() {
+    let mut ws = Workspace::new(|settings| settings.min_free_bytes = u64::MAX / 2);
+    ws.start();
+    ws.submit("a.jsonl", &rows("a", 2));
+    ws.wait_for("it says so", |state| state.disk_low);
+    ws.wait_for("so does the view", |_| ws.view().is_some_and(|view| view.disk_low && view.free_bytes.is_some()));
+    let state = ws.state();
+    assert!(state.jobs.is_empty() && state.lease.is_none());
+    assert!(Layout::new(ws.path()).inbox().join("a.jsonl").is_file());
+    ws.set(|settings| settings.min_free_bytes = 0);
+    let state = ws.wait_for("it goes on by itself", |state| is_completed(state, 1));
+    assert!(!state.disk_low);
+}
+
+#[test]
+fn what_this_host_cannot_do_is_tried_again_and_shown() {
+    let mut ws = Workspace::new(|_| {});
+    // A file stands where the folder of the first data set belongs.
+    let in_the_way = ws.path().join("datasets/dataset-1");
+    std::fs::write(&in_the_way, "").unwrap();
+    ws.start();
+    ws.submit("a.jsonl", &rows("a", 2));
+    let shown =
+        || ws.view().is_some_and(|view| view.troubles.iter().any(|t| t.what == "take dataset-1" && t.tries > 0));
+    ws.wait_for("the view shows the trouble", |_| shown());
+    std::fs::remove_file(&in_the_way).unwrap();
+    ws.wait_for("it goes on by itself", |state| is_completed(state, 1));
+    ws.wait_for("the trouble is over", |_| ws.view().is_some_and(|view| view.troubles.is_empty()));
 }
 
 #[test]

@@ -17,7 +17,7 @@ mod tree;
 
 pub use files::{append_line, create_dir, create_file, hash_file, write_atomic, write_json};
 pub use lock::FileLock;
-pub use tree::{link_or_copy, remove_file, remove_tree, rename, sync_tree};
+pub use tree::{copy_dir, link_or_copy, remove_file, remove_tree, rename, sync_tree};
 
 /// Without fault injection every durable operation is allowed.
 #[cfg(not(any(test, feature = "faults")))]

@@ -35,6 +35,20 @@ pub fn link_or_copy(from: &Path, to: &Path) -> Result<()> {
     sync_parent(to)
 }
 
+/// Copies a folder to a place that does not exist yet, durably: it becomes visible when it is whole. The two share
+/// nothing afterwards.
+pub fn copy_dir(from: &Path, to: &Path) -> Result<()> {
+    if to.exists() {
+        bail!("{} exists already", to.display());
+    }
+    let temporary = temporary_beside(to)?;
+    let result = copy_tree(from, &temporary).and_then(|()| rename(&temporary, to));
+    if result.is_err() {
+        let _ = remove_tree(&temporary);
+    }
+    result.with_context(|| format!("copy {} to {}", from.display(), to.display()))
+}
+
 /// Removes a file; fine if it is absent.
 pub fn remove_file(path: &Path) -> Result<()> {
     let remove = || {

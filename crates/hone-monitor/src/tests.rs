@@ -128,6 +128,8 @@ fn dataset(id: u64, file_name: &str, state: DatasetState) -> Change {
         provenance: None,
         check_started: false,
         filed: false,
+        gone: None,
+        set_aside: None,
     })
 }
 
@@ -156,6 +158,7 @@ fn job(id: u64, priority: Priority, state: JobState, progress: Option<Progress>)
         not_before_ms: 0,
         settings: None,
         position: Position::default(),
+        replay: None,
         skip_reason: None,
         progress,
         created_ms: 1,
@@ -176,6 +179,7 @@ fn checkpoint(number: u64, parent: Option<u64>) -> Change {
         created_ms: number,
         ends_job: false,
         yielded: false,
+        marks: Default::default(),
     })
 }
 

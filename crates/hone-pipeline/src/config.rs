@@ -138,6 +138,49 @@ pub struct Settings {
     pub max_checks: usize,
     /// How many queued jobs the queue holds before files wait in the inbox.
     pub max_queued_jobs: usize,
+    /// Below so many free bytes nothing new is begun; 0 = never.
+    #[serde(default)]
+    pub min_free_bytes: u64,
+    /// Which checkpoints stay on disk.
+    #[serde(default)]
+    pub retention: Retention,
+    /// Files with fewer rows share a job until it has so many; 0 = one job per file.
+    #[serde(default)]
+    pub min_rows: u64,
+    /// Rows of earlier data sets that a job trains again, per new row; 0 = none.
+    #[serde(default)]
+    pub replay_share: f64,
+    /// Earlier data sets that one job takes such rows from, at most.
+    #[serde(default)]
+    pub replay_max_datasets: usize,
+}
+
+/// Which checkpoints stay on disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retention {
+    /// Older ones go.
+    pub keep_ms: u64,
+    /// When all together are larger, the oldest go before their time.
+    pub max_total_bytes: u64,
+    /// None goes before it is so old.
+    pub min_age_ms: u64,
+    /// How many resume states stay.
+    pub keep_resume: usize,
+    /// How long the rows of a data set stay after its last job ended; 0 = for ever.
+    pub keep_datasets_ms: u64,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        let hour = 3_600_000;
+        Retention {
+            keep_ms: 36 * hour,
+            max_total_bytes: 150_000_000_000,
+            min_age_ms: hour,
+            keep_resume: 2,
+            keep_datasets_ms: 180 * 24 * hour,
+        }
+    }
 }
 
 pub use crate::finding::Level;
@@ -157,6 +200,11 @@ impl Default for Settings {
             targets: Vec::new(),
             max_checks: 1,
             max_queued_jobs: 10_000,
+            min_free_bytes: 0,
+            retention: Retention::default(),
+            min_rows: 0,
+            replay_share: 0.0,
+            replay_max_datasets: 32,
         }
     }
 }

@@ -10,19 +10,23 @@ mod checkpoints;
 mod commands;
 mod deployment;
 mod device;
+mod disk;
 mod draft;
 mod evaluation;
 mod inbox;
+mod replay;
 
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use crate::config::Settings;
 use crate::event::{Command, Decision, Event};
+use crate::ids::CheckpointId;
 use crate::state::{State, TimeMs};
 use draft::Draft;
+use std::collections::BTreeMap;
 
 /// Live figures of a running slice are committed at most this often.
 pub const PROGRESS_EVERY_MS: u64 = 1_000;
@@ -55,6 +59,8 @@ pub fn decide(state: &State, settings: &Settings, event: &Event, now: TimeMs) ->
         Event::DeployFailed { deployment, reason, transient } => {
             deployment::failed(&mut draft, *deployment, reason, *transient);
         }
+        Event::Measured { sizes } => disk::measured(&mut draft, sizes),
+        Event::DiskSpace { free_bytes } => disk::space(&mut draft, *free_bytes),
         Event::Command(command) => commands::command(&mut draft, command),
         Event::Tick => device::check_limits(&mut draft),
     }
@@ -77,6 +83,7 @@ pub fn recover(state: &State, settings: &Settings, now: TimeMs) -> Decision {
     inbox::recover(&mut draft);
     checkpoints::recover(&mut draft);
     deployment::recover(&mut draft);
+    disk::recover(&mut draft);
     settle(&mut draft);
     draft.finish()
 }
@@ -90,6 +97,20 @@ pub fn command_offline(state: &State, settings: &Settings, command: &Command, no
     }
     let mut draft = Draft::new(state, settings, now);
     commands::command(&mut draft, command);
+    Decision { effects: Vec::new(), ..draft.finish() }
+}
+
+/// Retention without a daemon: what `Event::Measured` changes. No effect is started. The caller holds the owner lock
+/// and removes what the state then calls pruned.
+#[must_use]
+pub fn measured_offline(
+    state: &State,
+    settings: &Settings,
+    sizes: &BTreeMap<CheckpointId, u64>,
+    now: TimeMs,
+) -> Decision {
+    let mut draft = Draft::new(state, settings, now);
+    disk::measured(&mut draft, sizes);
     Decision { effects: Vec::new(), ..draft.finish() }
 }
 

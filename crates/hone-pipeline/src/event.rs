@@ -4,6 +4,7 @@ use crate::finding::Report;
 use crate::ids::{CheckpointId, DatasetId, DeploymentId, JobId, LeaseToken};
 use crate::state::{Change, Evaluation, Position, Priority, Progress};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Something that happened. Events of workers carry the token of their lease.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -102,6 +103,16 @@ pub enum Event {
         /// False when trying again cannot help.
         transient: bool,
     },
+    /// The checkpoint folders were measured.
+    Measured {
+        /// Bytes of each published checkpoint that has a folder.
+        sizes: BTreeMap<CheckpointId, u64>,
+    },
+    /// The free room of the workspace's disk has crossed the limit of `min_free_bytes`.
+    DiskSpace {
+        /// Free bytes.
+        free_bytes: u64,
+    },
     /// A person asked for something.
     Command(Command),
     /// Time passed (about once a second): leases, back-off.
@@ -198,6 +209,18 @@ pub enum Command {
         /// Why.
         reason: String,
     },
+    /// Keep the files of a checkpoint whatever retention says.
+    Pin {
+        /// Which.
+        checkpoint: CheckpointId,
+        /// Why.
+        reason: String,
+    },
+    /// Leave a checkpoint to retention again.
+    Unpin {
+        /// Which.
+        checkpoint: CheckpointId,
+    },
     /// Serve what was live before on every target.
     Rollback {
         /// Why.
@@ -279,6 +302,9 @@ pub enum Effect {
         /// The deployment.
         deployment: DeploymentId,
     },
+    /// Remove what lies on disk of checkpoints that the state calls pruned. Sends no event; done again at every
+    /// start, so that a crash in between leaves nothing behind.
+    RemovePruned,
     /// End the daemon: no child holds the device and no checkpoint waits to be published. Checks and
     /// deployments under way are ended; the next start does them again.
     Exit,

@@ -10,6 +10,7 @@ pub mod decide;
 pub mod event;
 pub mod finding;
 pub mod ids;
+pub mod retention;
 pub mod spec;
 pub mod state;
 pub mod wire;

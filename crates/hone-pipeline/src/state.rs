@@ -8,9 +8,11 @@ use std::collections::BTreeMap;
 
 mod change;
 mod evaluation;
+mod marks;
 
 pub use change::{Change, LogEntry, LogSeverity};
 pub use evaluation::{Evaluation, Judgement, Outcome, SuiteResult};
+pub use marks::{Gone, JobReplay, Marks};
 
 /// Milliseconds since the Unix epoch. Passed in, never read here.
 pub type TimeMs = u64;
@@ -43,6 +45,9 @@ pub struct State {
     /// True while arriving files wait in the inbox because the queue is full.
     #[serde(default)]
     pub queue_full: bool,
+    /// True while nothing new is begun because the disk is nearly full.
+    #[serde(default)]
+    pub disk_low: bool,
 }
 
 /// Numbers that only grow.
@@ -154,6 +159,12 @@ pub struct Dataset {
     /// For a rejected or duplicate dataset: true once its folder is gone (`Event::Filed`).
     #[serde(default)]
     pub filed: bool,
+    /// Why its rows are not here any more (its report stays); written before the file goes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gone: Option<Gone>,
+    /// Why it is not trained again by itself: set by `undo` and `forget`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set_aside: Option<String>,
 }
 
 /// How far a dataset is. The file is moved by effects *after* the state says so, so a restart repeats the move.
@@ -199,6 +210,9 @@ pub struct Job {
     pub settings: Option<TrainSettings>,
     /// Where the next slice begins: optimizer steps of this job that are in a published checkpoint.
     pub position: Position,
+    /// Earlier data sets whose rows are mixed in, frozen with the settings; none for a job of an older hone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay: Option<JobReplay>,
     /// Set by `skip`: the job ends as skipped at its next checkpoint.
     #[serde(default)]
     pub skip_reason: Option<String>,
@@ -339,6 +353,9 @@ pub struct Checkpoint {
     pub ends_job: bool,
     /// True when the slice ended early because it was asked to.
     pub yielded: bool,
+    /// What people decided about it. Written by no hone before it existed: absent means none.
+    #[serde(default, skip_serializing_if = "Marks::is_none")]
+    pub marks: Marks,
 }
 
 /// How far a checkpoint is.
@@ -411,19 +428,39 @@ pub enum DeploymentState {
 }
 
 impl State {
-    /// The newest published checkpoint: where the next slice starts from.
+    /// The newest published checkpoint that is not abandoned: where the next slice starts from.
     #[must_use]
     pub fn latest_checkpoint(&self) -> Option<&Checkpoint> {
-        self.checkpoints.values().rev().find(|c| c.state == CheckpointState::Published)
+        let goes_on = |c: &&Checkpoint| c.state == CheckpointState::Published && c.marks.abandoned.is_none();
+        self.checkpoints.values().rev().find(goes_on)
+    }
+
+    /// The highest number that any checkpoint has that was or will be visible; the next one counts on from here.
+    #[must_use]
+    pub fn highest_number(&self) -> Option<CheckpointId> {
+        let counts = |c: &&Checkpoint| !matches!(c.state, CheckpointState::Refused { .. });
+        self.checkpoints.values().rev().find(counts).map(|c| c.id)
     }
 
     /// BLAKE3 over the ordered ids of all rows that a job has in the published chain; empty before its first
     /// checkpoint. What [`crate::wire::TrainRequest::rows_digest`] wants.
     #[must_use]
     pub fn rows_digest(&self, job: JobId) -> &str {
-        let of_job = |c: &&Checkpoint| c.job == Some(job);
+        let of_job = |c: &&Checkpoint| c.job == Some(job) && c.marks.abandoned.is_none();
         let visible = |c: &&Checkpoint| matches!(c.state, CheckpointState::Published | CheckpointState::Pruned);
         self.checkpoints.values().rev().filter(of_job).find(visible).map_or("", |c| &c.rows_digest)
+    }
+
+    /// The last other checkpoint that a target has served and whose files are still here: what a rollback goes to.
+    #[must_use]
+    pub fn served_before(&self, target: &str) -> Option<CheckpointId> {
+        let live = self.live_on(target)?.checkpoint;
+        let is_here =
+            |id: CheckpointId| self.checkpoints.get(&id).is_some_and(|c| c.state == CheckpointState::Published);
+        let was_live = |d: &&Deployment| d.target == target && d.live_since_ms.is_some();
+        let others =
+            self.deployments.values().filter(was_live).filter(|d| d.checkpoint != live && is_here(d.checkpoint));
+        others.max_by_key(|d| (d.live_since_ms, d.id)).map(|d| d.checkpoint)
     }
 
     /// What is live on a target.

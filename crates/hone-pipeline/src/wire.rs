@@ -68,6 +68,14 @@ pub struct TrainRequest {
     pub resume_dir: Option<PathBuf>,
     /// What to train on, in order.
     pub files: Vec<TrainFile>,
+    /// Rows of earlier data sets that are trained again beside them. A reader that does not know the field trains
+    /// without them; where the job was begun with them it is refused by its position.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay: Option<Replay>,
+    /// The highest number that a checkpoint of the workspace has; absent: the parent's. The next checkpoint's number
+    /// is this plus the steps taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub number_from: Option<CheckpointId>,
     /// Where in the job to begin.
     pub position: Position,
     /// Row digest at that position; empty at the start.
@@ -82,6 +90,16 @@ pub struct TrainRequest {
     pub resume_staging: String,
     /// Written into `lineage.json` as it is.
     pub lineage: serde_json::Value,
+}
+
+/// Rows of earlier data sets that are trained again. Which ones is a pure function of the job, the seed and the rows
+/// (`hone_train::replay`); each is known as `replay/dataset-N:LINE`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Replay {
+    /// Replayed rows per new row.
+    pub share: f64,
+    /// Where from.
+    pub files: Vec<TrainFile>,
 }
 
 /// One file of examples.
@@ -226,6 +244,8 @@ pub enum ControlRequest {
     },
     /// Scan the inbox now (a hint; the periodic scan stays the truth).
     Scan,
+    /// Look at retention now.
+    Housekeep,
     /// Are you there?
     Ping,
 }

@@ -19,6 +19,8 @@ pub(crate) fn dataset(id: u64, inbox_path: &str, state: DatasetState) -> Dataset
         provenance: None,
         check_started: false,
         filed: false,
+        gone: None,
+        set_aside: None,
     }
 }
 
@@ -39,5 +41,6 @@ pub(crate) fn staged(id: u64, manifest_hash: &str) -> Checkpoint {
         created_ms: 7,
         ends_job: false,
         yielded: false,
+        marks: Default::default(),
     }
 }

@@ -160,6 +160,12 @@ impl Layout {
         self.root.join("serve")
     }
 
+    /// Daily snapshots: `snapshots/DAY/checkpoint-N`, weights only.
+    #[must_use]
+    pub fn snapshots(&self) -> PathBuf {
+        self.root.join("snapshots")
+    }
+
     /// Log files.
     #[must_use]
     pub fn logs(&self) -> PathBuf {
@@ -228,6 +234,7 @@ impl Layout {
             self.validation(),
             self.models(),
             self.serve_root(),
+            self.snapshots(),
             self.logs(),
             self.run_dir(),
             self.status(),

@@ -1,5 +1,5 @@
 //! The workspace on disk: its folders ([`Layout`]), the state in SQLite ([`Store`]), the owner lock, and the
-//! moves of files that follow from decisions ([`datasets`], [`publish`]).
+//! moves of files that follow from decisions ([`datasets`], [`publish`], [`retention`]).
 //!
 //! Only this crate knows SQLite. It decides nothing: what is written comes from `hone_pipeline::decide`.
 
@@ -12,6 +12,7 @@ mod fixtures;
 mod layout;
 mod owner;
 pub mod publish;
+pub mod retention;
 mod store;
 
 pub use filesystem::network_file_system;

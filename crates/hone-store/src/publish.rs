@@ -6,9 +6,6 @@ use hone_pipeline::state::{Checkpoint, CheckpointState, State};
 use std::collections::BTreeSet;
 use std::path::Path;
 
-/// How many resume folders stay, beside the latest checkpoint's.
-pub const KEEP_RESUME: usize = 2;
-
 /// Why a checkpoint did not become visible.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
@@ -68,14 +65,14 @@ pub fn sweep_staging(layout: &Layout, state: &State) -> Result<()> {
     Ok(())
 }
 
-/// Removes old resume folders: the [`KEEP_RESUME`] newest and the latest checkpoint's stay. Returns the steps
-/// whose folders went.
-pub fn prune_resume(layout: &Layout, state: &State) -> Result<Vec<u64>> {
+/// Removes old resume folders: the `keep` newest and the latest checkpoint's stay. Returns the steps whose folders
+/// went.
+pub fn prune_resume(layout: &Layout, state: &State, keep: usize) -> Result<Vec<u64>> {
     let names = names_in(&layout.resume_root())?;
     let mut steps: Vec<u64> = names.iter().filter_map(|name| name.strip_prefix("step-")?.parse().ok()).collect();
     steps.sort_unstable();
     let latest = state.latest_checkpoint().map(|checkpoint| checkpoint.id.0);
-    let num_old = steps.len().saturating_sub(KEEP_RESUME);
+    let num_old = steps.len().saturating_sub(keep);
     steps.truncate(num_old);
     steps.retain(|step| latest.is_none_or(|latest| *step < latest));
     for step in &steps {

@@ -143,6 +143,7 @@ impl Store {
             lease: load_singleton(&db, "lease")?.flatten(),
             counters: load_singleton(&db, "counters")?.unwrap_or_default(),
             queue_full: load_singleton(&db, "queue_full")?.unwrap_or_default(),
+            disk_low: load_singleton(&db, "disk_low")?.unwrap_or_default(),
         };
         Ok(state)
     }
@@ -277,6 +278,7 @@ fn write_change(db: &Transaction, change: &Change) -> Result<()> {
         Change::SetLease { lease } => put_singleton(db, "lease", lease),
         Change::SetCounters(counters) => put_singleton(db, "counters", counters),
         Change::SetQueueFull { full } => put_singleton(db, "queue_full", full),
+        Change::SetDiskLow { low } => put_singleton(db, "disk_low", low),
         Change::Log(entry) => append_event(db, entry),
     }
 }

@@ -19,6 +19,7 @@ pub mod evaluate;
 pub mod order;
 pub mod plan;
 pub mod preview;
+pub mod replay;
 pub mod resume;
 pub mod rows;
 pub mod schedule;

@@ -1,11 +1,13 @@
 //! Data files to tokenised training examples, the same on every run: the order is that of the files and
 //! their lines. What is left out is counted and named, never dropped silently.
 
-use crate::{Refusal, refuse, selfcheck};
+use crate::{Refusal, refuse, replay, selfcheck};
 use anyhow::{Context, Result};
 use hone_data::tokenize::{ChatContext, TokenRow, fit, tokenize};
 use hone_pipeline::config::Overlong;
-use hone_pipeline::wire::{TrainFile, WorkerMessage};
+use hone_pipeline::ids::JobId;
+use hone_pipeline::wire::{Replay, TrainFile, WorkerMessage};
+use std::collections::BTreeSet;
 
 #[cfg(test)]
 mod tests;
@@ -67,13 +69,45 @@ pub fn load(
     limits: Limits,
     report: &mut dyn FnMut(WorkerMessage),
 ) -> Result<Examples> {
+    load_with(ctx, files, limits, Selection { seed: 0, job: JobId(0), replay: None }, report)
+}
+
+/// Which rows of earlier data sets come after those of the files.
+#[derive(Clone, Copy, Debug)]
+pub struct Selection<'a> {
+    /// Seed of the choice.
+    pub seed: u64,
+    /// The job; another job gets other rows.
+    pub job: JobId,
+    /// From where, and how many.
+    pub replay: Option<&'a Replay>,
+}
+
+/// As [`load`], with replayed rows after the new ones.
+///
+/// # Errors
+/// As [`load`]; also for a source of the replay.
+pub fn load_with(
+    ctx: &ChatContext,
+    files: &[TrainFile],
+    limits: Limits,
+    selection: Selection,
+    report: &mut dyn FnMut(WorkerMessage),
+) -> Result<Examples> {
     let examples = Examples { files: files.iter().map(|f| f.name.clone()).collect(), ..Examples::default() };
     let mut loader = Loader { ctx, limits, examples, overlong: Lines::default() };
+    let named = |file: &TrainFile| format!("read {} ({})", file.name, file.path.display());
     for (index, file) in files.iter().enumerate() {
-        loader
-            .read(index, file, report)
-            .with_context(|| format!("read {} ({})", file.name, file.path.display()))
-            .map_err(refuse)?;
+        loader.read(index, file, None, report).with_context(|| named(file)).map_err(refuse)?;
+    }
+    let Some(from) = selection.replay else { return Ok(loader.finish(report)) };
+    let num_rows = replay::num_rows(from.share, loader.examples.rows);
+    let mut alive = || report(WorkerMessage::Alive { phase: "choosing rows to replay".to_string() });
+    let chosen = replay::choose(from, num_rows, (selection.seed, selection.job), &mut alive).map_err(refuse)?;
+    for (file, lines) in replay::files(from).iter().zip(&chosen).filter(|(_, lines)| !lines.is_empty()) {
+        let index = loader.examples.files.len();
+        loader.examples.files.push(file.name.clone());
+        loader.read(index, file, Some(lines), report).with_context(|| named(file)).map_err(refuse)?;
     }
     Ok(loader.finish(report))
 }
@@ -87,9 +121,19 @@ struct Loader<'a> {
 }
 
 impl Loader<'_> {
-    fn read(&mut self, index: usize, file: &TrainFile, report: &mut dyn FnMut(WorkerMessage)) -> Result<()> {
+    /// Reads a file, or those lines of it.
+    fn read(
+        &mut self,
+        index: usize,
+        file: &TrainFile,
+        only: Option<&BTreeSet<u64>>,
+        report: &mut dyn FnMut(WorkerMessage),
+    ) -> Result<()> {
         for (number, row) in hone_data::rows(&file.path, &file.schema_id)?.enumerate() {
             let row = row?;
+            if only.is_some_and(|lines| !lines.contains(&row.line)) {
+                continue;
+            }
             if self.examples.rows.is_multiple_of(ROWS_PER_SIGN) {
                 report(WorkerMessage::Alive { phase: "tokenizing".to_string() });
             }

@@ -71,7 +71,8 @@ struct Slice<'a> {
 }
 
 /// Trains from `request.position` to the next checkpoint and stages it. `report` gets `Alive`, `Step`,
-/// `Preview`, `Warning` and, last, `Staged`. The checkpoint's number is that of the parent plus the steps taken.
+/// `Preview`, `Warning` and, last, `Staged`. The checkpoint's number is the highest one given so far (after a rewind
+/// not the parent's) plus the steps taken.
 ///
 /// # Errors
 /// A deterministic failure holds a [`crate::Refusal`]; any other error may pass when tried again.
@@ -143,6 +144,7 @@ impl Slice<'_> {
 
     /// The step that the newest checkpoint of the workspace would be named after.
     fn global_step(&self) -> u64 {
-        self.request.parent.0 + (self.state.position.job_step - self.request.position.job_step)
+        self.request.number_from.unwrap_or(self.request.parent).0
+            + (self.state.position.job_step - self.request.position.job_step)
     }
 }

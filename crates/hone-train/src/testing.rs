@@ -103,6 +103,8 @@ impl Workspace {
             parent: CheckpointId(0),
             resume_dir: None,
             files: files.to_vec(),
+            replay: None,
+            number_from: None,
             position: Position::default(),
             rows_digest: String::new(),
             settings,

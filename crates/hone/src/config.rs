@@ -13,9 +13,13 @@ mod tests;
 pub use render::{commented_file, json_schema, markdown};
 
 use anyhow::{Result, bail};
-use hone_pipeline::config::{LrSchedule, Overlong, PromotionPolicy, Settings, Target, TrainSettings, Transport};
+use hone_daemon::Housekeeping;
+use hone_pipeline::config::{
+    LrSchedule, Overlong, PromotionPolicy, Retention, Settings, Target, TrainSettings, Transport,
+};
 use hone_pipeline::finding::{Level, SchemaOrigin};
 use hone_pipeline::state::Priority;
+use hone_store::retention::Rest;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -90,6 +94,8 @@ pub struct Config {
     pub skills: Vec<Skill>,
     /// The data manager.
     pub auto_generate: AutoGenerate,
+    /// Retention of all but checkpoints, snapshots.
+    pub housekeeping: Housekeeping,
     /// The inbox's rules.
     pub inbox: Inbox,
     /// The server's values.
@@ -228,6 +234,7 @@ impl Config {
                 cooldown: values.seconds("auto_generate.cooldown_sec"),
                 priority: values.get("auto_generate.priority"),
             },
+            housekeeping: housekeeping(values),
             inbox: Inbox {
                 scan_interval: values.seconds("queue.scan_sec"),
                 settle: values.seconds("queue.settle_sec"),
@@ -286,7 +293,44 @@ fn settings(values: &Values, serve: &Serve) -> Result<Settings, Vec<Problem>> {
         targets: targets(values, serve)?,
         max_checks: values.get("limits.max_checks"),
         max_queued_jobs: values.get("queue.max_jobs"),
+        min_rows: values.get("queue.min_rows"),
+        replay_share: values.get("replay.share"),
+        replay_max_datasets: values.get("replay.max_datasets"),
+        min_free_bytes: gigabytes(values, "limits.min_free_gb"),
+        retention: Retention {
+            keep_ms: scaled(values, "retention.keep_hours", MS_PER_HOUR),
+            max_total_bytes: gigabytes(values, "retention.max_total_gb"),
+            min_age_ms: scaled(values, "retention.min_age_min", 60_000.0),
+            keep_resume: values.get("retention.keep_resume"),
+            keep_datasets_ms: scaled(values, "retention.datasets_days", 24.0 * MS_PER_HOUR),
+        },
     })
+}
+
+fn housekeeping(values: &Values) -> Housekeeping {
+    let days = |path: &str| scaled(values, path, 24.0 * MS_PER_HOUR);
+    Housekeeping {
+        every_ms: scaled(values, "limits.housekeeping_sec", 1_000.0),
+        max_ms: scaled(values, "limits.housekeeping_max_sec", 1_000.0),
+        snapshot_at_min: values.get::<Option<String>>("snapshot_time").and_then(|time| read::minute_of(&time)),
+        rest: Rest {
+            rejected_ms: days("retention.rejected_days"),
+            runs_ms: days("retention.runs_days"),
+            logs_ms: days("retention.logs_days"),
+            keep_snapshots: values.get("retention.keep_snapshots"),
+        },
+    }
+}
+
+const MS_PER_HOUR: f64 = 3_600_000.0;
+
+/// A number times its unit, as a whole number; far beyond any value that the table allows it would saturate.
+fn scaled(values: &Values, path: &str, unit: f64) -> u64 {
+    (values.get::<f64>(path) * unit).round() as u64
+}
+
+fn gigabytes(values: &Values, path: &str) -> u64 {
+    scaled(values, path, 1e9)
 }
 
 fn train_settings(values: &Values) -> TrainSettings {

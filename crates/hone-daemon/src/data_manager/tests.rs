@@ -98,6 +98,7 @@ fn it_asks_when_the_queue_runs_dry_and_the_cooldown_has_passed() {
             not_before_ms: 0,
             settings: None,
             position: Position::default(),
+            replay: None,
             skip_reason: None,
             progress: None,
             created_ms: 0,

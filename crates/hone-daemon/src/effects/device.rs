@@ -12,6 +12,7 @@ use hone_pipeline::finding::{Finding, REPORT_FORMAT_VERSION, Report, SchemaOrigi
 use hone_pipeline::ids::{CheckpointId, DatasetId, JobId, LeaseToken};
 use hone_pipeline::state::{Dataset, Evaluation};
 use hone_pipeline::wire::WorkerMessage;
+use hone_store::Layout;
 use std::time::Duration;
 
 /// Checks work under no lease.
@@ -104,15 +105,39 @@ fn sidecar_report(env: &Env, dataset: &Dataset, error: &anyhow::Error) -> Report
 
 /// One slice of a job.
 pub(super) fn slice(env: &Env, given: Given, job: JobId, token: LeaseToken, handle: &ChildHandle) {
-    let run = || -> Result<ChildEnd> {
+    let mut staged = false;
+    let mut run = || -> Result<ChildEnd> {
         let request = requests::train(&env.layout, &given.state, &given.config, job, token)?;
         let run_dir = request.run_dir.clone();
         let spec = worker_spec(env, "train-job", token, run_dir, &request)?;
         env.send(Message::Live(LiveUpdate::Started));
-        run_child(&spec, handle, &mut |message| worker_message(env, token, message, None))
+        run_child(&spec, handle, &mut |message| {
+            staged |= matches!(message, WorkerMessage::Staged(_));
+            worker_message(env, token, message, None);
+        })
     };
     let exit = exit_of(run());
+    tell_room(env, &exit);
+    if !staged {
+        drop_staging(env, token);
+    }
     env.event(Event::WorkerExited { token, exit });
+}
+
+/// A worker that ended badly may have found no room: the loop is told what is free before it hears of the end.
+fn tell_room(env: &Env, exit: &WorkerExit) {
+    if *exit != WorkerExit::Done {
+        crate::run_loop::free_bytes(env.layout.root()).into_iter().for_each(|free| env.send(Message::Free(free)));
+    }
+}
+
+/// A slice that told of no checkpoint may have begun to write one.
+fn drop_staging(env: &Env, token: LeaseToken) {
+    for folder in [Layout::checkpoint_staging(token), Layout::resume_staging(token)] {
+        if let Err(error) = hone_disk::remove_tree(&env.layout.root().join(folder)) {
+            tracing::warn!(%token, "a staging folder stays until the next start: failed to {error:#}");
+        }
+    }
 }
 
 /// The evaluation of a checkpoint. Without a suite there is nothing to run.
@@ -144,6 +169,7 @@ pub(super) fn evaluation(env: &Env, given: Given, id: CheckpointId, token: Lease
         Ok(Some(end)) => exit_of(Ok(end)),
         Err(error) => exit_of(Err(error)),
     };
+    tell_room(env, &exit);
     env.event(Event::WorkerExited { token, exit });
 }
 

@@ -7,6 +7,7 @@ use hone_pipeline::ids::{CheckpointId, DatasetId};
 use hone_pipeline::state::Dataset;
 use hone_store::datasets;
 use hone_store::publish::{self as store, PublishError};
+use hone_store::retention::Deadline;
 
 pub(super) fn file_effect(env: &Env, given: &Given, effect: Effect) {
     match move_file(env, given, &effect) {
@@ -38,7 +39,9 @@ pub(super) fn publish(env: &Env, given: &Given, checkpoint: CheckpointId) {
     let Some(record) = given.state.checkpoints.get(&checkpoint) else { return };
     match store::publish(&env.layout, record) {
         Ok(()) => {
-            if let Err(error) = store::prune_resume(&env.layout, &given.state) {
+            if let Err(error) =
+                store::prune_resume(&env.layout, &given.state, given.config.settings.retention.keep_resume)
+            {
                 tracing::warn!("old resume states stay: failed to {error:#}");
             }
             env.event(Event::CheckpointPublished { checkpoint });
@@ -47,6 +50,16 @@ pub(super) fn publish(env: &Env, given: &Given, checkpoint: CheckpointId) {
         Err(PublishError::Refused(error)) => {
             env.event(Event::PublishFailed { checkpoint, reason: format!("{error:#}") });
         }
+    }
+}
+
+/// Done at the next start where it fails now.
+pub(super) fn remove_pruned(env: &Env, given: &Given) {
+    let limit = std::time::Duration::from_millis(given.config.housekeeping.max_ms);
+    match hone_store::retention::remove_pruned(&env.layout, &given.state, Deadline::new(limit)) {
+        Ok(gone) if !gone.is_empty() => tracing::info!(count = gone.len(), "pruned files are gone"),
+        Ok(_) => {}
+        Err(error) => env.again(Effect::RemovePruned, &error),
     }
 }
 

@@ -19,6 +19,8 @@ fn dataset(flag: Option<&str>) -> Dataset {
         provenance: None,
         check_started: true,
         filed: false,
+        gone: None,
+        set_aside: None,
     }
 }
 

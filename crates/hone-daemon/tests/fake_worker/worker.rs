@@ -121,12 +121,12 @@ fn train(request: &TrainRequest, asked_to_yield: &AtomicBool) -> Result<()> {
         std::thread::sleep(Duration::from_millis(step_ms));
         model.push(rows[usize::try_from(job_step)?].clone());
         job_step += 1;
-        let step = request.parent.0 + job_step - first;
+        let step = request.number_from.unwrap_or(request.parent).0 + job_step - first;
         let progress = Progress { step, job_step, total_steps, loss: 1.0, ..Progress::default() };
         say(request.token, WorkerMessage::Step(progress))?;
         yielded = asked_to_yield.load(Ordering::SeqCst);
     }
-    let number = request.parent.0 + job_step - first;
+    let number = request.number_from.unwrap_or(request.parent).0 + job_step - first;
     let manifest_hash = stage(&request.root.join(&request.staging), &model)?;
     stage(&request.root.join(&request.resume_staging), &model)?;
     let lie = take_order(&request.root, "lie");

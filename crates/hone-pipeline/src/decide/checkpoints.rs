@@ -5,7 +5,7 @@ use super::device::{end_skipped, in_force, is_publishing, job_try_failed, open_j
 use super::draft::Draft;
 use crate::event::{Effect, StagedCheckpoint};
 use crate::ids::{CheckpointId, LeaseToken};
-use crate::state::{Change, Checkpoint, CheckpointState, Job, JobState, Lease, Work};
+use crate::state::{Change, Checkpoint, CheckpointState, Job, JobState, Lease, Marks, Work};
 
 pub(super) fn staged(draft: &mut Draft, token: LeaseToken, staged: &StagedCheckpoint) {
     let Some(lease) = in_force(draft.state(), token).cloned() else {
@@ -35,6 +35,7 @@ pub(super) fn staged(draft: &mut Draft, token: LeaseToken, staged: &StagedCheckp
         created_ms: draft.now,
         ends_job: staged.ends_job,
         yielded: staged.yielded,
+        marks: Marks::default(),
     };
     draft.put(Change::PutCheckpoint(checkpoint));
     let until_ms = draft.now + draft.settings.lease_ms;
@@ -102,8 +103,10 @@ fn fits(draft: &Draft, lease: &Lease, staged: &StagedCheckpoint) -> Result<(), S
     let num_steps = to.job_step.checked_sub(from.job_step).filter(|steps| *steps > 0);
     let num_steps =
         num_steps.ok_or_else(|| format!("it goes from step {} to {} of its job", from.job_step, to.job_step))?;
-    if staged.checkpoint.0 != staged.parent.0 + num_steps {
-        return Err(format!("{num_steps} steps after {} make another number", staged.parent));
+    // Numbers never go back: after a rewind they count on from the highest one, not from the parent.
+    let before = draft.state().highest_number().unwrap_or(staged.parent);
+    if staged.checkpoint.0 != before.0 + num_steps {
+        return Err(format!("{num_steps} steps after {before} make another number"));
     }
     if to.rows_trained < from.rows_trained {
         return Err(format!("it goes back from row {} to {}", from.rows_trained, to.rows_trained));

@@ -6,8 +6,8 @@ use super::deployment;
 use super::device::{ask_to_yield, end_skipped, is_publishing};
 use super::draft::Draft;
 use crate::event::Command;
-use crate::ids::JobId;
-use crate::state::{Change, Control, Job, JobState, Lease, Priority, Work};
+use crate::ids::{CheckpointId, DatasetId, JobId};
+use crate::state::{Change, Checkpoint, CheckpointState, Control, Job, JobState, Lease, Marks, Priority, Work};
 
 pub(super) fn command(draft: &mut Draft, command: &Command) {
     let reply = match command {
@@ -19,6 +19,8 @@ pub(super) fn command(draft: &mut Draft, command: &Command) {
         Command::CancelJob { job } => cancel(draft, *job),
         Command::RetryJob { job } => retry(draft, *job),
         Command::Deploy { checkpoint, reason } => deployment::deploy_by_hand(draft, *checkpoint, reason),
+        Command::Pin { checkpoint, reason } => pin(draft, *checkpoint, Some(reason.clone())),
+        Command::Unpin { checkpoint } => pin(draft, *checkpoint, None),
         Command::Rollback { reason } => deployment::rollback_by_hand(draft, reason),
     };
     draft.reply(reply);
@@ -110,11 +112,26 @@ fn retry(draft: &mut Draft, id: JobId) -> Result<String, String> {
         JobState::Completed => return Err(format!("{id} was completed; all its rows are trained")),
         JobState::Queued | JobState::Running => return Err(format!("{id} is in the queue already")),
     }
+    let gone = |id: &&DatasetId| draft.state().datasets.get(id).is_some_and(|dataset| dataset.gone.is_some());
+    if let Some(gone) = job.datasets.iter().find(gone) {
+        return Err(format!("the rows of {gone} are not here any more"));
+    }
     let settings = job.settings.clone().filter(|_| job.position.job_step > 0);
     let state = JobState::Queued;
     draft.put_job(Job { state, settings, tries: 0, not_before_ms: 0, skip_reason: None, ended_ms: None, ..job });
     draft.info("job_retried", id, "queued again by hand");
     Ok(format!("{id} queued again"))
+}
+
+fn pin(draft: &mut Draft, id: CheckpointId, pinned: Option<String>) -> Result<String, String> {
+    let checkpoint = draft.state().checkpoints.get(&id).cloned().ok_or_else(|| format!("{id} is not in the ledger"))?;
+    if checkpoint.state != CheckpointState::Published {
+        return Err(format!("{id} has no files here"));
+    }
+    let message = if pinned.is_some() { "stays whatever retention says" } else { "is left to retention again" };
+    let marks = Marks { pinned, ..checkpoint.marks.clone() };
+    draft.put(Change::PutCheckpoint(Checkpoint { marks, ..checkpoint }));
+    Ok(format!("{id} {message}"))
 }
 
 fn find(draft: &Draft, id: JobId) -> Result<Job, String> {

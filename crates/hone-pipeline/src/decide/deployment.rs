@@ -104,7 +104,7 @@ pub(super) fn deploy_by_hand(
 /// A person's decision: back to what each target served before. What the first target goes back to is champion.
 pub(super) fn rollback_by_hand(draft: &mut Draft, reason: &str) -> Result<String, String> {
     let previous: Vec<_> =
-        draft.settings.targets.iter().map(|t| (&t.name, previous_on(draft.state(), &t.name))).collect();
+        draft.settings.targets.iter().map(|t| (&t.name, draft.state().served_before(&t.name))).collect();
     let champion = previous.iter().find_map(|(_, checkpoint)| *checkpoint);
     let champion = champion.ok_or("no target has served another checkpoint before")?;
     draft.put(Change::SetChampion { checkpoint: Some(champion) });
@@ -167,13 +167,4 @@ fn is_busy(state: &State, target: &str) -> bool {
 
 fn under_way(state: &State, id: DeploymentId) -> Option<Deployment> {
     state.deployments.get(&id).filter(|deployment| deployment.in_flight).cloned()
-}
-
-/// The last other checkpoint that a target has served and whose files are still here.
-fn previous_on(state: &State, target: &str) -> Option<CheckpointId> {
-    let live = state.live_on(target)?.checkpoint;
-    let is_here = |id: CheckpointId| state.checkpoints.get(&id).is_some_and(|c| c.state == CheckpointState::Published);
-    let was_live = |d: &&Deployment| d.target == target && d.live_since_ms.is_some();
-    let others = state.deployments.values().filter(was_live).filter(|d| d.checkpoint != live && is_here(d.checkpoint));
-    others.max_by_key(|d| (d.live_since_ms, d.id)).map(|d| d.checkpoint)
 }

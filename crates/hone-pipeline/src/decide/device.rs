@@ -4,8 +4,9 @@
 //! with the best priority; within one priority a job that was begun goes on before others, then the order of
 //! arrival. A job of higher priority gets the device when the running one's slice ends.
 
+use super::disk::ROOM_WAIT_MS;
 use super::draft::Draft;
-use super::{PROGRESS_EVERY_MS, evaluation};
+use super::{PROGRESS_EVERY_MS, evaluation, replay};
 use crate::event::{Effect, WorkerExit};
 use crate::ids::{JobId, LeaseToken};
 use crate::state::{Change, CheckpointState, Control, Job, JobState, Lease, Progress, State, Work};
@@ -80,6 +81,7 @@ pub(super) fn assign(draft: &mut Draft) {
     match state.control {
         Control::Stopping { .. } => draft.effect(Effect::Exit),
         Control::Paused { .. } => {}
+        Control::Running if state.disk_low => {}
         Control::Running => {
             if let Some(checkpoint) = evaluation::next_due(state, draft.now) {
                 let token = give(draft, Work::Evaluate { checkpoint });
@@ -161,6 +163,9 @@ fn slice_ended(draft: &mut Draft, id: JobId, lease: &Lease, exit: &WorkerExit) {
         }
         return;
     }
+    if draft.state().disk_low && *exit != WorkerExit::Done {
+        return wait_for_room(draft, id, exit);
+    }
     match exit {
         WorkerExit::Failed { reason } => {
             let skipped = open_job(draft.state(), id).is_some_and(|job| job.skip_reason.is_some());
@@ -175,6 +180,16 @@ fn slice_ended(draft: &mut Draft, id: JobId, lease: &Lease, exit: &WorkerExit) {
         }
         WorkerExit::Done | WorkerExit::Crashed { .. } => job_try_failed(draft, id, &in_words(exit)),
     }
+}
+
+/// The host had no room: the job keeps its place and its tries.
+fn wait_for_room(draft: &mut Draft, id: JobId, exit: &WorkerExit) {
+    let Some(job) = open_job(draft.state(), id) else { return };
+    if job.skip_reason.is_some() {
+        return end_skipped(draft, id);
+    }
+    draft.put_job(Job { not_before_ms: draft.now + ROOM_WAIT_MS, ..job });
+    draft.warning("job_waits_for_room", id, format!("{}; it goes on when the disk has room", in_words(exit)));
 }
 
 fn end_failed(draft: &mut Draft, id: JobId, reason: &str) {
@@ -209,7 +224,10 @@ fn start_slice(draft: &mut Draft, id: JobId) {
     let token = give(draft, Work::Train { job: id });
     let mut job = draft.state().jobs[&id].clone();
     job.state = JobState::Running;
-    job.settings.get_or_insert_with(|| draft.settings.train.clone());
+    if job.settings.is_none() {
+        job.replay = replay::choose(draft, &job);
+        job.settings = Some(draft.settings.train.clone());
+    }
     job.started_ms.get_or_insert(draft.now);
     job.progress = None;
     draft.put_job(job);

@@ -34,7 +34,8 @@ pub(super) fn evaluated(draft: &mut Draft, token: LeaseToken, evaluation: &Evalu
 
 /// An evaluation's worker ended without results.
 pub(super) fn ended_without(draft: &mut Draft, id: CheckpointId, lease: &Lease, exit: &WorkerExit) {
-    if lease.asked_to_yield {
+    // Ended by us, or by a host without room: it is done again.
+    if lease.asked_to_yield || (draft.state().disk_low && *exit != WorkerExit::Done) {
         return;
     }
     let Some(checkpoint) = draft.state().checkpoints.get(&id) else { return };

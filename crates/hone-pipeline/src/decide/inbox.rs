@@ -6,6 +6,7 @@
 
 use super::MAX_REASONS;
 use super::draft::Draft;
+use super::replay;
 use crate::event::Effect;
 use crate::finding::Report;
 use crate::ids::{DatasetId, JobId};
@@ -13,7 +14,7 @@ use crate::state::{Change, Dataset, DatasetState, Job, JobState, Position, Prior
 
 pub(super) fn file_arrived(draft: &mut Draft, inbox_path: &str, priority: Priority, schema_flag: Option<&str>) {
     let on_its_way = |d: &Dataset| d.state == DatasetState::Arriving && d.inbox_path == inbox_path;
-    if draft.state().datasets.values().any(on_its_way) {
+    if draft.state().disk_low || draft.state().datasets.values().any(on_its_way) {
         return;
     }
     if num_waiting(draft.state()) >= draft.settings.max_queued_jobs {
@@ -38,6 +39,8 @@ pub(super) fn file_arrived(draft: &mut Draft, inbox_path: &str, priority: Priori
         provenance: None,
         check_started: false,
         filed: false,
+        gone: None,
+        set_aside: None,
     };
     draft.effect(Effect::TakeFile { dataset: dataset.id, inbox_path: dataset.inbox_path.clone() });
     draft.put(Change::PutDataset(dataset));
@@ -74,6 +77,14 @@ pub(super) fn checked(draft: &mut Draft, id: DatasetId, report: &Report, provena
         return draft.warning("file_duplicate", id, message);
     }
     dataset.state = DatasetState::Accepted;
+    if let Some(mut job) = replay::job_with_room(draft, &dataset, dataset.priority) {
+        let what = format!("{} accepted: {} rows of {}", dataset.inbox_path, report.rows, report.schema_id);
+        job.datasets.push(id);
+        let message = format!("{what}, trained with {} in {}", files(job.datasets.len() - 1), job.id);
+        draft.put(Change::PutDataset(dataset));
+        draft.put_job(job);
+        return draft.info("file_accepted", id, message);
+    }
     let job = Job {
         id: JobId(draft.next(|counters| &mut counters.job)),
         datasets: vec![id],
@@ -83,6 +94,7 @@ pub(super) fn checked(draft: &mut Draft, id: DatasetId, report: &Report, provena
         not_before_ms: 0,
         settings: None,
         position: Position::default(),
+        replay: None,
         skip_reason: None,
         progress: None,
         created_ms: draft.now,
@@ -99,6 +111,10 @@ pub(super) fn checked(draft: &mut Draft, id: DatasetId, report: &Report, provena
 pub(super) fn check_failed(draft: &mut Draft, id: DatasetId, reason: &str) {
     let Some(mut dataset) = in_state(draft, id, &DatasetState::Checking) else { return };
     dataset.check_started = false;
+    if draft.state().disk_low {
+        // The host is to blame, not the file: it is checked again when there is room.
+        return draft.put(Change::PutDataset(dataset));
+    }
     reject(draft, dataset, vec![format!("the check did not end: {reason}")]);
 }
 
@@ -110,6 +126,9 @@ pub(super) fn filed(draft: &mut Draft, id: DatasetId) {
 
 /// Starts checks, oldest dataset first, as long as fewer than `max_checks` are under way.
 pub(super) fn start_checks(draft: &mut Draft) {
+    if draft.state().disk_low {
+        return;
+    }
     let checking = |d: &&Dataset| d.state == DatasetState::Checking;
     let num_running = draft.state().datasets.values().filter(checking).filter(|d| d.check_started).count();
     let num_free = draft.settings.max_checks.max(1).saturating_sub(num_running);
@@ -164,6 +183,10 @@ fn num_waiting(state: &State) -> usize {
     let on_the_way = |d: &&Dataset| matches!(d.state, DatasetState::Arriving | DatasetState::Checking);
     let num_files = state.datasets.values().filter(on_the_way).count();
     num_files + state.jobs.values().filter(|job| job.state.is_open()).count()
+}
+
+fn files(count: usize) -> String {
+    if count == 1 { "another file".to_string() } else { format!("{count} other files") }
 }
 
 fn accepted_twin(state: &State, dataset: &Dataset) -> Option<DatasetId> {

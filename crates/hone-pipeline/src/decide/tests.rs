@@ -6,6 +6,8 @@
 mod deployments;
 mod evaluations;
 mod files;
+mod room;
+mod sharing;
 mod slices;
 mod stopping;
 
@@ -18,7 +20,7 @@ use crate::state::*;
 use expect_test::Expect;
 
 /// A workspace that a script acts on.
-pub(super) struct World {
+pub(crate) struct World {
     pub state: State,
     pub settings: Settings,
     pub now: TimeMs,
@@ -58,12 +60,13 @@ pub(super) fn fresh() -> World {
         created_ms: 0,
         ends_job: false,
         yielded: false,
+        marks: Marks::default(),
     }));
     World { state, settings: settings(), now: 1_000 }
 }
 
 /// A workspace whose base model is evaluated and served: leases, jobs and deployments count on from here.
-pub(super) fn ready() -> World {
+pub(crate) fn ready() -> World {
     let mut world = fresh();
     world.run("start; evaluated 0 loss 3; exit done; deployed 1; wait 1");
     world
@@ -194,6 +197,12 @@ impl World {
                 reason: "connection refused".to_string(),
                 transient: *how == "transient",
             },
+            ["free", bytes] => Event::DiskSpace { free_bytes: number(bytes) },
+            ["measured", rest @ ..] => Event::Measured {
+                sizes: rest.chunks(2).map(|pair| (CheckpointId(number(pair[0])), number(pair[1]))).collect(),
+            },
+            ["pin", id] => Event::Command(Command::Pin { checkpoint: CheckpointId(number(id)), reason }),
+            ["unpin", id] => Event::Command(Command::Unpin { checkpoint: CheckpointId(number(id)) }),
             ["pause"] => Event::Command(Command::Pause { reason }),
             ["resume"] => Event::Command(Command::Resume),
             ["skip"] => Event::Command(Command::Skip { reason }),
@@ -325,6 +334,7 @@ fn show_change(change: &Change) -> Option<String> {
             format!("{} for {work} until {}{flags}", l.token, l.until_ms)
         }
         Change::SetQueueFull { full } => format!("queue full: {full}"),
+        Change::SetDiskLow { low } => format!("disk low: {low}"),
         Change::Log(entry) => format!("log {:?} {} {}: {}", entry.severity, entry.kind, entry.subject, entry.message),
     })
 }
@@ -341,6 +351,7 @@ fn show_effect(effect: &Effect) -> String {
         Effect::KillWorker { token, reason } => format!("kill {token}: {reason}"),
         Effect::Publish { checkpoint } => format!("publish {checkpoint}"),
         Effect::Deploy { deployment } => format!("deploy {deployment}"),
+        Effect::RemovePruned => "remove what is pruned".to_string(),
         Effect::Exit => "exit".to_string(),
     }
 }

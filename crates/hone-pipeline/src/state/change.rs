@@ -45,6 +45,11 @@ pub enum Change {
         /// Whether they do.
         full: bool,
     },
+    /// Note whether nothing new is begun because the disk is nearly full.
+    SetDiskLow {
+        /// Whether it is so.
+        low: bool,
+    },
     /// Append to the event log that people and the monitor read; not part of [`State`].
     Log(LogEntry),
 }
@@ -101,6 +106,7 @@ impl State {
             Change::SetLease { lease } => self.lease = lease,
             Change::SetCounters(counters) => self.counters = counters,
             Change::SetQueueFull { full } => self.queue_full = full,
+            Change::SetDiskLow { low } => self.disk_low = low,
             Change::Log(_) => {}
         }
     }

@@ -129,8 +129,8 @@ fn keeps_the_newest_resume_folders_and_the_latest_checkpoints() {
     checkpoint.state = CheckpointState::Published;
     let mut state = State::default();
     state.apply(&Change::PutCheckpoint(checkpoint.clone()));
-    assert_eq!(prune_resume(&layout, &state).unwrap(), [9], "10 is the latest checkpoint's");
+    assert_eq!(prune_resume(&layout, &state, 2).unwrap(), [9], "10 is the latest checkpoint's");
     state.apply(&Change::PutCheckpoint(Checkpoint { id: CheckpointId(1000), ..checkpoint }));
-    assert_eq!(prune_resume(&layout, &state).unwrap(), [10], "numbers sort as numbers");
+    assert_eq!(prune_resume(&layout, &state, 2).unwrap(), [10], "numbers sort as numbers");
     assert!(layout.resume(CheckpointId(100)).exists() && layout.resume(CheckpointId(1000)).exists());
 }

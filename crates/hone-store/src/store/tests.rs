@@ -20,6 +20,7 @@ fn job(id: u64) -> Job {
         not_before_ms: 5,
         settings: Some(TrainSettings { learning_rate: 0.1, ..TrainSettings::default() }),
         position: Position { job_step: 3, rows_trained: 24, total_steps: 9 },
+        replay: Some(JobReplay { share: 0.1, datasets: vec![DatasetId(1)] }),
         skip_reason: Some("why not".to_string()),
         progress: Some(Progress { loss: 0.1 + 0.2, ..Progress::default() }),
         created_ms: 1,
@@ -96,6 +97,7 @@ fn changes() -> Vec<Change> {
         Change::SetLease { lease: Some(lease) },
         Change::SetCounters(Counters { dataset: 1, job: 1, deployment: 1, lease: 4 }),
         Change::SetQueueFull { full: true },
+        Change::SetDiskLow { low: true },
         log("one"),
     ]
 }

@@ -28,7 +28,9 @@ impl<'a> Slice<'a> {
             .map_err(refuse)?;
         let limits =
             rows::Limits { max_length: settings.max_length.min(config.max_positions), overlong: settings.overlong };
-        let examples = rows::load(&ctx, &request.files, limits, report)?;
+        let replay = request.replay.as_ref();
+        let selection = rows::Selection { seed: settings.seed, job: request.job, replay };
+        let examples = rows::load_with(&ctx, &request.files, limits, selection, report)?;
         selfcheck::check_share(&examples, settings)?;
         let prompts = match settings.preview_steps {
             0 => Vec::new(),

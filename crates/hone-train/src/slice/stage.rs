@@ -1,9 +1,9 @@
 //! The end of a slice: both folders written into staging.
 
 use super::{Slice, StepRecord};
-use crate::Refusal;
 use crate::checkpoint::{self, Contents};
 use crate::resume::{self, Resumed};
+use crate::{Refusal, replay};
 use anyhow::{Context, Result};
 use hone_model::HostWeights;
 use hone_pipeline::event::StagedCheckpoint;
@@ -89,14 +89,18 @@ impl Slice<'_> {
         for index in self.order.steps_from(request.position.job_step).take(self.records.len()).flatten() {
             files[self.examples.list[index].file].1 += 1;
         }
+        let sources = request.replay.as_ref().map(replay::files).unwrap_or_default();
+        let schema_of = |name: &str| {
+            let file = request.files.iter().chain(&sources).find(|file| file.name == name);
+            file.map(|file| file.schema_id.as_str())
+        };
         let files: Vec<Value> = self
             .examples
             .files
             .iter()
             .zip(&files)
-            .zip(&request.files)
-            .map(|((name, (examples, trained)), file)| {
-                json!({"name": name, "schema_id": file.schema_id, "examples": examples, "trained_in_slice": trained})
+            .map(|(name, (examples, trained))| {
+                json!({"name": name, "schema_id": schema_of(name), "examples": examples, "trained_in_slice": trained})
             })
             .collect();
         let ours = json!({
@@ -115,6 +119,7 @@ impl Slice<'_> {
             "files": files,
             "rows_overlong": self.examples.rows_overlong,
             "rows_refused": self.examples.rows_refused,
+            "replay_share": request.replay.as_ref().map(|replay| replay.share),
             "settings": request.settings,
             "versions": {"hone": env!("CARGO_PKG_VERSION")},
         });

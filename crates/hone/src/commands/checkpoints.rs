@@ -1,14 +1,18 @@
 //! The ledger: `hone checkpoints`, `hone compare`, `hone explain`.
 
-use crate::exit::{Refused, UsageError};
+mod files;
+
+use crate::commands::control;
+use crate::exit::UsageError;
 use crate::output;
 use crate::workspace::Workspace;
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
-use hone_disk::manifest;
+use hone_pipeline::event::Command;
 use hone_pipeline::ids::CheckpointId;
 use hone_pipeline::state::{Checkpoint, CheckpointState, DeploymentState, Evaluation, State};
 use serde_json::{Value, json};
+use std::path::PathBuf;
 
 /// `hone checkpoints [VERB]`.
 #[derive(Args, Debug)]
@@ -29,6 +33,32 @@ enum CheckpointsVerb {
         /// Only this one.
         id: Option<String>,
     },
+    /// What retention takes away now, and what stays although a limit asks for it.
+    Prune {
+        /// Only say it.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Copy a checkpoint, verified, to a new folder.
+    Export {
+        /// Its number.
+        id: String,
+        /// The folder; it must not exist yet.
+        dir: PathBuf,
+    },
+    /// Keep the files of a checkpoint whatever retention says.
+    Pin {
+        /// Its number.
+        id: String,
+        /// Why; kept in the ledger.
+        #[arg(long, default_value = "by hand")]
+        reason: String,
+    },
+    /// Leave a checkpoint to retention again.
+    Unpin {
+        /// Its number.
+        id: String,
+    },
 }
 
 /// `hone explain N`.
@@ -43,7 +73,17 @@ pub fn run(ws: &Workspace, args: &CheckpointsArgs) -> Result<()> {
     match &args.verb {
         None => list(ws),
         Some(CheckpointsVerb::Show { id }) => show(ws, id),
-        Some(CheckpointsVerb::Verify { id }) => verify(ws, id.as_deref()),
+        Some(CheckpointsVerb::Verify { id }) => files::verify(ws, id.as_deref()),
+        Some(CheckpointsVerb::Prune { dry_run }) => files::prune(ws, *dry_run),
+        Some(CheckpointsVerb::Export { id, dir }) => files::export(ws, id, dir),
+        Some(CheckpointsVerb::Pin { id, reason }) => {
+            let checkpoint = find(&ws.state()?, id)?.id;
+            control::send(ws, Command::Pin { checkpoint, reason: reason.clone() })
+        }
+        Some(CheckpointsVerb::Unpin { id }) => {
+            let checkpoint = find(&ws.state()?, id)?.id;
+            control::send(ws, Command::Unpin { checkpoint })
+        }
     }
 }
 
@@ -106,7 +146,7 @@ fn row(state: &State, checkpoint: &Checkpoint) -> Vec<String> {
     let verdict = state.judgements.get(&checkpoint.id).map_or("-".to_string(), |j| outcome(j.outcome).to_string());
     vec![
         checkpoint.id.to_string(),
-        describe(&checkpoint.state).to_string(),
+        described(checkpoint),
         checkpoint.parent.map_or("base".to_string(), |p| p.to_string()),
         checkpoint.train_loss.map_or("-".to_string(), |l| format!("{l:.4}")),
         totals.map_or("-".to_string(), |(loss, _)| format!("{loss:.4}")),
@@ -114,6 +154,15 @@ fn row(state: &State, checkpoint: &Checkpoint) -> Vec<String> {
         verdict,
         live_on(state, checkpoint.id).join(", "),
     ]
+}
+
+fn described(checkpoint: &Checkpoint) -> String {
+    let mark = match &checkpoint.marks {
+        marks if marks.abandoned.is_some() => ", abandoned",
+        marks if marks.pinned.is_some() => ", pinned",
+        _ => "",
+    };
+    format!("{}{mark}", describe(&checkpoint.state))
 }
 
 fn describe(state: &CheckpointState) -> &'static str {
@@ -152,56 +201,6 @@ fn show(ws: &Workspace, id: &str) -> Result<()> {
     } else {
         output::line(&serde_json::to_string_pretty(&value)?);
     }
-    Ok(())
-}
-
-fn verify(ws: &Workspace, id: Option<&str>) -> Result<()> {
-    let state = ws.state()?;
-    let chosen: Vec<&Checkpoint> = match id {
-        Some(id) => vec![find(&state, id)?],
-        None => state.checkpoints.values().filter(|c| c.state == CheckpointState::Published).collect(),
-    };
-    let mut problems = Vec::new();
-    for checkpoint in &chosen {
-        let result = if checkpoint.id.0 == 0 {
-            verify_base(ws, &state, checkpoint)
-        } else {
-            manifest::verify(&ws.layout().checkpoint(checkpoint.id), Some(&checkpoint.manifest_hash)).map(drop)
-        };
-        if let Err(error) = result {
-            problems.push(format!("{}: {error:#}", checkpoint.id));
-        }
-    }
-    problems.extend(unknown_folders(ws, &state)?);
-    if ws.json {
-        output::json(&json!({"verified": chosen.len(), "problems": problems}));
-    } else {
-        for problem in &problems {
-            output::line(problem);
-        }
-        output::line(&format!("{} checkpoints verified, {} problems", chosen.len(), problems.len()));
-    }
-    if problems.is_empty() { Ok(()) } else { Err(Refused.into()) }
-}
-
-/// Folders of `checkpoints/` that the ledger does not know.
-fn unknown_folders(ws: &Workspace, state: &State) -> Result<Vec<String>> {
-    let dir = ws.layout().checkpoints();
-    let mut unknown = Vec::new();
-    for entry in std::fs::read_dir(&dir).with_context(|| format!("list {}", dir.display()))? {
-        let name = entry?.file_name().to_string_lossy().into_owned();
-        let known = name.parse::<CheckpointId>().is_ok_and(|id| state.checkpoints.contains_key(&id));
-        if !known && !name.starts_with('.') {
-            unknown.push(format!("{name}: on disk, but not in the ledger"));
-        }
-    }
-    Ok(unknown)
-}
-
-fn verify_base(ws: &Workspace, state: &State, checkpoint: &Checkpoint) -> Result<()> {
-    let lineage = state.lineage.as_ref().context("find the lineage")?;
-    let (_, hash) = manifest::compute(&ws.root.join(&lineage.base_model))?;
-    anyhow::ensure!(hash == checkpoint.manifest_hash, "the base model's files are not those of `hone init`");
     Ok(())
 }
 

@@ -118,6 +118,7 @@ fn checkpoint_zero(manifest_hash: String) -> Checkpoint {
         created_ms: crate::workspace::now_ms(),
         ends_job: true,
         yielded: false,
+        marks: Default::default(),
     }
 }
 

@@ -204,6 +204,7 @@ pub fn loop_config(config: &Config) -> LoopConfig {
             check_max_ms: ms(config.check_timeout),
             ..Limits::default()
         },
+        housekeeping: config.housekeeping.clone(),
         data_manager: DataManagerConfig {
             enabled: config.auto_generate.enabled,
             count: config.auto_generate.count,

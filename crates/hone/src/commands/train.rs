@@ -193,6 +193,8 @@ fn request(
         parent: CheckpointId(state.checkpoint),
         resume_dir: (!is_first).then_some(resume),
         files,
+        replay: None,
+        number_from: None,
         position: state.position.clone(),
         rows_digest: state.rows_digest.clone(),
         settings: config.settings.train.clone(),

@@ -138,6 +138,7 @@ pub fn check(kind: Kind, value: &Value) -> Result<(), String> {
         Kind::OptionalText => value.is_null() || value.as_str().is_some_and(|s| !s.trim().is_empty()),
         Kind::Choice(words) => value.as_str().is_some_and(|s| words.contains(&s)),
         Kind::Address => value.as_str().is_some_and(|s| s.parse::<SocketAddr>().is_ok()),
+        Kind::TimeOfDay => value.is_null() || value.as_str().is_some_and(|s| minute_of(s).is_some()),
         Kind::Object => value.is_object(),
         Kind::Words(words) => {
             value.as_array().is_some_and(|list| list.iter().all(|v| v.as_str().is_some_and(|s| is_word(words, s))))
@@ -159,6 +160,7 @@ pub fn allowed(kind: Kind) -> String {
         Kind::OptionalText => "a text or null".to_string(),
         Kind::Choice(words) => words.iter().map(|w| format!("{w:?}")).collect::<Vec<_>>().join(", "),
         Kind::Address => "an address such as \"127.0.0.1:8765\" (port 0 = any free one)".to_string(),
+        Kind::TimeOfDay => "a time \"HH:MM\" (UTC) or null".to_string(),
         Kind::Object => "an object { … }".to_string(),
         Kind::Words(words) => {
             format!("a list of {}", words.iter().map(|w| word_form(w)).collect::<Vec<_>>().join(", "))
@@ -168,6 +170,14 @@ pub fn allowed(kind: Kind) -> String {
             format!("a list of objects with the texts {}", names.join(", "))
         }
     }
+}
+
+/// Minutes since midnight of a time `HH:MM`.
+#[must_use]
+pub fn minute_of(text: &str) -> Option<u64> {
+    let (hours, minutes) = text.split_once(':')?;
+    let number = |text: &str, below: u64| text.parse::<u64>().ok().filter(|n| text.len() == 2 && *n < below);
+    Some(number(hours, 24)? * 60 + number(minutes, 60)?)
 }
 
 fn word_form(word: &str) -> String {

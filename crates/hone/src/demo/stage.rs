@@ -48,6 +48,8 @@ pub fn settings(ports: &Ports) -> Vec<(String, Value)> {
         ("save_steps", json!(100)),
         ("preview_steps", json!(100)),
         ("seed", json!(1)),
+        // The shown number of steps is that of new problems only.
+        ("replay.share", json!(0)),
         ("auto_generate.enabled", json!(true)),
         ("auto_generate.count", json!(800)),
         ("auto_generate.threshold", json!(1)),

@@ -6,7 +6,7 @@ use crate::ids::*;
 use crate::state::*;
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 const ROWS_PER_STEP: u64 = 8;
 const STEPS_PER_SLICE: u64 = 3;
@@ -57,6 +57,8 @@ pub(super) struct Host {
     pub dropped: BTreeMap<DatasetId, File>,
     staging: BTreeMap<String, Contents>,
     pub published: BTreeMap<CheckpointId, Contents>,
+    pub ever_published: BTreeSet<CheckpointId>,
+    pub removed: BTreeSet<CheckpointId>,
     pub served: Option<CheckpointId>,
     pub child: Option<Child>,
     deposited: Vec<File>,
@@ -65,7 +67,11 @@ pub(super) struct Host {
 
 impl Host {
     pub fn new() -> Host {
-        Host { published: BTreeMap::from([(CheckpointId(0), Contents::default())]), ..Host::default() }
+        Host {
+            published: BTreeMap::from([(CheckpointId(0), Contents::default())]),
+            ever_published: BTreeSet::from([CheckpointId(0)]),
+            ..Host::default()
+        }
     }
 
     /// Somebody puts a file into the inbox; sometimes one with the bytes of an earlier one.
@@ -153,6 +159,13 @@ impl Host {
                 }
                 None
             }
+            Effect::RemovePruned => {
+                let pruned = |id: &CheckpointId| state.checkpoints[id].state == CheckpointState::Pruned;
+                let gone: Vec<_> = self.ever_published.iter().filter(|id| pruned(id)).copied().collect();
+                self.published.retain(|id, _| !gone.contains(id));
+                self.removed.extend(gone);
+                None
+            }
             Effect::KillWorker { .. } | Effect::Exit => unreachable!("done by the simulation"),
         }
     }
@@ -220,7 +233,10 @@ impl Host {
             Some(_) if fails => {
                 return Event::PublishFailed { checkpoint: id, reason: "bits".to_string() };
             }
-            Some(contents) => drop(self.published.insert(id, contents)),
+            Some(contents) => {
+                self.published.insert(id, contents);
+                self.ever_published.insert(id);
+            }
             None if self.published.contains_key(&id) => {}
             None => return Event::PublishFailed { checkpoint: id, reason: "lost".to_string() },
         }
@@ -250,7 +266,7 @@ impl Host {
         contents.rows.extend((job.position.rows_trained..rows_trained).map(|row| (dataset, row)));
         let staging = format!("staging-{}", child.token);
         self.staging.insert(staging.clone(), contents);
-        let number = parent.0 + child.steps + u64::from(mood == 7);
+        let number = state.highest_number().unwrap().0 + child.steps + u64::from(mood == 7);
         let staged = StagedCheckpoint {
             checkpoint: CheckpointId(number),
             parent,

@@ -1,0 +1,56 @@
+//! Which earlier data sets a job trains again, and which files share a job. Chosen once, at the job's first slice, and
+//! frozen in it, so that a resumed slice sees the same rows.
+
+use super::draft::Draft;
+use crate::ids::{DatasetId, JobId};
+use crate::state::{Dataset, DatasetState, Job, JobReplay, JobState, Priority};
+
+/// The earlier data sets of a job that begins now; `None` where nothing is replayed.
+pub(super) fn choose(draft: &Draft, job: &Job) -> Option<JobReplay> {
+    let settings = draft.settings;
+    let earlier = |d: &&Dataset| {
+        d.state == DatasetState::Accepted && d.gone.is_none() && d.set_aside.is_none() && !job.datasets.contains(&d.id)
+    };
+    let trained = |d: &&Dataset| {
+        let has = |other: &Job| other.position.rows_trained > 0 && other.datasets.contains(&d.id);
+        draft.state().jobs.values().any(has)
+    };
+    let mut datasets: Vec<DatasetId> =
+        draft.state().datasets.values().filter(earlier).filter(trained).map(|d| d.id).collect();
+    if settings.replay_share <= 0.0 || datasets.is_empty() {
+        return None;
+    }
+    // With more data sets than a job may read, each job draws others.
+    datasets.sort_by_key(|id| mix(job.id, *id));
+    datasets.truncate(settings.replay_max_datasets.max(1));
+    datasets.sort();
+    Some(JobReplay { share: settings.replay_share, datasets })
+}
+
+/// The job in which a small file is trained together with others: queued, not begun, of the same priority, and with
+/// fewer than `min_rows` rows so far.
+pub(super) fn job_with_room(draft: &Draft, dataset: &Dataset, priority: Priority) -> Option<Job> {
+    let (state, min_rows) = (draft.state(), draft.settings.min_rows);
+    let rows_of = |job: &Job| -> u64 {
+        job.datasets.iter().filter_map(|id| state.datasets.get(id)).map(|dataset| dataset.rows).sum()
+    };
+    let has_room = |job: &&Job| {
+        job.state == JobState::Queued
+            && job.started_ms.is_none()
+            && job.tries == 0
+            && job.priority == priority
+            && rows_of(job) < min_rows
+    };
+    if dataset.rows >= min_rows {
+        return None;
+    }
+    state.jobs.values().rev().find(has_room).cloned()
+}
+
+/// A number that is spread evenly and the same everywhere (the finaliser of SplitMix64).
+fn mix(job: JobId, dataset: DatasetId) -> u64 {
+    let mut x = job.0.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(dataset.0);
+    x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    x ^ (x >> 31)
+}
