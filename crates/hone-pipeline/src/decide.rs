@@ -15,6 +15,7 @@ mod draft;
 mod evaluation;
 mod inbox;
 mod replay;
+mod rewind;
 
 #[cfg(test)]
 mod simulation;
@@ -27,6 +28,8 @@ use crate::ids::CheckpointId;
 use crate::state::{State, TimeMs};
 use draft::Draft;
 use std::collections::BTreeMap;
+
+pub use rewind::touched_by;
 
 /// Live figures of a running slice are committed at most this often.
 pub const PROGRESS_EVERY_MS: u64 = 1_000;

@@ -209,6 +209,27 @@ pub enum Command {
         /// Why.
         reason: String,
     },
+    /// Train on from an earlier checkpoint; what came after it is abandoned.
+    Rewind {
+        /// From which.
+        checkpoint: CheckpointId,
+        /// Why.
+        reason: String,
+    },
+    /// Take a data set out of the model: back to before it, and queue the later good jobs again.
+    Undo {
+        /// Which.
+        dataset: DatasetId,
+        /// Why.
+        reason: String,
+    },
+    /// As undo; its rows, previews and quotations are removed as well.
+    Forget {
+        /// Which.
+        dataset: DatasetId,
+        /// Why.
+        reason: String,
+    },
     /// Keep the files of a checkpoint whatever retention says.
     Pin {
         /// Which.

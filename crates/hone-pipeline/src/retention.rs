@@ -119,7 +119,8 @@ fn best(state: &State) -> Option<CheckpointId> {
         Some(evaluation.suites.iter().map(|s| (s.suite.as_str(), s.suite_hash.as_str())).collect::<Vec<_>>())
     };
     let measure = state.champion.as_ref().and_then(suites);
-    let is_here = |id: &CheckpointId| state.checkpoints.get(id).is_some_and(|c| c.state == CheckpointState::Published);
+    let goes_on = |c: &Checkpoint| c.state == CheckpointState::Published && c.marks.abandoned.is_none();
+    let is_here = |id: &CheckpointId| state.checkpoints.get(id).is_some_and(goes_on);
     let alike = |id: &CheckpointId| measure.is_none() || suites(id) == measure;
     let of = |e: &crate::state::Evaluation| {
         let tokens: u64 = e.suites.iter().map(|s| s.trained_tokens).sum();

@@ -259,6 +259,34 @@ pub enum JobState {
     },
     /// Taken out by a person.
     Cancelled,
+    /// It was trained, but the checkpoints with its rows were abandoned; `retry` trains it again.
+    Rewound {
+        /// Why.
+        reason: String,
+    },
+}
+
+impl Job {
+    /// A job that waits for its first slice.
+    #[must_use]
+    pub fn new(id: JobId, datasets: Vec<DatasetId>, priority: Priority, now: TimeMs) -> Job {
+        Job {
+            id,
+            datasets,
+            priority,
+            state: JobState::Queued,
+            tries: 0,
+            not_before_ms: 0,
+            settings: None,
+            position: Position::default(),
+            replay: None,
+            skip_reason: None,
+            progress: None,
+            created_ms: now,
+            started_ms: None,
+            ended_ms: None,
+        }
+    }
 }
 
 impl JobState {

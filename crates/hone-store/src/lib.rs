@@ -5,6 +5,7 @@
 
 #![cfg_attr(test, expect(clippy::disallowed_methods, reason = "tests write fixtures"))]
 
+pub mod backup;
 pub mod datasets;
 mod filesystem;
 #[cfg(test)]
@@ -18,4 +19,4 @@ mod store;
 pub use filesystem::network_file_system;
 pub use layout::Layout;
 pub use owner::{OwnerLock, OwnerLockError, owner_lock};
-pub use store::{EventFilter, FORMAT_VERSION, OpenError, Store};
+pub use store::{EventFilter, FORMAT_VERSION, OpenError, QueuePage, Store};

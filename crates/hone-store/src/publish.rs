@@ -41,7 +41,7 @@ pub fn publish(layout: &Layout, checkpoint: &Checkpoint) -> Result<(), PublishEr
 }
 
 /// Removes what unfinished slices left behind: staging folders that no staged checkpoint and no lease names,
-/// and temporary names in `checkpoints/`, `resume/` and `datasets/`. For the start of a daemon, when no child
+/// and temporary names in the folders of the workspace. For the start of a daemon, when no child
 /// of an earlier one lives any more.
 pub fn sweep_staging(layout: &Layout, state: &State) -> Result<()> {
     let mut keep: BTreeSet<String> = BTreeSet::new();
@@ -53,7 +53,10 @@ pub fn sweep_staging(layout: &Layout, state: &State) -> Result<()> {
     if let Some(lease) = &state.lease {
         keep.extend([Layout::checkpoint_staging(lease.token), Layout::resume_staging(lease.token)]);
     }
-    for folder in ["checkpoints", "resume", "datasets"] {
+    for folder in ["checkpoints", "resume", "datasets", "runs", "runs/checks", "snapshots"] {
+        if !layout.root().join(folder).is_dir() {
+            continue;
+        }
         for name in names_in(&layout.root().join(folder))? {
             let left_over = name.starts_with(".staging-") || (name.starts_with('.') && name.ends_with(".tmp"));
             let relative = format!("{folder}/{name}");

@@ -7,8 +7,9 @@
 
 use crate::Layout;
 use anyhow::{Context, Result, bail};
-use hone_pipeline::ids::{CheckpointId, DatasetId};
-use hone_pipeline::state::{Checkpoint, CheckpointState, State, TimeMs, Work};
+use hone_pipeline::ids::CheckpointId;
+use hone_pipeline::state::{Checkpoint, CheckpointState, Dataset, Gone, Job, State, TimeMs, Work};
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -88,6 +89,10 @@ pub fn remove_pruned(layout: &Layout, state: &State, deadline: Deadline) -> Resu
         }
     }
     for dataset in state.datasets.values().filter(|d| d.gone.is_some()) {
+        if dataset.gone == Some(Gone::Forgotten) {
+            deadline.check()?;
+            forget(layout, state, dataset)?;
+        }
         for file in [layout.dataset_file(dataset), layout.dataset_meta(dataset.id)] {
             if file.exists() {
                 deadline.check()?;
@@ -167,15 +172,29 @@ pub fn sweep_rest(layout: &Layout, state: &State, rest: &Rest, now: TimeMs, dead
     Ok(gone)
 }
 
-/// Removes the run folders of jobs: metrics and previews of what was trained. For `hone forget`.
-///
-/// # Errors
-/// A folder could not be removed.
-pub fn remove_runs_of(layout: &Layout, jobs: &[hone_pipeline::ids::JobId], dataset: DatasetId) -> Result<()> {
-    for job in jobs {
-        hone_disk::remove_tree(&layout.runs().join(job.to_string()))?;
+/// What quotes a forgotten data set goes: previews and logs of the jobs that were trained on it, and the words of its
+/// report. Its hash and its counts stay.
+fn forget(layout: &Layout, state: &State, dataset: &Dataset) -> Result<()> {
+    let report = layout.dataset_report(dataset.id);
+    if !report.is_file() || std::fs::read(&report).is_ok_and(|bytes| is_forgotten(&bytes)) {
+        return Ok(());
     }
-    hone_disk::remove_tree(&layout.check_run(dataset))
+    let replays = |job: &Job| job.replay.as_ref().is_some_and(|replay| replay.datasets.contains(&dataset.id));
+    let uses = |job: &&Job| job.datasets.contains(&dataset.id) || replays(job);
+    for job in state.jobs.values().filter(uses) {
+        hone_disk::remove_tree(&layout.runs().join(job.id.to_string()))?;
+    }
+    hone_disk::remove_tree(&layout.check_run(dataset.id))?;
+    // Last: while the report still quotes, all of this is done again.
+    let words = json!({
+        "format_version": 1, "verdict": "accepted", "forgotten": true, "schema_id": dataset.schema_id,
+        "rows": dataset.rows, "blake3": dataset.blake3,
+    });
+    hone_disk::write_json(&report, &words)
+}
+
+fn is_forgotten(report: &[u8]) -> bool {
+    serde_json::from_slice(report).is_ok_and(|report: Value| report["forgotten"] == true)
 }
 
 /// Run folders of what the device does and of every check under way.

@@ -4,6 +4,8 @@
 //! `events`. `PRAGMA user_version` is the format. Every commit is one transaction in a write-ahead log that is
 //! synced before `commit` returns.
 
+mod queue;
+
 use crate::Layout;
 use crate::filesystem::network_file_system_of;
 use anyhow::{Context, Result};
@@ -14,6 +16,8 @@ use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+pub use queue::QueuePage;
 
 /// Version of the database's format, in `PRAGMA user_version`.
 pub const FORMAT_VERSION: i64 = 1;
@@ -108,6 +112,7 @@ impl Store {
         if health != "ok" {
             return Err(OpenError::Damaged(health));
         }
+        db.execute_batch(queue::INDICES).map_err(damaged_or_io)?;
         Ok(Store { db, layout })
     }
 
@@ -166,6 +171,13 @@ impl Store {
             Ok::<_, anyhow::Error>(transaction.commit()?)
         };
         write().context("commit to hone.db")
+    }
+
+    /// Writes a consistent copy of the whole database to a file that does not exist.
+    pub(crate) fn copy_to(&self, file: &Path) -> Result<()> {
+        let name = file.to_str().context("name the copy in UTF-8")?;
+        self.db.execute("VACUUM INTO ?1", [name]).context("copy hone.db")?;
+        Ok(())
     }
 
     /// Lines of the event log with their numbers, oldest first: those after `after`, or the newest `limit` ones.

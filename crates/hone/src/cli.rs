@@ -1,7 +1,7 @@
 //! The command line: verbs, flags, and which function answers each.
 
 use crate::commands::{
-    checkpoints, control, data, deploy, eval, export, init, model, roles, show, status, submit, train,
+    checkpoints, control, data, deploy, doctor, eval, export, history, init, model, roles, show, status, submit, train,
 };
 use crate::exit;
 use crate::workspace::{Workspace, find_root};
@@ -72,6 +72,8 @@ enum Verb {
     Stop(control::ReasonArgs),
     /// What runs now, what waits, what is served, what is wrong.
     Status,
+    /// What is wrong with this host, and how to mend it.
+    Doctor,
     /// One training run in the foreground, no daemon needed.
     Train(train::TrainArgs),
     /// The ledger.
@@ -90,6 +92,18 @@ enum Verb {
     Explain(checkpoints::ExplainArgs),
     /// Training curves for other tools: TensorBoard event files, CSV.
     Export(export::ExportArgs),
+    /// Train on from an earlier checkpoint; later ones stay in the ledger, abandoned.
+    Rewind(history::RewindArgs),
+    /// Take a data set out of the model: back to before it, later good jobs are queued again.
+    Undo(history::DatasetArgs),
+    /// As undo, and its rows, previews and quotations are removed.
+    Forget(history::DatasetArgs),
+    /// The base model and the chain of checkpoints that is trained on.
+    Lineage(history::LineageArgs),
+    /// Write the state (database, configuration, ledger) to one file, also while the daemon runs.
+    Backup(history::FileArgs),
+    /// Put the state of a backup in the place of this workspace's.
+    Restore(history::FileArgs),
     /// Talk to the served model.
     Chat(chat::ChatArgs),
     /// Model folders.
@@ -147,6 +161,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Resume => control::resume(ws),
         Verb::Skip(args) => control::skip(ws, &args),
         Verb::Stop(args) => control::stop(ws, &args),
+        Verb::Doctor => doctor::run(ws),
         Verb::Status => status::run(ws),
         Verb::Train(args) => train::run(ws, &args),
         Verb::Checkpoints(args) => checkpoints::run(ws, &args),
@@ -157,6 +172,12 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Deployments => deploy::list(ws),
         Verb::Explain(args) => checkpoints::explain(ws, &args),
         Verb::Export(args) => export::run(ws, &args),
+        Verb::Rewind(args) => history::rewind(ws, &args),
+        Verb::Undo(args) => history::undo(ws, &args),
+        Verb::Forget(args) => history::forget(ws, &args),
+        Verb::Lineage(args) => history::lineage(ws, &args),
+        Verb::Backup(args) => history::backup(ws, &args),
+        Verb::Restore(args) => history::restore(ws, &args),
         Verb::Chat(args) => chat::run(ws, &args),
         Verb::Model(verb) => model::run(ws, &verb),
         Verb::Config(verb) => show::config(ws, &verb),

@@ -49,6 +49,10 @@ pub(super) fn published(draft: &mut Draft, id: CheckpointId) {
     draft.put(Change::PutCheckpoint(checkpoint.clone()));
     let loss = checkpoint.train_loss.unwrap_or(f64::NAN);
     draft.info("checkpoint_published", id, format!("published with training loss {loss:.4}"));
+    if checkpoint.marks.abandoned.is_some() {
+        // Training went back while it was published: no job is where it says.
+        return;
+    }
     let Some(mut job) = checkpoint.job.and_then(|job| draft.state().jobs.get(&job).cloned()) else { return };
     job.position = checkpoint.position;
     job.tries = 0;
@@ -68,7 +72,7 @@ pub(super) fn published(draft: &mut Draft, id: CheckpointId) {
 
 pub(super) fn publish_failed(draft: &mut Draft, id: CheckpointId, reason: &str) {
     let Some(mut checkpoint) = waiting(draft, id) else { return };
-    let job = checkpoint.job;
+    let job = checkpoint.job.filter(|_| checkpoint.marks.abandoned.is_none());
     checkpoint.state = CheckpointState::Refused { reason: reason.to_string() };
     draft.put(Change::PutCheckpoint(checkpoint));
     draft.error("checkpoint_refused", id, reason);

@@ -2,9 +2,9 @@
 //! at once (it is done again later); `Stop` wins over `Pause` and cannot be taken back. Checks of arriving files
 //! go on while paused.
 
-use super::deployment;
 use super::device::{ask_to_yield, end_skipped, is_publishing};
 use super::draft::Draft;
+use super::{deployment, rewind};
 use crate::event::Command;
 use crate::ids::{CheckpointId, DatasetId, JobId};
 use crate::state::{Change, Checkpoint, CheckpointState, Control, Job, JobState, Lease, Marks, Priority, Work};
@@ -19,6 +19,9 @@ pub(super) fn command(draft: &mut Draft, command: &Command) {
         Command::CancelJob { job } => cancel(draft, *job),
         Command::RetryJob { job } => retry(draft, *job),
         Command::Deploy { checkpoint, reason } => deployment::deploy_by_hand(draft, *checkpoint, reason),
+        Command::Rewind { checkpoint, reason } => rewind::rewind(draft, *checkpoint, reason),
+        Command::Undo { dataset, reason } => rewind::undo(draft, *dataset, reason),
+        Command::Forget { dataset, reason } => rewind::forget(draft, *dataset, reason),
         Command::Pin { checkpoint, reason } => pin(draft, *checkpoint, Some(reason.clone())),
         Command::Unpin { checkpoint } => pin(draft, *checkpoint, None),
         Command::Rollback { reason } => deployment::rollback_by_hand(draft, reason),
@@ -108,7 +111,7 @@ fn cancel(draft: &mut Draft, id: JobId) -> Result<String, String> {
 fn retry(draft: &mut Draft, id: JobId) -> Result<String, String> {
     let job = find(draft, id)?;
     match job.state {
-        JobState::Failed { .. } | JobState::Skipped { .. } | JobState::Cancelled => {}
+        JobState::Failed { .. } | JobState::Skipped { .. } | JobState::Cancelled | JobState::Rewound { .. } => {}
         JobState::Completed => return Err(format!("{id} was completed; all its rows are trained")),
         JobState::Queued | JobState::Running => return Err(format!("{id} is in the queue already")),
     }

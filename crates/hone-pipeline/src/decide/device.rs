@@ -18,7 +18,7 @@ pub(super) fn progress(draft: &mut Draft, token: LeaseToken, progress: Option<&P
     if until_ms >= lease.until_ms + draft.settings.lease_ms / 4 {
         draft.put(Change::SetLease { lease: Some(Lease { until_ms, ..lease.clone() }) });
     }
-    let (Work::Train { job }, Some(progress)) = (lease.work, progress) else { return };
+    let (Work::Train { job }, Some(progress), false) = (lease.work, progress, lease.delivered) else { return };
     let Some(job) = draft.state().jobs.get(&job) else { return };
     let shown_ms = job.progress.as_ref().map_or(0, |shown| shown.at_ms);
     if draft.now >= shown_ms + PROGRESS_EVERY_MS {
@@ -159,7 +159,7 @@ fn slice_ended(draft: &mut Draft, id: JobId, lease: &Lease, exit: &WorkerExit) {
     }
     if lease.delivered {
         if *exit != WorkerExit::Done {
-            draft.warning("worker_ended_badly", id, format!("after its checkpoint was staged: {}", in_words(exit)));
+            draft.warning("worker_ended_badly", id, format!("after its work was over: {}", in_words(exit)));
         }
         return;
     }

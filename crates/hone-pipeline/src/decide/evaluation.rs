@@ -128,6 +128,7 @@ fn first_champion(state: &State) -> Option<CheckpointId> {
 fn challengers(state: &State) -> Vec<CheckpointId> {
     let open = |c: &&Checkpoint| {
         c.state == CheckpointState::Published
+            && c.marks.abandoned.is_none()
             && state.champion.is_none_or(|champion| champion < c.id)
             && !state.judgements.contains_key(&c.id)
             && is_final(state, c.id)

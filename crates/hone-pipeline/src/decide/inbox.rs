@@ -10,7 +10,7 @@ use super::replay;
 use crate::event::Effect;
 use crate::finding::Report;
 use crate::ids::{DatasetId, JobId};
-use crate::state::{Change, Dataset, DatasetState, Job, JobState, Position, Priority, State};
+use crate::state::{Change, Dataset, DatasetState, Job, Priority, State};
 
 pub(super) fn file_arrived(draft: &mut Draft, inbox_path: &str, priority: Priority, schema_flag: Option<&str>) {
     let on_its_way = |d: &Dataset| d.state == DatasetState::Arriving && d.inbox_path == inbox_path;
@@ -85,22 +85,8 @@ pub(super) fn checked(draft: &mut Draft, id: DatasetId, report: &Report, provena
         draft.put_job(job);
         return draft.info("file_accepted", id, message);
     }
-    let job = Job {
-        id: JobId(draft.next(|counters| &mut counters.job)),
-        datasets: vec![id],
-        priority: dataset.priority,
-        state: JobState::Queued,
-        tries: 0,
-        not_before_ms: 0,
-        settings: None,
-        position: Position::default(),
-        replay: None,
-        skip_reason: None,
-        progress: None,
-        created_ms: draft.now,
-        started_ms: None,
-        ended_ms: None,
-    };
+    let number = JobId(draft.next(|counters| &mut counters.job));
+    let job = Job::new(number, vec![id], dataset.priority, draft.now);
     let message =
         format!("{} accepted: {} rows of {}, {} queued", dataset.inbox_path, report.rows, report.schema_id, job.id);
     draft.put(Change::PutDataset(dataset));

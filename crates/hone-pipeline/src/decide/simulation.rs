@@ -71,6 +71,8 @@ fn schedules_of_every_kind_end_well() {
             "rejected",
             "duplicate",
             "refused",
+            "rewound",
+            "forgotten",
             "promoted",
             "pruned",
             "rolled_back",
@@ -236,7 +238,7 @@ impl Simulation {
         let reason = String::new();
         let job = JobId(self.rng.random_range(1..6));
         let checkpoint = CheckpointId(self.rng.random_range(0..12));
-        let command = match self.rng.random_range(0..26) {
+        let command = match self.rng.random_range(0..29) {
             0 | 1 => Command::Pause { reason },
             2..9 => Command::Resume,
             9 | 10 => Command::Skip { reason },
@@ -247,6 +249,9 @@ impl Simulation {
             19 | 20 => Command::Deploy { checkpoint: Some(checkpoint), reason },
             21 => Command::Deploy { checkpoint: None, reason },
             22 | 23 => Command::Rollback { reason },
+            26 => Command::Rewind { checkpoint, reason },
+            27 => Command::Undo { dataset: DatasetId(job.0), reason },
+            28 => Command::Forget { dataset: DatasetId(job.0), reason },
             24 => Command::Pin { checkpoint, reason },
             _ => Command::Unpin { checkpoint },
         };
@@ -338,10 +343,28 @@ impl Simulation {
             let pinned = record.marks.pinned.is_some();
             self.must(!live && !pinned && state.champion != Some(*id), &format!("{id} is needed and its files went"));
         }
+        self.check_head();
         if let Some(latest) = state.latest_checkpoint() {
             self.must(self.host.published.contains_key(&latest.id), "a checkpoint in the ledger is not there");
             self.check_chain(latest.id);
         }
+    }
+
+    /// What is not abandoned is the latest checkpoint and its ancestors, nothing else.
+    fn check_head(&self) {
+        let all = &self.state.checkpoints;
+        let mut chain = BTreeSet::new();
+        let mut at = self.state.latest_checkpoint().map(|c| c.id);
+        while let Some(id) = at {
+            chain.insert(id);
+            at = all[&id].parent;
+        }
+        let visible = |c: &&Checkpoint| matches!(c.state, CheckpointState::Published | CheckpointState::Pruned);
+        let goes_on: BTreeSet<_> =
+            all.values().filter(visible).filter(|c| c.marks.abandoned.is_none()).map(|c| c.id).collect();
+        self.must(chain == goes_on, &format!("the chain is {chain:?}, not abandoned are {goes_on:?}"));
+        let Some(champion) = self.state.champion else { return };
+        self.must(all[&champion].state == CheckpointState::Published, "the champion has no files");
     }
 
     /// The chain of the latest checkpoint holds what the jobs say, each row once. Looked at when either changes.
@@ -424,6 +447,8 @@ impl Simulation {
         add("duplicate", datasets(|state| matches!(state, DatasetState::Duplicate { .. })));
         let refused = |c: &&Checkpoint| matches!(c.state, CheckpointState::Refused { .. });
         add("refused", self.state.checkpoints.values().filter(refused).count());
+        add("rewound", self.state.checkpoints.values().filter(|c| c.marks.abandoned.is_some()).count());
+        add("forgotten", self.state.datasets.values().filter(|d| d.gone.is_some()).count());
         add("pruned", self.host.removed.len());
         let promoted = |j: &&Judgement| j.outcome == Outcome::Promote && j.champion.is_some();
         add("promoted", self.state.judgements.values().filter(promoted).count());

@@ -6,6 +6,7 @@
 mod deployments;
 mod evaluations;
 mod files;
+mod rewinding;
 mod room;
 mod sharing;
 mod slices;
@@ -203,6 +204,9 @@ impl World {
             },
             ["pin", id] => Event::Command(Command::Pin { checkpoint: CheckpointId(number(id)), reason }),
             ["unpin", id] => Event::Command(Command::Unpin { checkpoint: CheckpointId(number(id)) }),
+            ["rewind", id] => Event::Command(Command::Rewind { checkpoint: CheckpointId(number(id)), reason }),
+            ["undo", id] => Event::Command(Command::Undo { dataset: DatasetId(number(id)), reason }),
+            ["forget", id] => Event::Command(Command::Forget { dataset: DatasetId(number(id)), reason }),
             ["pause"] => Event::Command(Command::Pause { reason }),
             ["resume"] => Event::Command(Command::Resume),
             ["skip"] => Event::Command(Command::Skip { reason }),

@@ -12,6 +12,9 @@ pub struct Marks {
     /// Why training does not go on from it or from what was trained from it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub abandoned: Option<String>,
+    /// Data sets that it was trained on and that were forgotten since.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub saw_forgotten: Vec<DatasetId>,
 }
 
 impl Marks {

@@ -282,3 +282,59 @@ fn events_are_found_by_number_severity_and_text() {
     assert_eq!(found(&text("%"), 10), [1]);
     assert_eq!(found(&text("' OR 1=1 --"), 10), [0_u64; 0]);
 }
+
+#[test]
+fn a_page_of_the_queue_is_in_the_order_of_service_and_says_what_each_job_waits_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::create(dir.path()).unwrap();
+    let mut changes = vec![Change::PutDataset(dataset(1, "a.jsonl", DatasetState::Accepted))];
+    let queued = |id, priority| Job::new(JobId(id), vec![DatasetId(1)], priority, 0);
+    changes.push(Change::PutJob(Job { state: JobState::Running, ..queued(1, Priority::Low) }));
+    for (id, priority) in [(2, Priority::Low), (3, Priority::Normal), (4, Priority::High), (5, Priority::Normal)] {
+        changes.push(Change::PutJob(queued(id, priority)));
+    }
+    for id in 6..9 {
+        changes.push(Change::PutJob(Job {
+            state: JobState::Completed,
+            ended_ms: Some(100 - id),
+            ..queued(id, Priority::Low)
+        }));
+    }
+    changes.push(Change::PutJob(Job { not_before_ms: 5_000, ..queued(9, Priority::High) }));
+    store.commit(&changes).unwrap();
+    let page = Store::open_read_only(dir.path()).unwrap().queue_page(4, 2).unwrap();
+    let ids = |jobs: &[Job]| jobs.iter().map(|job| job.id.0).collect::<Vec<_>>();
+    assert_eq!((ids(&page.open), ids(&page.ended)), (vec![1, 4, 9, 3], vec![8, 7]));
+    assert_eq!(page.counts, [("running", 1), ("queued", 5), ("completed", 3)].map(|(k, n)| (k.to_string(), n)).into());
+    assert_eq!(page.datasets.len(), 1);
+    let waits = |page: &crate::QueuePage| page.open.iter().map(|job| page.waits_for(job, 1_500)).collect::<Vec<_>>();
+    assert_eq!(waits(&page)[2], "its next try in 4 s");
+    assert_eq!(waits(&page)[3], "3 jobs before it");
+    let work = Work::Train { job: JobId(1) };
+    let lease = Lease { token: LeaseToken(4), work, until_ms: 9, asked_to_yield: true, since_ms: 1, delivered: false };
+    let leased = crate::QueuePage { lease: Some(lease), ..page.clone() };
+    assert_eq!(waits(&leased)[0], "it runs");
+    let paused = crate::QueuePage { control: Control::Paused { reason: "lunch".to_string() }, ..page };
+    assert_eq!(waits(&paused)[1], "`hone resume` (paused: lunch)");
+}
+
+#[test]
+fn the_first_page_of_a_hundred_thousand_jobs_reads_only_what_it_shows() {
+    // budget: 20 s
+    if !std::env::var("HONE_SLOW").is_ok_and(|slow| slow == "1") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::create(dir.path()).unwrap();
+    let changes: Vec<Change> =
+        (1..=100_000).map(|id| Change::PutJob(Job::new(JobId(id), vec![DatasetId(1)], Priority::Normal, 0))).collect();
+    store.commit(&changes).unwrap();
+    let reader = Store::open_read_only(dir.path()).unwrap();
+    let start = std::time::Instant::now();
+    let page = reader.queue_page(50, 10).unwrap();
+    let elapsed = start.elapsed();
+    assert_eq!((page.open.len(), page.counts["queued"]), (50, 100_000));
+    eprintln!("first page of 100,000 jobs: {elapsed:?}");
+    // The promise is 100 ms; a loaded machine gets ten times as long, a scan of all bodies takes longer still.
+    assert!(elapsed.as_millis() < 1_000, "{elapsed:?}");
+}

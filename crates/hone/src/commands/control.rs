@@ -2,12 +2,13 @@
 
 use crate::exit::UsageError;
 use crate::output;
-use crate::workspace::Workspace;
+use crate::workspace::{Workspace, now_ms};
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use hone_pipeline::event::Command;
 use hone_pipeline::ids::JobId;
-use hone_pipeline::state::{Job, JobState, Priority, State};
+use hone_pipeline::state::{Job, JobState, Priority};
+use hone_store::QueuePage;
 use serde_json::json;
 
 /// `--reason`.
@@ -23,7 +24,13 @@ pub struct ReasonArgs {
 pub struct QueueArgs {
     #[command(subcommand)]
     verb: Option<QueueVerb>,
+    /// How many open jobs to show.
+    #[arg(long, default_value_t = 50)]
+    limit: usize,
 }
+
+/// Ended jobs below the open ones.
+const SHOWN_ENDED: usize = 10;
 
 #[derive(Subcommand, Debug)]
 enum QueueVerb {
@@ -81,7 +88,7 @@ pub fn stop(ws: &Workspace, args: &ReasonArgs) -> Result<()> {
 pub fn queue(ws: &Workspace, args: &QueueArgs) -> Result<()> {
     let job = |id: &str| id.parse::<JobId>().map_err(|error| UsageError(format!("read the job's id: {error}")));
     match &args.verb {
-        None => list(ws),
+        None => list(ws, args.limit),
         Some(QueueVerb::Move { id, priority }) => {
             let priority = serde_json::from_value::<Priority>(json!(priority.to_lowercase()))
                 .map_err(|_| UsageError(format!("read the priority {priority:?}: allowed are high, normal, low")))?;
@@ -92,30 +99,43 @@ pub fn queue(ws: &Workspace, args: &QueueArgs) -> Result<()> {
     }
 }
 
-fn list(ws: &Workspace) -> Result<()> {
-    let state = ws.state()?;
+/// The open jobs in the order of service, each with what it waits for, and some that ended.
+fn list(ws: &Workspace, limit: usize) -> Result<()> {
+    let page = ws.store()?.queue_page(limit, if ws.json { limit } else { SHOWN_ENDED })?;
+    let now = now_ms();
     if ws.json {
-        output::json(&state.jobs.values().collect::<Vec<_>>());
+        let open = page.open.iter().map(|job| {
+            let mut value = json!(job);
+            value["waits_for"] = json!(page.waits_for(job, now));
+            value
+        });
+        let ended = page.ended.iter().map(|job| json!(job));
+        output::json(&open.chain(ended).collect::<Vec<_>>());
         return Ok(());
     }
-    let rows: Vec<Vec<String>> = state.jobs.values().rev().take(50).map(|job| row(&state, job)).collect();
-    if rows.is_empty() {
+    if page.counts.is_empty() {
         output::line("the queue is empty; `hone submit FILE` fills it");
         return Ok(());
     }
-    output::table(&["job", "priority", "state", "steps", "rows trained", "data"], &rows);
+    let open = page.open.iter().map(|job| row(&page, job, page.waits_for(job, now)));
+    let ended = page.ended.iter().map(|job| row(&page, job, "-".to_string()));
+    let rows: Vec<Vec<String>> = open.chain(ended).collect();
+    output::table(&["job", "priority", "state", "steps", "rows trained", "waits for", "data"], &rows);
+    let counts: Vec<String> = page.counts.iter().map(|(state, count)| format!("{count} {state}")).collect();
+    output::line(&counts.join(", "));
     Ok(())
 }
 
-fn row(state: &State, job: &Job) -> Vec<String> {
+fn row(page: &QueuePage, job: &Job, waits_for: String) -> Vec<String> {
     let names: Vec<&str> =
-        job.datasets.iter().filter_map(|id| state.datasets.get(id)).map(|d| d.file_name.as_str()).collect();
+        job.datasets.iter().filter_map(|id| page.datasets.get(id)).map(|d| d.file_name.as_str()).collect();
     vec![
         job.id.to_string(),
         format!("{:?}", job.priority).to_lowercase(),
         describe(&job.state),
         format!("{} of {}", job.position.job_step, total(job.position.total_steps)),
         job.position.rows_trained.to_string(),
+        waits_for,
         names.join(", "),
     ]
 }
@@ -134,5 +154,6 @@ pub fn describe(state: &JobState) -> String {
         JobState::Skipped { at_row } => format!("skipped at row {at_row}"),
         JobState::Failed { reason } => format!("failed: {}", output::excerpt(reason, 60)),
         JobState::Cancelled => "cancelled".to_string(),
+        JobState::Rewound { reason } => format!("rewound: {}", output::excerpt(reason, 60)),
     }
 }

@@ -227,7 +227,7 @@ fn how_a_worker_ends_after_its_checkpoint_does_not_matter() {
         expect![[r#"
         > exit crashed
           lease none
-          log Warning worker_ended_badly job-1: after its checkpoint was staged: the worker crashed: signal 9
+          log Warning worker_ended_badly job-1: after its work was over: the worker crashed: signal 9
         > published 4
           checkpoint-4 published from checkpoint-0
           log Info checkpoint_published checkpoint-4: published with training loss 2.0000

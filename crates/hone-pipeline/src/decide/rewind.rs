@@ -1,0 +1,233 @@
+//! Going back: `rewind` to an earlier checkpoint, `undo` of a data set, `forget` of its rows.
+//!
+//! Training goes on from the newest checkpoint that is not abandoned. Going back to a checkpoint means: it and its
+//! ancestors are what is trained, everything else is abandoned (also a checkpoint that is being published), and every
+//! job is where that chain says it is. Checkpoints stay in the ledger, and numbers count on from the highest one.
+
+use super::deployment;
+use super::draft::Draft;
+use crate::event::Effect;
+use crate::ids::{CheckpointId, DatasetId, JobId};
+use crate::state::{
+    Change, Checkpoint, CheckpointState, Dataset, DatasetState, Gone, Job, JobState, Lease, Marks, Outcome, Position,
+    State, Work,
+};
+use std::collections::BTreeSet;
+
+pub(super) fn rewind(draft: &mut Draft, to: CheckpointId, reason: &str) -> Result<String, String> {
+    let target = draft.state().checkpoints.get(&to).ok_or_else(|| format!("{to} is not in the ledger"))?;
+    if target.state != CheckpointState::Published {
+        return Err(format!("{to} has no files here"));
+    }
+    if draft.state().latest_checkpoint().is_some_and(|latest| latest.id == to) {
+        return Err(format!("{to} is the latest already"));
+    }
+    let moved = go_back(draft, to, &format!("rewound to {to}: {reason}"));
+    let jobs = names(moved.iter().filter(|(_, before)| !before.is_open()).map(|(id, _)| *id));
+    let again = if jobs.is_empty() { String::new() } else { format!("; `hone queue retry` trains {jobs} again") };
+    draft.warning("rewound", to, format!("training goes on from {to}: {reason}"));
+    Ok(format!("training goes on from {to}{again}"))
+}
+
+/// Takes a data set out of the model: back to the last checkpoint with files before it was first trained, and the
+/// later good jobs are queued again.
+pub(super) fn undo(draft: &mut Draft, id: DatasetId, reason: &str) -> Result<String, String> {
+    let dataset = accepted(draft.state(), id)?;
+    let touched = touched_by(draft.state(), id);
+    let in_model = |c: &&CheckpointId| draft.state().checkpoints[c].marks.abandoned.is_none();
+    let first = touched.iter().filter(in_model).min().copied();
+    let why = format!("{id} undone: {reason}");
+    draft.put(Change::PutDataset(Dataset { set_aside: Some(reason.to_string()), ..dataset }));
+    if draft.state().lease.as_ref().is_some_and(|lease| trains_with(draft.state(), lease, id)) {
+        revoke(draft);
+    }
+    let to = first.and_then(|first| last_before(draft.state(), first));
+    let moved = to.map(|to| go_back(draft, to, &why)).unwrap_or_default();
+    let mut again = BTreeSet::new();
+    for (job, before) in moved {
+        if before == JobState::Completed && !draft.state().jobs[&job].datasets.contains(&id) {
+            again.insert(job);
+        }
+    }
+    for job in &again {
+        let job = draft.state().jobs[job].clone();
+        draft.put_job(Job { state: JobState::Queued, ended_ms: None, tries: 0, not_before_ms: 0, ..job });
+    }
+    leave_out(draft, id, &why);
+    let went = touched.iter().copied().filter(|c| draft.state().checkpoints[c].marks.abandoned.is_some());
+    let went = went.collect::<Vec<_>>();
+    let message = match to {
+        None => format!("{id} is in no checkpoint that is trained on"),
+        Some(to) => {
+            let queued = if again.is_empty() { "nothing".to_string() } else { names(again.into_iter()) };
+            format!("{id} touched {}; training goes on from {to}; queued again: {queued}", names(went.into_iter()))
+        }
+    };
+    draft.warning("dataset_undone", id, format!("{message} ({reason})"));
+    Ok(message)
+}
+
+/// [`undo`], and the rows, previews and quotations of the data set go. Its hash stays, so that the same file is known
+/// when it comes again, and every checkpoint that saw it is flagged.
+pub(super) fn forget(draft: &mut Draft, id: DatasetId, reason: &str) -> Result<String, String> {
+    accepted(draft.state(), id)?;
+    let touched = touched_by(draft.state(), id);
+    let message = undo(draft, id, reason)?;
+    for checkpoint in &touched {
+        let checkpoint = draft.state().checkpoints[checkpoint].clone();
+        let mut marks = checkpoint.marks.clone();
+        marks.saw_forgotten.push(id);
+        draft.put(Change::PutCheckpoint(Checkpoint { marks, ..checkpoint }));
+    }
+    let dataset = accepted(draft.state(), id)?;
+    draft.put(Change::PutDataset(Dataset { gone: Some(Gone::Forgotten), ..dataset }));
+    draft.effect(Effect::RemovePruned);
+    draft.warning("dataset_forgotten", id, format!("its rows, previews and quotations go ({reason})"));
+    let flagged = if touched.is_empty() { "none".to_string() } else { names(touched.into_iter()) };
+    Ok(format!("{message}; its rows are removed, checkpoints that saw them: {flagged}"))
+}
+
+/// Checkpoints, abandoned ones too, whose job was trained on a data set, or replayed it.
+#[must_use]
+pub fn touched_by(state: &State, id: DatasetId) -> Vec<CheckpointId> {
+    let visible = |c: &&Checkpoint| !matches!(c.state, CheckpointState::Refused { .. });
+    let touched = |c: &&Checkpoint| c.job.and_then(|job| state.jobs.get(&job)).is_some_and(|job| uses(job, id));
+    state.checkpoints.values().filter(visible).filter(touched).map(|c| c.id).collect()
+}
+
+/// Makes `to` the head. Returns the jobs whose position changed, with their state before.
+fn go_back(draft: &mut Draft, to: CheckpointId, reason: &str) -> Vec<(JobId, JobState)> {
+    revoke(draft);
+    let chain = chain_of(draft.state(), to);
+    for checkpoint in draft.state().checkpoints.values().cloned().collect::<Vec<_>>() {
+        let was = checkpoint.marks.abandoned.clone();
+        let now = if chain.contains(&checkpoint.id) { None } else { was.clone().or_else(|| Some(reason.to_string())) };
+        let counts = !matches!(checkpoint.state, CheckpointState::Refused { .. });
+        if counts && was != now {
+            let marks = Marks { abandoned: now, ..checkpoint.marks.clone() };
+            draft.put(Change::PutCheckpoint(Checkpoint { marks, ..checkpoint }));
+        }
+    }
+    let mut moved = Vec::new();
+    for job in draft.state().jobs.values().cloned().collect::<Vec<_>>() {
+        let last = chain.iter().rev().map(|id| &draft.state().checkpoints[id]).find(|c| c.job == Some(job.id));
+        let (position, ends_job) = last.map_or((Position::default(), false), |c| (c.position.clone(), c.ends_job));
+        if position.job_step != job.position.job_step {
+            moved.push((job.id, job.state.clone()));
+            let moved_job = at_position(job, position, ends_job, reason);
+            draft.put_job(moved_job);
+        }
+    }
+    choose_champion(draft, &chain, to, reason);
+    moved
+}
+
+fn at_position(job: Job, position: Position, ends_job: bool, reason: &str) -> Job {
+    let state = match &job.state {
+        JobState::Queued | JobState::Running => JobState::Queued,
+        JobState::Completed | JobState::Skipped { .. } | JobState::Rewound { .. } if ends_job => JobState::Completed,
+        JobState::Completed | JobState::Skipped { .. } | JobState::Rewound { .. } => {
+            JobState::Rewound { reason: reason.to_string() }
+        }
+        state @ (JobState::Failed { .. } | JobState::Cancelled) => state.clone(),
+    };
+    let begun = position.job_step > 0;
+    // A job that begins anew takes the values of now.
+    let (settings, replay) = if begun { (job.settings, job.replay) } else { (None, None) };
+    let started_ms = job.started_ms.filter(|_| begun);
+    Job { state, position, settings, replay, started_ms, progress: None, skip_reason: None, ..job }
+}
+
+/// A champion that is abandoned makes way for the newest one in the chain that was promoted.
+fn choose_champion(draft: &mut Draft, chain: &BTreeSet<CheckpointId>, to: CheckpointId, reason: &str) {
+    let state = draft.state();
+    if state.champion.is_none_or(|champion| chain.contains(&champion)) {
+        return;
+    }
+    let here = |id: &&CheckpointId| state.checkpoints[id].state == CheckpointState::Published;
+    let promoted = |id: &&CheckpointId| state.judgements.get(id).is_some_and(|j| j.outcome == Outcome::Promote);
+    let champion = chain.iter().rev().filter(here).find(promoted).copied().unwrap_or(to);
+    draft.put(Change::SetChampion { checkpoint: Some(champion) });
+    draft.info("champion_chosen", champion, reason);
+    deployment::want(draft, champion, reason);
+}
+
+/// Jobs that have the data set among their own, or replay it and are not begun: they go on without it.
+fn leave_out(draft: &mut Draft, id: DatasetId, reason: &str) {
+    for job in draft.state().jobs.values().filter(|job| uses(job, id)).cloned().collect::<Vec<_>>() {
+        let was_wanted = job.state.is_open() || matches!(job.state, JobState::Rewound { .. });
+        if !job.datasets.contains(&id) {
+            if job.state.is_open() && job.position.job_step == 0 {
+                draft.put_job(Job { settings: None, replay: None, started_ms: None, ..job });
+            }
+            continue;
+        }
+        let others: Vec<DatasetId> = job.datasets.iter().copied().filter(|other| *other != id).collect();
+        let (priority, ended_ms) = (job.priority, Some(draft.now));
+        if was_wanted {
+            let state = JobState::Rewound { reason: reason.to_string() };
+            draft.put_job(Job { state, ended_ms, progress: None, skip_reason: None, ..job });
+        }
+        if was_wanted && !others.is_empty() {
+            let new = JobId(draft.next(|counters| &mut counters.job));
+            draft.put_job(Job::new(new, others, priority, draft.now));
+        }
+    }
+}
+
+/// The worker of a training lease is ended, without blame; what it says from now on is refused.
+fn revoke(draft: &mut Draft) {
+    let trains = |lease: &Lease| matches!(lease.work, Work::Train { .. }) && !lease.delivered;
+    let Some(lease) = draft.state().lease.clone().filter(trains) else { return };
+    let reason = "training goes back".to_string();
+    draft.effect(Effect::KillWorker { token: lease.token, reason });
+    let Work::Train { job } = lease.work else { return };
+    if let Some(job) = draft.state().jobs.get(&job).cloned() {
+        draft.put_job(Job { progress: None, ..job });
+    }
+    draft.put(Change::SetLease { lease: Some(Lease { delivered: true, ..lease }) });
+}
+
+fn trains_with(state: &State, lease: &Lease, id: DatasetId) -> bool {
+    let Work::Train { job } = &lease.work else { return false };
+    state.jobs.get(job).is_some_and(|job| uses(job, id))
+}
+
+fn uses(job: &Job, id: DatasetId) -> bool {
+    job.datasets.contains(&id) || job.replay.as_ref().is_some_and(|replay| replay.datasets.contains(&id))
+}
+
+/// The newest ancestor whose files are here. The base model always is.
+fn last_before(state: &State, first: CheckpointId) -> Option<CheckpointId> {
+    let mut at = state.checkpoints.get(&first)?.parent?;
+    while state.checkpoints.get(&at)?.state != CheckpointState::Published {
+        at = state.checkpoints[&at].parent?;
+    }
+    Some(at)
+}
+
+/// A checkpoint and its ancestors.
+fn chain_of(state: &State, head: CheckpointId) -> BTreeSet<CheckpointId> {
+    let mut chain = BTreeSet::from([head]);
+    let mut at = head;
+    while let Some(parent) = state.checkpoints.get(&at).and_then(|c| c.parent) {
+        // A ledger that went in a circle would be no chain.
+        if !chain.insert(parent) {
+            break;
+        }
+        at = parent;
+    }
+    chain
+}
+
+fn accepted(state: &State, id: DatasetId) -> Result<Dataset, String> {
+    let dataset = state.datasets.get(&id).ok_or_else(|| format!("there is no {id}"))?;
+    match dataset.state {
+        DatasetState::Accepted => Ok(dataset.clone()),
+        _ => Err(format!("{id} was never accepted, so nothing was trained on it")),
+    }
+}
+
+fn names(ids: impl Iterator<Item = impl std::fmt::Display>) -> String {
+    ids.map(|id| id.to_string()).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,149 @@
+//! Going back and keeping: `hone rewind`, `undo`, `forget`, `lineage`, `backup`, `restore`.
+
+use crate::commands::control::send;
+use crate::exit::UsageError;
+use crate::output;
+use crate::workspace::{Workspace, absolute, now_ms};
+use anyhow::{Context, Result};
+use clap::{Args, Subcommand};
+use hone_pipeline::decide::touched_by;
+use hone_pipeline::event::Command;
+use hone_pipeline::ids::{CheckpointId, DatasetId};
+use hone_store::{backup, owner_lock};
+use serde_json::json;
+use std::path::PathBuf;
+
+/// `hone rewind N`.
+#[derive(Args, Debug)]
+pub struct RewindArgs {
+    /// The checkpoint that training goes on from.
+    id: String,
+    /// Why; kept in the ledger.
+    #[arg(long, default_value = "by hand")]
+    reason: String,
+}
+
+/// `hone undo DATASET`, `hone forget DATASET`.
+#[derive(Args, Debug)]
+pub struct DatasetArgs {
+    /// The data set, `dataset-3` or `3`.
+    id: String,
+    /// Why; kept in the ledger.
+    #[arg(long, default_value = "by hand")]
+    reason: String,
+    /// Only list the checkpoints that it touched.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// `hone backup FILE`, `hone restore FILE`.
+#[derive(Args, Debug)]
+pub struct FileArgs {
+    /// The file.
+    file: PathBuf,
+}
+
+/// `hone lineage [VERB]`.
+#[derive(Args, Debug)]
+pub struct LineageArgs {
+    #[command(subcommand)]
+    verb: Option<LineageVerb>,
+}
+
+#[derive(Subcommand, Debug)]
+enum LineageVerb {
+    /// The base model, its identity, and the chain of checkpoints that is trained on (the default).
+    Show,
+}
+
+/// `hone rewind`.
+pub fn rewind(ws: &Workspace, args: &RewindArgs) -> Result<()> {
+    let checkpoint = args.id.parse().map_err(|e| UsageError(format!("read the checkpoint's id: {e}")))?;
+    send(ws, Command::Rewind { checkpoint, reason: args.reason.clone() })
+}
+
+/// `hone undo`.
+pub fn undo(ws: &Workspace, args: &DatasetArgs) -> Result<()> {
+    let dataset = dataset(args)?;
+    if args.dry_run { touched(ws, dataset) } else { send(ws, Command::Undo { dataset, reason: args.reason.clone() }) }
+}
+
+/// `hone forget`. Without a daemon the files go when the next one starts.
+pub fn forget(ws: &Workspace, args: &DatasetArgs) -> Result<()> {
+    let dataset = dataset(args)?;
+    if args.dry_run { touched(ws, dataset) } else { send(ws, Command::Forget { dataset, reason: args.reason.clone() }) }
+}
+
+fn dataset(args: &DatasetArgs) -> Result<DatasetId> {
+    args.id.parse().map_err(|e| UsageError(format!("read the data set's id: {e}")).into())
+}
+
+fn touched(ws: &Workspace, dataset: DatasetId) -> Result<()> {
+    let state = ws.state()?;
+    let touched = touched_by(&state, dataset);
+    if ws.json {
+        output::json(&json!({ "dataset": dataset, "checkpoints": touched }));
+        return Ok(());
+    }
+    for id in &touched {
+        let mark = if state.checkpoints[id].marks.abandoned.is_some() { " (abandoned)" } else { "" };
+        output::line(&format!("{id}{mark}"));
+    }
+    output::line(&format!("{dataset} touched {} checkpoints", touched.len()));
+    Ok(())
+}
+
+/// `hone lineage`.
+pub fn lineage(ws: &Workspace, args: &LineageArgs) -> Result<()> {
+    let (None | Some(LineageVerb::Show)) = &args.verb;
+    let state = ws.state()?;
+    let mut chain: Vec<CheckpointId> = Vec::new();
+    let mut at = state.latest_checkpoint().map(|c| c.id);
+    while let Some(id) = at {
+        chain.push(id);
+        at = state.checkpoints.get(&id).and_then(|c| c.parent);
+    }
+    let abandoned: Vec<_> = state.checkpoints.values().filter(|c| c.marks.abandoned.is_some()).collect();
+    if ws.json {
+        let lost: Vec<_> = abandoned.iter().map(|c| json!({"checkpoint": c.id, "why": c.marks.abandoned})).collect();
+        output::json(&json!({"lineage": state.lineage, "chain": chain, "abandoned": lost}));
+        return Ok(());
+    }
+    if let Some(lineage) = &state.lineage {
+        let (number, name, base) = (lineage.number, &lineage.model_name, &lineage.base_model);
+        output::line(&format!("lineage {number}: {name}, from {base} ({})", lineage.identity.architecture));
+    }
+    let names: Vec<String> = chain.iter().rev().map(ToString::to_string).collect();
+    output::line(&format!("trained   {}", names.join(" → ")));
+    for checkpoint in abandoned {
+        let why = checkpoint.marks.abandoned.as_deref().unwrap_or_default();
+        output::line(&format!("abandoned {}: {why}", checkpoint.id));
+    }
+    Ok(())
+}
+
+/// `hone backup FILE`: consistent also while the daemon writes.
+pub fn backup(ws: &Workspace, args: &FileArgs) -> Result<()> {
+    let file = absolute(&args.file)?;
+    backup::backup(&ws.store()?, &file, now_ms())?;
+    if ws.json {
+        output::json(&json!({ "file": file }));
+    } else {
+        output::line(&format!("the state is in {} (weights and data are not)", file.display()));
+    }
+    Ok(())
+}
+
+/// `hone restore FILE`: needs the workspace for itself.
+pub fn restore(ws: &Workspace, args: &FileArgs) -> Result<()> {
+    let _lock = owner_lock(&ws.root).context("take the workspace (hint: `hone stop` ends the daemon)")?;
+    let created_ms = backup::restore(&ws.root, &args.file)?;
+    let day = hone_daemon::clock::day_of(created_ms);
+    if ws.json {
+        output::json(&json!({ "root": ws.root, "created_ms": created_ms }));
+    } else {
+        output::line(&format!("the state of {day} is back; the one of before is hone.db.before-restore"));
+        output::line("next: `hone checkpoints verify` says which checkpoints are here");
+    }
+    Ok(())
+}
