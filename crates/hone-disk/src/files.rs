@@ -71,6 +71,12 @@ pub fn hash_file(path: &Path) -> Result<(u64, String)> {
     hash().with_context(|| format!("read {}", path.display()))
 }
 
+/// BLAKE3 (lower-case hex) of bytes in memory.
+#[must_use]
+pub fn hash_bytes(bytes: &[u8]) -> String {
+    blake3::hash(bytes).to_hex().to_string()
+}
+
 /// Copies a stream to a writer; returns its size and BLAKE3.
 pub(crate) fn hash_reader(reader: &mut dyn Read, writer: &mut dyn Write) -> io::Result<(u64, String)> {
     let mut hasher = blake3::Hasher::new();

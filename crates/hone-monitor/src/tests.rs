@@ -197,11 +197,13 @@ fn evaluation(number: u64, mean_nll: f64) -> Change {
             mean_nll,
             token_accuracy: 0.75,
             row_nll: vec![(1.0, 10), (2.0, 10)],
+            answers: None,
         }],
         at_ms: number,
         error: None,
         tries: 0,
         retry_at_ms: None,
+        ..Evaluation::default()
     })
 }
 
@@ -236,6 +238,8 @@ fn busy_workspace(root: &Path) -> Store {
         outcome: Outcome::Promote,
         reason: "loss 0.9 against 2.0".to_string(),
         at_ms: 10,
+        evidence: Vec::new(),
+        budget: None,
     };
     let changes = [
         dataset(1, "good.jsonl", DatasetState::Accepted),

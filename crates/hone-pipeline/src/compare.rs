@@ -1,172 +1,158 @@
 //! Which of two checkpoints is better, and by what evidence. Pure.
 //!
-//! Only what was measured on the same bytes (suite hash) with the same chat template (hash) is compared. Per
-//! suite the evidence is the paired difference of loss per trained token, challenger minus champion, with its
-//! standard error over rows (ratio estimator; rows are the unit of chance, tokens of one row are not
-//! independent). A difference tells when it lies [`Z`] standard errors away from its threshold.
+//! Only results with one fingerprint but for the checkpoint are compared: the same bytes of the suite, the same chat
+//! template, the same numbers, the same engine. [`evidence`] says what each suite shows, [`budget`] how sure a look
+//! must be so that a stream of equal challengers does not end in a promotion by luck, and this module what follows.
+
+pub mod bootstrap;
+pub mod budget;
+pub mod evidence;
+pub mod score;
+pub mod stats;
+
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod tests;
 
 use crate::config::{PromotionPolicy, Settings};
-use crate::state::{Evaluation, Outcome, SuiteResult};
-use std::fmt;
+use crate::state::{AnswerOutcome, Budget, Evaluation, Evidence, EvidenceFinding, Judgement, Outcome, TimeMs};
 
-/// Standard errors that make a difference tell: 95 % two-sided.
-pub const Z: f64 = 1.96;
+/// The level at which a checkpoint is called worse than its parent, over all suites together.
+pub const REGRESSION_LEVEL: f64 = 0.005;
+/// p-values are taken as within this of 0 and 1 when they are combined.
+const LEAST_P: f64 = 1e-12;
 
-/// The paired difference of two checkpoints on one suite.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Difference {
-    /// Name of the suite.
-    pub suite: String,
-    /// Rows compared.
-    pub rows: usize,
-    /// The challenger's loss per trained token.
-    pub challenger_nll: f64,
-    /// The champion's.
-    pub champion_nll: f64,
-    /// Standard error of their difference; infinite with fewer than two rows.
-    pub standard_error: f64,
-}
-
-/// Holds a challenger against the champion: the outcome and the sentence that decides. Without a champion the
-/// challenger becomes the first one, whatever its evaluation says.
+/// Holds a challenger against the champion. `past` are the judgements so far, from which the error budget that is left
+/// to this champion follows. Without a champion the challenger becomes the first one, whatever its evaluation says.
 #[must_use]
-pub fn judge(challenger: &Evaluation, champion: Option<&Evaluation>, settings: &Settings) -> (Outcome, String) {
-    let Some(champion) = champion else {
-        return (Outcome::Promote, format!("{} is the first champion", challenger.checkpoint));
+pub fn judge<'a>(
+    challenger: &Evaluation,
+    champion: Option<&Evaluation>,
+    past: impl IntoIterator<Item = &'a Judgement>,
+    settings: &Settings,
+    at_ms: TimeMs,
+) -> Judgement {
+    let mut judgement = Judgement {
+        challenger: challenger.checkpoint,
+        champion: champion.map(|evaluation| evaluation.checkpoint),
+        outcome: Outcome::Promote,
+        reason: format!("{} is the first champion", challenger.checkpoint),
+        at_ms,
+        evidence: Vec::new(),
+        budget: None,
     };
+    let Some(champion) = champion else { return judgement };
     let names = format!("{} against {}", challenger.checkpoint, champion.checkpoint);
-    let differences = match differences(challenger, champion) {
-        Ok(differences) => differences,
+    let budget = budget::next_look(settings.error_budget, champion.checkpoint, past);
+    let level = budget.spent / challenger.suites.len().max(1) as f64;
+    let manual = settings.promotion_policy == PromotionPolicy::Manual;
+    match evidence::evidence(challenger, champion, settings, level) {
         Err(problem) => {
-            let manual = settings.promotion_policy == PromotionPolicy::Manual;
-            return (if manual { Outcome::Manual } else { Outcome::CannotTell }, format!("{names}: {problem}"));
+            judgement.outcome = if manual { Outcome::Manual } else { Outcome::CannotTell };
+            judgement.reason = format!("{names}: {problem}");
         }
-    };
-    let (outcome, verdict) = match settings.promotion_policy {
-        PromotionPolicy::Manual => (Outcome::Manual, "only people promote here".to_string()),
-        PromotionPolicy::NotWorse => not_worse(&differences, settings),
-        PromotionPolicy::Better => better(&differences, settings),
-    };
-    let evidence: Vec<String> = differences.iter().map(Difference::to_string).collect();
-    (outcome, format!("{names}: {}; {verdict}", evidence.join("; ")))
-}
-
-impl Difference {
-    /// How much lower the challenger's loss is.
-    #[must_use]
-    pub fn gain(&self) -> f64 {
-        self.champion_nll - self.challenger_nll
-    }
-
-    fn margin(&self) -> f64 {
-        Z * self.standard_error
-    }
-
-    fn is_better(&self, settings: &Settings) -> bool {
-        let surely = self.gain() - self.margin();
-        self.gain() > 0.0 && surely >= settings.min_gain && surely >= 0.0
-    }
-
-    fn is_worse(&self, settings: &Settings) -> bool {
-        -self.gain() - self.margin() > settings.max_regression
-    }
-
-    fn is_not_worse(&self, settings: &Settings) -> bool {
-        -self.gain() + self.margin() <= settings.max_regression
-    }
-}
-
-impl fmt::Display for Difference {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (new, old, rows) = (self.challenger_nll, self.champion_nll, self.rows);
-        write!(f, "{} loss {new:.4} against {old:.4} on {rows} rows ({:+.4} ± ", self.suite, -self.gain())?;
-        if self.standard_error.is_finite() { write!(f, "{:.4})", self.margin()) } else { write!(f, "unknown)") }
-    }
-}
-
-/// One difference per suite of the challenger, or why they cannot be had.
-fn differences(challenger: &Evaluation, champion: &Evaluation) -> Result<Vec<Difference>, String> {
-    for evaluation in [challenger, champion] {
-        if let Some(error) = &evaluation.error {
-            return Err(format!("{} could not be evaluated: {error}", evaluation.checkpoint));
+        Ok(evidence) => {
+            let (outcome, verdict) = match settings.promotion_policy {
+                PromotionPolicy::Manual => (Outcome::Manual, "only people promote here".to_string()),
+                PromotionPolicy::NotWorse => not_worse(&evidence, &budget),
+                PromotionPolicy::Better => better(&evidence, &budget),
+            };
+            let (outcome, verdict) = match unusable(challenger, settings) {
+                Some(problem) if outcome == Outcome::Promote => (Outcome::CannotTell, problem),
+                _ => (outcome, verdict),
+            };
+            let shown: Vec<String> = evidence.iter().map(evidence::describe).collect();
+            judgement.outcome = outcome;
+            judgement.reason = format!("{names}: {}; {verdict}", shown.join("; "));
+            judgement.evidence = evidence;
+            // A look at which nothing could be promoted uses nothing.
+            judgement.budget = (!manual).then_some(budget);
         }
     }
-    if challenger.suites.is_empty() {
-        let number = challenger.checkpoint.0;
-        return Err(format!("no evaluation suites; put files in validation/ or run `hone deploy {number}`"));
-    }
-    if challenger.template_hash != champion.template_hash {
-        return Err("they were evaluated with different chat templates".to_string());
-    }
-    challenger.suites.iter().map(|suite| difference(suite, champion)).collect()
+    judgement
 }
 
-fn difference(new: &SuiteResult, champion: &Evaluation) -> Result<Difference, String> {
-    let suite = &new.suite;
-    let same = |other: &&SuiteResult| other.suite == new.suite && other.suite_hash == new.suite_hash;
-    let old = champion.suites.iter().find(same);
-    let old = old.ok_or_else(|| format!("{} was not evaluated on the same {suite}", champion.checkpoint))?;
-    let tokens = |result: &SuiteResult| result.row_nll.iter().map(|(_, tokens)| *tokens).collect::<Vec<_>>();
-    if tokens(new) != tokens(old) {
-        return Err(format!("{suite} was not measured on the same tokens"));
-    }
-    let num_tokens: f64 = new.row_nll.iter().map(|(_, tokens)| f64::from(*tokens)).sum();
-    let total = |result: &SuiteResult| result.row_nll.iter().map(|(nll, _)| nll).sum::<f64>();
-    let (new_total, old_total) = (total(new), total(old));
-    if num_tokens == 0.0 || !new_total.is_finite() || !old_total.is_finite() {
-        return Err(format!("{suite} has no finite loss"));
-    }
-    let (challenger_nll, champion_nll) = (new_total / num_tokens, old_total / num_tokens);
-    let mean = challenger_nll - champion_nll;
-    let pairs = new.row_nll.iter().zip(&old.row_nll);
-    let residuals = pairs.map(|((new, tokens), (old, _))| new - old - mean * f64::from(*tokens));
-    let squares: f64 = residuals.map(|residual| residual * residual).sum();
-    let rows = new.row_nll.len();
-    let standard_error = match rows {
-        0 | 1 => f64::INFINITY,
-        _ => (squares * rows as f64 / (rows - 1) as f64).sqrt() / num_tokens,
+/// Says on what a checkpoint is worse than the one it was trained from, beyond the margin; `None` when it is not or
+/// when that cannot be told.
+#[must_use]
+pub fn regression(checkpoint: &Evaluation, parent: &Evaluation, settings: &Settings) -> Option<String> {
+    let level = REGRESSION_LEVEL / checkpoint.suites.len().max(1) as f64;
+    let evidence = evidence::evidence(checkpoint, parent, settings, level).ok()?;
+    let mirrored = evidence::evidence(parent, checkpoint, settings, level).ok()?;
+    let surely = |worse: &&Evidence| {
+        let parent_is_better = mirrored.iter().any(|other| other.suite == worse.suite && other.p_value <= level);
+        worse.finding == EvidenceFinding::Worse && parent_is_better
     };
-    Ok(Difference { suite: suite.clone(), rows, challenger_nll, champion_nll, standard_error })
+    let worse: Vec<String> = evidence.iter().filter(surely).map(evidence::describe).collect();
+    (!worse.is_empty()).then(|| format!("worse than {}: {}", parent.checkpoint, worse.join("; ")))
 }
 
 /// Not worse on any suite and better on at least one.
-fn not_worse(differences: &[Difference], settings: &Settings) -> (Outcome, String) {
-    let named = |pick: &dyn Fn(&Difference) -> bool| {
-        let names: Vec<&str> = differences.iter().filter(|d| pick(d)).map(|d| d.suite.as_str()).collect();
-        (!names.is_empty()).then(|| names.join(", "))
-    };
-    if let Some(names) = named(&|d| d.is_worse(settings)) {
+fn not_worse(evidence: &[Evidence], budget: &Budget) -> (Outcome, String) {
+    if let Some(verdict) = held_by_one(evidence) {
+        return verdict;
+    }
+    match named(evidence, |e| e.finding == EvidenceFinding::Better) {
+        Some(names) => (Outcome::Promote, format!("better on {names} and not worse on any{}", at_look(budget))),
+        None => {
+            let nearest = evidence.iter().map(|e| e.p_value).fold(1.0, f64::min);
+            let needed = evidence.first().map_or(0.0, |e| e.level);
+            let why = format!("p {} where {} is needed", show(nearest), show(needed));
+            (Outcome::CannotTell, format!("not worse on any, but not surely better on one ({why}{})", at_look(budget)))
+        }
+    }
+}
+
+/// Better over all suites together (Stouffer's combination of the suites' p-values), and surely worse on none.
+fn better(evidence: &[Evidence], budget: &Budget) -> (Outcome, String) {
+    if let Some(names) = named(evidence, |e| e.finding == EvidenceFinding::Worse) {
         return (Outcome::Worse, format!("worse on {names}"));
     }
-    if let Some(names) = named(&|d| !d.is_not_worse(settings)) {
-        return (Outcome::CannotTell, format!("cannot tell whether it is worse on {names}"));
-    }
-    match named(&|d| d.is_better(settings)) {
-        Some(names) => (Outcome::Promote, format!("better on {names} and not worse on any")),
-        None => (Outcome::CannotTell, "not worse on any, but not surely better on one".to_string()),
-    }
-}
-
-/// Better on the mean over suites, each with the same weight.
-fn better(differences: &[Difference], settings: &Settings) -> (Outcome, String) {
-    let count = differences.len() as f64;
-    let mean = |pick: fn(&Difference) -> f64| differences.iter().map(pick).sum::<f64>() / count;
-    let variance: f64 = differences.iter().map(|d| d.standard_error * d.standard_error).sum();
-    let over_all = Difference {
-        suite: "mean".to_string(),
-        rows: differences.iter().map(|d| d.rows).sum(),
-        challenger_nll: mean(|d| d.challenger_nll),
-        champion_nll: mean(|d| d.champion_nll),
-        standard_error: variance.sqrt() / count,
-    };
-    if over_all.is_better(settings) {
-        (Outcome::Promote, format!("better on average ({over_all})"))
-    } else if over_all.is_worse(settings) {
-        (Outcome::Worse, format!("worse on average ({over_all})"))
+    let z = |e: &Evidence| stats::normal_quantile(e.p_value.clamp(LEAST_P, 1.0 - LEAST_P));
+    let p_value = stats::normal_tail(evidence.iter().map(z).sum::<f64>() / (evidence.len() as f64).sqrt());
+    let why = format!("p {} where {} is needed{}", show(p_value), show(budget.spent), at_look(budget));
+    if p_value <= budget.spent {
+        (Outcome::Promote, format!("better over all suites together ({why})"))
     } else {
-        (Outcome::CannotTell, format!("not surely better on average ({over_all})"))
+        (Outcome::CannotTell, format!("not surely better over all suites together ({why})"))
     }
 }
 
-#[cfg(test)]
-mod tests;
+/// One suite that is or may be worse holds the promotion, however good the others are.
+fn held_by_one(evidence: &[Evidence]) -> Option<(Outcome, String)> {
+    if let Some(names) = named(evidence, |e| e.finding == EvidenceFinding::Worse) {
+        return Some((Outcome::Worse, format!("worse on {names}")));
+    }
+    let names = named(evidence, |e| e.finding == EvidenceFinding::CannotTell)?;
+    Some((Outcome::CannotTell, format!("cannot tell whether it is worse on {names}")))
+}
+
+/// Why the answers of a challenger are too odd to promote it.
+fn unusable(challenger: &Evaluation, settings: &Settings) -> Option<String> {
+    let share = |result: &crate::state::SuiteResult| {
+        let kinds = [AnswerOutcome::Cut, AnswerOutcome::Empty, AnswerOutcome::Unparsable];
+        let count: u64 = kinds.into_iter().map(|kind| result.num_answers(kind)).sum();
+        count as f64 / result.answers.as_ref().map_or(1, Vec::len).max(1) as f64
+    };
+    let (result, share) =
+        challenger.suites.iter().map(|s| (s, share(s))).find(|(_, s)| *s > settings.max_unusable_share)?;
+    let (found, bound) = (share * 100.0, settings.max_unusable_share * 100.0);
+    Some(format!(
+        "no verdict: {found:.1} % of the answers of {} are cut, empty or unparsable, more than {bound:.1} %",
+        result.suite
+    ))
+}
+
+fn named(evidence: &[Evidence], pick: impl Fn(&Evidence) -> bool) -> Option<String> {
+    let names: Vec<&str> = evidence.iter().filter(|e| pick(e)).map(|e| e.suite.as_str()).collect();
+    (!names.is_empty()).then(|| names.join(", "))
+}
+
+fn at_look(budget: &Budget) -> String {
+    format!("; look {}, {:.2} % of the error budget left", budget.look, budget.left * 100.0)
+}
+
+fn show(p: f64) -> String {
+    if p != 0.0 && p < 1e-4 { format!("{p:.1e}") } else { format!("{p:.4}") }
+}

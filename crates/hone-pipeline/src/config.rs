@@ -2,6 +2,7 @@
 //! the business of the `hone` crate; these are the frozen, typed results.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Hyperparameters of a job, frozen at its first step and kept across its resumes.
@@ -111,6 +112,45 @@ pub enum PromotionPolicy {
     Manual,
 }
 
+/// What happens when a checkpoint is worse than its parent beyond the margin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnRegression {
+    /// Training pauses and people are told.
+    Hold,
+    /// It is noted, and training goes on.
+    Continue,
+}
+
+/// Margins of one suite; what is absent is that of all suites.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SuiteMargins {
+    /// Least gain, in nats per token or as a share of right answers.
+    #[serde(default)]
+    pub min_gain: Option<f64>,
+    /// Largest regression, in the same unit.
+    #[serde(default)]
+    pub max_regression: Option<f64>,
+}
+
+/// Weights of the ranking score.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ScoreWeights {
+    /// Of `1 / (1 + loss)`.
+    pub loss: f64,
+    /// Of the token accuracy.
+    pub token_accuracy: f64,
+    /// Of the share of right answers.
+    pub answers: f64,
+}
+
+impl Default for ScoreWeights {
+    fn default() -> Self {
+        ScoreWeights { loss: 0.4, token_accuracy: 0.4, answers: 0.2 }
+    }
+}
+
 /// What the pure decisions need to know of the configuration.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
@@ -124,6 +164,22 @@ pub struct Settings {
     pub min_gain: f64,
     /// Loss by which a challenger may be higher on a suite without being called worse.
     pub max_regression: f64,
+    /// Share of right answers by which a challenger must be higher to be called better on a suite of questions.
+    pub min_answer_gain: f64,
+    /// Share of right answers by which it may be lower without being called worse.
+    pub max_answer_regression: f64,
+    /// Suites with margins of their own, by name.
+    pub suite_margins: BTreeMap<String, SuiteMargins>,
+    /// The chance, over a champion's tenure, that an equal or worse challenger is promoted.
+    pub error_budget: f64,
+    /// What happens when a checkpoint is worse than the one it was trained from.
+    pub on_regression: OnRegression,
+    /// No verdict where more of a suite's answers could not be generated or checked.
+    pub max_errored_share: f64,
+    /// No promotion where more of a suite's answers are cut, empty or unparsable.
+    pub max_unusable_share: f64,
+    /// Weights of the ranking score.
+    pub score_weights: ScoreWeights,
     /// Time limit of one evaluation.
     pub evaluation_max_ms: u64,
     /// How long a lease holds without renewal.
@@ -193,6 +249,14 @@ impl Default for Settings {
             promotion_policy: PromotionPolicy::NotWorse,
             min_gain: 0.0,
             max_regression: 0.02,
+            min_answer_gain: 0.0,
+            max_answer_regression: 0.05,
+            suite_margins: BTreeMap::new(),
+            error_budget: 0.05,
+            on_regression: OnRegression::Hold,
+            max_errored_share: 0.05,
+            max_unusable_share: 0.5,
+            score_weights: ScoreWeights::default(),
             evaluation_max_ms: 10 * 60_000,
             lease_ms: 60_000,
             max_tries: 3,

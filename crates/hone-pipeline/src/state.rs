@@ -11,7 +11,9 @@ mod evaluation;
 mod marks;
 
 pub use change::{Change, LogEntry, LogSeverity};
-pub use evaluation::{Evaluation, Judgement, Outcome, SuiteResult};
+pub use evaluation::{
+    AnswerOutcome, Budget, Evaluation, Evidence, EvidenceFinding, Fingerprint, Judgement, Measure, Outcome, SuiteResult,
+};
 pub use marks::{Gone, JobReplay, Marks};
 
 /// Milliseconds since the Unix epoch. Passed in, never read here.

@@ -200,6 +200,12 @@ pub enum WorkerMessage {
         manifest_hash: String,
         /// BLAKE3 of the chat template's text, hex.
         template_hash: String,
+        /// How numbers were computed, e.g. `f32`.
+        #[serde(default)]
+        dtype: String,
+        /// What computed them, e.g. `0.1.0 cpu`.
+        #[serde(default)]
+        engine: String,
         /// One per suite.
         suites: Vec<SuiteResult>,
         /// One per question.

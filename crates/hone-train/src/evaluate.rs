@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 #[cfg(test)]
 mod tests;
 
+/// How the engine computes losses and answers.
+pub const DTYPE: &str = "f32";
 /// Tokens of one scored batch (more only for a single longer row).
 const BATCH_TOKENS: usize = 2048;
 /// Questions that are answered side by side.
@@ -55,8 +57,21 @@ pub fn evaluate(request: &EvalRequest, report: &mut dyn FnMut(WorkerMessage)) ->
     let mut session = Session::start(&request.model_dir, &request.settings, request.max_ms, report)?;
     let suites = session.score_files(&request.suites)?;
     let answers = session.answer(&request.questions, request.max_answer_tokens)?;
-    let template_hash = session.ctx.template_hash().to_string();
-    Ok(WorkerMessage::Evaluated { manifest_hash: request.manifest_hash.clone(), template_hash, suites, answers })
+    let template_hash = session.template_hash();
+    Ok(WorkerMessage::Evaluated {
+        manifest_hash: request.manifest_hash.clone(),
+        template_hash,
+        dtype: DTYPE.to_string(),
+        engine: engine_of(&request.settings),
+        suites,
+        answers,
+    })
+}
+
+/// What computes with these settings: the version and the device. Results of two engines are not compared.
+#[must_use]
+pub fn engine_of(settings: &TrainSettings) -> String {
+    format!("{} {}", env!("CARGO_PKG_VERSION"), settings.device)
 }
 
 /// Evaluates any model folder on any file, without a time limit. The suite's name is the file's name.
@@ -156,6 +171,7 @@ impl<'a> Session<'a> {
             mean_nll: nll / tokens as f64,
             token_accuracy: correct as f64 / tokens as f64,
             row_nll,
+            answers: None,
         })
     }
 
@@ -198,6 +214,18 @@ impl<'a> Session<'a> {
             max_context: requests.iter().map(|r| r.prompt.len() + r.max_tokens).max().unwrap_or(0),
             max_waiting: QUESTIONS_PER_ROUND,
         }
+    }
+
+    /// The hash of how a conversation becomes tokens: the template, and the profile and variables where they are not
+    /// the plain ones.
+    fn template_hash(&self) -> String {
+        let template = self.ctx.template_hash();
+        let (profile, variables) = (&self.settings.profile, &self.settings.chat_template_kwargs);
+        if profile == "plain" && variables.is_empty() {
+            return template.to_string();
+        }
+        let variables = serde_json::to_string(variables).expect("variables are plain JSON");
+        hone_disk::hash_bytes(format!("{template}\n{profile}\n{variables}").as_bytes())
     }
 
     fn sign_of_life(&mut self, phase: String) {

@@ -1,7 +1,8 @@
 //! The command line: verbs, flags, and which function answers each.
 
 use crate::commands::{
-    checkpoints, control, data, deploy, doctor, eval, export, history, init, model, roles, show, status, submit, train,
+    checkpoints, compare, control, data, deploy, doctor, eval, export, history, init, model, roles, show, status,
+    submit, train,
 };
 use crate::exit;
 use crate::workspace::{Workspace, find_root};
@@ -81,7 +82,7 @@ enum Verb {
     /// Loss and token accuracy of a checkpoint, or of any model folder, on files.
     Eval(eval::EvalArgs),
     /// Which checkpoint is better, and by what evidence.
-    Compare,
+    Compare(compare::CompareArgs),
     /// Serve a checkpoint (default: the champion).
     Deploy(deploy::DeployArgs),
     /// Serve what was served before.
@@ -166,7 +167,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Train(args) => train::run(ws, &args),
         Verb::Checkpoints(args) => checkpoints::run(ws, &args),
         Verb::Eval(args) => eval::run(ws, &args),
-        Verb::Compare => checkpoints::compare(ws),
+        Verb::Compare(args) => compare::run(ws, &args),
         Verb::Deploy(args) => deploy::deploy(ws, &args),
         Verb::Rollback(args) => deploy::rollback(ws, &args),
         Verb::Deployments => deploy::list(ws),

@@ -1,6 +1,7 @@
 //! One module per group of verbs.
 
 pub mod checkpoints;
+pub mod compare;
 pub mod control;
 pub mod data;
 pub mod deploy;

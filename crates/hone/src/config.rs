@@ -15,7 +15,8 @@ pub use render::{commented_file, json_schema, markdown};
 use anyhow::{Result, bail};
 use hone_daemon::Housekeeping;
 use hone_pipeline::config::{
-    LrSchedule, Overlong, PromotionPolicy, Retention, Settings, Target, TrainSettings, Transport,
+    LrSchedule, OnRegression, Overlong, PromotionPolicy, Retention, ScoreWeights, Settings, SuiteMargins, Target,
+    TrainSettings, Transport,
 };
 use hone_pipeline::finding::{Level, SchemaOrigin};
 use hone_pipeline::state::Priority;
@@ -286,6 +287,18 @@ fn settings(values: &Values, serve: &Serve) -> Result<Settings, Vec<Problem>> {
         promotion_policy: values.get::<PromotionPolicy>("promotion.policy"),
         min_gain: values.get("promotion.min_gain"),
         max_regression: values.get("promotion.max_regression"),
+        min_answer_gain: values.get("promotion.min_answer_gain"),
+        max_answer_regression: values.get("promotion.max_answer_regression"),
+        suite_margins: suite_margins(values)?,
+        error_budget: values.get("promotion.error_budget"),
+        on_regression: values.get::<OnRegression>("promotion.on_regression"),
+        max_errored_share: values.get("evaluation.max_errored_share"),
+        max_unusable_share: values.get("evaluation.max_unusable_share"),
+        score_weights: ScoreWeights {
+            loss: values.get("promotion.weight_loss"),
+            token_accuracy: values.get("promotion.weight_token_accuracy"),
+            answers: values.get("promotion.weight_answers"),
+        },
         evaluation_max_ms: values.get::<u64>("evaluation.max_minutes") * 60_000,
         lease_ms: ms("limits.lease_sec"),
         max_tries: values.get("limits.max_tries"),
@@ -331,6 +344,22 @@ fn scaled(values: &Values, path: &str, unit: f64) -> u64 {
 
 fn gigabytes(values: &Values, path: &str) -> u64 {
     scaled(values, path, 1e9)
+}
+
+fn suite_margins(values: &Values) -> Result<BTreeMap<String, SuiteMargins>, Vec<Problem>> {
+    let rows: Map<String, Value> = values.get("promotion.suites");
+    let (mut margins, mut problems) = (BTreeMap::new(), Vec::new());
+    for (suite, row) in rows {
+        match serde_json::from_value::<SuiteMargins>(row) {
+            Ok(read) => drop(margins.insert(suite, read)),
+            Err(error) => problems.push(Problem {
+                place: "config.json".to_string(),
+                key: format!("promotion.suites.{suite}"),
+                message: format!("{error} (allowed: {{\"min_gain\": NUMBER, \"max_regression\": NUMBER}})"),
+            }),
+        }
+    }
+    if problems.is_empty() { Ok(margins) } else { Err(problems) }
 }
 
 fn train_settings(values: &Values) -> TrainSettings {

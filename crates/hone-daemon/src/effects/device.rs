@@ -150,11 +150,8 @@ pub(super) fn evaluation(env: &Env, given: Given, id: CheckpointId, token: Lease
                 checkpoint: id,
                 manifest_hash: request.manifest_hash,
                 template_hash: identity.unwrap_or_default().template_hash,
-                suites: Vec::new(),
                 at_ms: crate::clock::now_ms(),
-                error: None,
-                tries: 0,
-                retry_at_ms: None,
+                ..Evaluation::default()
             };
             env.event(Event::Evaluated { token, evaluation });
             return Ok(None);
@@ -198,12 +195,19 @@ fn worker_message(env: &Env, token: LeaseToken, message: WorkerMessage, evaluate
     let mut progress = None;
     match message {
         WorkerMessage::Staged(staged) => return env.event(Event::CheckpointStaged { token, staged }),
-        WorkerMessage::Evaluated { manifest_hash, template_hash, suites, answers: _ } => {
+        WorkerMessage::Evaluated { manifest_hash, template_hash, dtype, engine, suites, answers: _ } => {
             let Some(checkpoint) = evaluated else { return };
             let at_ms = crate::clock::now_ms();
-            let (error, tries, retry_at_ms) = (None, 0, None);
-            let evaluation =
-                Evaluation { checkpoint, manifest_hash, template_hash, suites, at_ms, error, tries, retry_at_ms };
+            let evaluation = Evaluation {
+                checkpoint,
+                manifest_hash,
+                template_hash,
+                dtype,
+                engine,
+                suites,
+                at_ms,
+                ..Evaluation::default()
+            };
             return env.event(Event::Evaluated { token, evaluation });
         }
         // The exit tells it.

@@ -67,6 +67,7 @@ fn suite(result: &SuiteResult) -> Value {
         "trained_tokens": result.trained_tokens,
         "mean_nll": result.mean_nll,
         "token_accuracy": result.token_accuracy,
+        "share_right": result.share_right(),
     })
 }
 
@@ -76,6 +77,8 @@ fn verdict(judgement: &Judgement) -> Value {
         "reason": judgement.reason,
         "champion": judgement.champion.map(|id| id.to_string()),
         "at_ms": judgement.at_ms,
+        "evidence": judgement.evidence,
+        "budget": judgement.budget,
     })
 }
 

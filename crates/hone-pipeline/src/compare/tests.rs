@@ -1,7 +1,12 @@
-//! Verdicts and the sentences that go with them. The standard errors were worked out by hand.
+//! Verdicts and the sentences that go with them. Intervals and p-values were worked out by hand: Student's 97.5 %
+//! quantile is 3.1824 for three degrees of freedom, and the first look may use 2.5 %.
+
+mod answers;
+mod budgets;
 
 use super::*;
 use crate::ids::CheckpointId;
+use crate::state::SuiteResult;
 use expect_test::{Expect, expect};
 
 /// An evaluation with suites of rows `(sum of losses, tokens)`.
@@ -18,6 +23,7 @@ fn evaluation(id: u64, suites: &[(&str, &[(f64, u32)])]) -> Evaluation {
             mean_nll: total / f64::from(tokens),
             token_accuracy: 0.0,
             row_nll: rows.to_vec(),
+            answers: None,
         }
     };
     Evaluation {
@@ -29,6 +35,7 @@ fn evaluation(id: u64, suites: &[(&str, &[(f64, u32)])]) -> Evaluation {
         error: None,
         tries: 0,
         retry_at_ms: None,
+        ..Evaluation::default()
     }
 }
 
@@ -36,16 +43,21 @@ fn with(policy: PromotionPolicy, min_gain: f64, max_regression: f64) -> Settings
     Settings { promotion_policy: policy, min_gain, max_regression, ..Settings::default() }
 }
 
+fn first_look(challenger: &Evaluation, champion: &Evaluation, settings: &Settings) -> Outcome {
+    judge(challenger, Some(champion), [], settings, 0).outcome
+}
+
 #[track_caller]
 fn check(challenger: &Evaluation, champion: &Evaluation, settings: &Settings, expected: Expect) {
-    let (outcome, reason) = judge(challenger, Some(champion), settings);
+    let Judgement { outcome, reason, .. } = judge(challenger, Some(champion), [], settings, 0);
     expected.assert_eq(&format!("{outcome:?}: {reason}"));
 }
 
 const OLD: &[(f64, u32)] = &[(4.0, 2), (4.0, 2), (4.0, 2), (4.0, 2)];
 /// Differences -1, -1, -1, -1 over 8 tokens: mean -0.5, no spread.
 const MUCH_BETTER: &[(f64, u32)] = &[(3.0, 2), (3.0, 2), (3.0, 2), (3.0, 2)];
-/// Differences -3, +2, -3, +2: mean -2/8 = -0.25; residuals ±2.5; error sqrt(4/3 · 25)/8 = 0.7217, times 1.96 = 1.4145.
+/// Differences -3, +2, -3, +2: mean -2/8 = -0.25; residuals ±2.5; error sqrt(4/3 · 25)/8 = 0.7217,
+/// times 3.1824 = 2.2967.
 const LUCKY: &[(f64, u32)] = &[(1.0, 2), (6.0, 2), (1.0, 2), (6.0, 2)];
 const WORSE: &[(f64, u32)] = &[(5.0, 2), (5.0, 2), (5.0, 2), (5.0, 2)];
 /// Mean +0.01.
@@ -60,7 +72,7 @@ fn promotes_what_is_surely_better() {
         &champion,
         &settings,
         expect![
-            "Promote: checkpoint-5 against checkpoint-0: a loss 1.5000 against 2.0000 on 4 rows (-0.5000 ± 0.0000); better on a and not worse on any"
+            "Promote: checkpoint-5 against checkpoint-0: a loss 1.5000 against 2.0000 on 4 rows (-0.5000, 95 % between -0.5000 and -0.5000); better on a and not worse on any; look 1, 2.50 % of the error budget left"
         ],
     );
 }
@@ -74,7 +86,7 @@ fn a_difference_within_chance_tells_nothing() {
         &champion,
         &settings,
         expect![
-            "CannotTell: checkpoint-5 against checkpoint-0: a loss 1.7500 against 2.0000 on 4 rows (-0.2500 ± 1.4145); cannot tell whether it is worse on a"
+            "CannotTell: checkpoint-5 against checkpoint-0: a loss 1.7500 against 2.0000 on 4 rows (-0.2500, 95 % between -2.5467 and +2.0467); cannot tell whether it is worse on a"
         ],
     );
     check(
@@ -82,7 +94,7 @@ fn a_difference_within_chance_tells_nothing() {
         &champion,
         &settings,
         expect![
-            "CannotTell: checkpoint-5 against checkpoint-0: a loss 2.0000 against 2.0000 on 4 rows (-0.0000 ± 0.0000); not worse on any, but not surely better on one"
+            "CannotTell: checkpoint-5 against checkpoint-0: a loss 2.0000 against 2.0000 on 4 rows (+0.0000, 95 % between +0.0000 and +0.0000); not worse on any, but not surely better on one (p 1.0000 where 0.0250 is needed; look 1, 2.50 % of the error budget left)"
         ],
     );
     let one_row = [("a", &OLD[..1])];
@@ -91,7 +103,7 @@ fn a_difference_within_chance_tells_nothing() {
         &evaluation(0, &one_row),
         &settings,
         expect![
-            "CannotTell: checkpoint-5 against checkpoint-0: a loss 1.5000 against 2.0000 on 1 rows (-0.5000 ± unknown); cannot tell whether it is worse on a"
+            "CannotTell: checkpoint-5 against checkpoint-0: a loss 1.5000 against 2.0000 on 1 rows (-0.5000, interval unknown); cannot tell whether it is worse on a"
         ],
     );
 }
@@ -105,7 +117,7 @@ fn one_worse_suite_outweighs_better_ones_beyond_the_margin() {
         &champion,
         &settings,
         expect![
-            "Worse: checkpoint-5 against checkpoint-0: a loss 1.5000 against 2.0000 on 4 rows (-0.5000 ± 0.0000); b loss 2.5000 against 2.0000 on 4 rows (+0.5000 ± 0.0000); worse on b"
+            "Worse: checkpoint-5 against checkpoint-0: a loss 1.5000 against 2.0000 on 4 rows (-0.5000, 95 % between -0.5000 and -0.5000); b loss 2.5000 against 2.0000 on 4 rows (+0.5000, 95 % between +0.5000 and +0.5000); worse on b"
         ],
     );
     check(
@@ -113,7 +125,7 @@ fn one_worse_suite_outweighs_better_ones_beyond_the_margin() {
         &champion,
         &settings,
         expect![
-            "Promote: checkpoint-5 against checkpoint-0: a loss 1.5000 against 2.0000 on 4 rows (-0.5000 ± 0.0000); b loss 2.0100 against 2.0000 on 4 rows (+0.0100 ± 0.0000); better on a and not worse on any"
+            "Promote: checkpoint-5 against checkpoint-0: a loss 1.5000 against 2.0000 on 4 rows (-0.5000, 95 % between -0.5000 and -0.5000); b loss 2.0100 against 2.0000 on 4 rows (+0.0100, 95 % between +0.0100 and +0.0100); better on a and not worse on any; look 1, 2.50 % of the error budget left"
         ],
     );
 }
@@ -122,19 +134,19 @@ fn one_worse_suite_outweighs_better_ones_beyond_the_margin() {
 fn a_gain_below_the_minimum_is_none() {
     let champion = evaluation(0, &[("a", OLD)]);
     let challenger = evaluation(5, &[("a", MUCH_BETTER)]);
-    let outcome = |min_gain| judge(&challenger, Some(&champion), &with(PromotionPolicy::NotWorse, min_gain, 0.02)).0;
+    let outcome = |min_gain| first_look(&challenger, &champion, &with(PromotionPolicy::NotWorse, min_gain, 0.02));
     assert_eq!((outcome(0.49), outcome(0.51)), (Outcome::Promote, Outcome::CannotTell));
 }
 
 #[test]
-fn better_on_average_may_be_worse_on_one() {
+fn better_over_all_suites_may_be_unsure_on_one_but_worse_on_none() {
     let settings = with(PromotionPolicy::Better, 0.0, 0.02);
     let champion = evaluation(0, &[("a", OLD), ("b", OLD)]);
-    let verdict = |a, b| judge(&evaluation(5, &[("a", a), ("b", b)]), Some(&champion), &settings).0;
-    assert_eq!(verdict(MUCH_BETTER, HARDLY_WORSE), Outcome::Promote);
-    assert_eq!(verdict(MUCH_BETTER, WORSE), Outcome::CannotTell, "they cancel out");
-    assert_eq!(verdict(WORSE, HARDLY_WORSE), Outcome::Worse);
-    assert_eq!(verdict(MUCH_BETTER, LUCKY), Outcome::CannotTell, "0.375 against 1.96 · 0.36");
+    let verdict = |a, b| first_look(&evaluation(5, &[("a", a), ("b", b)]), &champion, &settings);
+    assert_eq!(verdict(MUCH_BETTER, HARDLY_WORSE), Outcome::CannotTell, "surely better and surely worse cancel out");
+    assert_eq!(verdict(MUCH_BETTER, LUCKY), Outcome::Promote, "(7.03 + 0.29)/sqrt(2) is far in the tail");
+    assert_eq!(verdict(MUCH_BETTER, WORSE), Outcome::Worse, "one suite holds it, however good the other");
+    assert_eq!(verdict(LUCKY, LUCKY), Outcome::CannotTell);
 }
 
 #[test]
@@ -142,10 +154,11 @@ fn longer_rows_weigh_more() {
     // +1 on 2 tokens, -4 on 8 tokens: -3/10.
     let champion = evaluation(0, &[("a", &[(4.0, 2), (16.0, 8)])]);
     let challenger = evaluation(5, &[("a", &[(5.0, 2), (12.0, 8)])]);
-    let difference = difference(&challenger.suites[0], &champion).unwrap();
-    assert!((difference.gain() - 0.3).abs() < 1e-12, "{difference}");
-    // Residuals 1 + 0.6 = 1.6 and -4 + 2.4 = -1.6: sqrt(2 · 5.12) / 10 = 0.32.
-    assert!((difference.standard_error - 0.32).abs() < 1e-12, "{}", difference.standard_error);
+    let found = judge(&challenger, Some(&champion), [], &Settings::default(), 0).evidence.remove(0);
+    assert!((found.gain - 0.3).abs() < 1e-12, "{found:?}");
+    // Residuals -1.6 and 1.6: sqrt(2 · 5.12)/10 = 0.32, times 12.706 for one degree of freedom = 4.066.
+    let (low, high) = found.interval.unwrap();
+    assert!((low - (0.3 - 4.066)).abs() < 1e-3 && (high - (0.3 + 4.066)).abs() < 1e-3, "{found:?}");
 }
 
 #[test]
@@ -180,7 +193,21 @@ fn what_was_not_measured_alike_is_not_compared() {
         &other,
         &champion,
         &settings,
-        expect!["CannotTell: checkpoint-5 against checkpoint-0: they were evaluated with different chat templates"],
+        expect!["CannotTell: checkpoint-5 against checkpoint-0: a was measured with another chat template"],
+    );
+    let other = Evaluation { dtype: "bf16".to_string(), ..better.clone() };
+    check(
+        &other,
+        &champion,
+        &settings,
+        expect!["CannotTell: checkpoint-5 against checkpoint-0: a was measured with another number format"],
+    );
+    let other = Evaluation { engine: "next".to_string(), ..better.clone() };
+    check(
+        &other,
+        &champion,
+        &settings,
+        expect!["CannotTell: checkpoint-5 against checkpoint-0: a was measured with another version of the engine"],
     );
     let other = Evaluation { error: Some("out of memory".to_string()), ..champion.clone() };
     check(
@@ -213,8 +240,9 @@ fn people_promote_where_the_policy_is_manual() {
         &champion,
         &settings,
         expect![
-            "Manual: checkpoint-5 against checkpoint-0: a loss 1.5000 against 2.0000 on 4 rows (-0.5000 ± 0.0000); only people promote here"
+            "Manual: checkpoint-5 against checkpoint-0: a loss 1.5000 against 2.0000 on 4 rows (-0.5000, 95 % between -0.5000 and -0.5000); only people promote here"
         ],
     );
-    assert_eq!(judge(&champion, None, &settings), (Outcome::Promote, "checkpoint-0 is the first champion".to_string()));
+    let first = judge(&champion, None, [], &settings, 0);
+    assert_eq!((first.outcome, first.reason.as_str()), (Outcome::Promote, "checkpoint-0 is the first champion"));
 }

@@ -36,6 +36,17 @@ pub(super) fn recover(draft: &mut Draft) {
     }
 }
 
+/// Training pauses because of what a checkpoint did, and people are told. A pause or a stop that is in force stays.
+pub(super) fn hold(draft: &mut Draft, id: CheckpointId, reason: &str) {
+    let number = id.0;
+    let hint = format!("`hone explain {number}` shows why, `hone resume` trains on from it");
+    draft.error("held", id, format!("training is held: {id} is {reason} ({hint})"));
+    if draft.state().control == Control::Running {
+        draft.put(Change::SetControl(Control::Paused { reason: format!("held: {id} is {reason}") }));
+        ask_to_yield(draft, "held");
+    }
+}
+
 fn pause(draft: &mut Draft, reason: &str) -> Result<String, String> {
     if let Control::Stopping { .. } = draft.state().control {
         return Err("the daemon is stopping".to_string());

@@ -5,15 +5,14 @@
 //! suites have changed since the champion's evaluation, the champion is evaluated again first. A failed
 //! evaluation never blocks training: a crash is tried again after a wait, up to `max_tries` in all.
 
-use super::deployment;
 use super::device::in_force;
 use super::draft::Draft;
+use super::{commands, deployment};
 use crate::compare;
+use crate::config::OnRegression;
 use crate::event::WorkerExit;
 use crate::ids::{CheckpointId, LeaseToken};
-use crate::state::{
-    Change, Checkpoint, CheckpointState, Evaluation, Judgement, Lease, Outcome, State, SuiteResult, TimeMs, Work,
-};
+use crate::state::{Change, Checkpoint, CheckpointState, Evaluation, Lease, Outcome, State, SuiteResult, TimeMs, Work};
 
 pub(super) fn evaluated(draft: &mut Draft, token: LeaseToken, evaluation: &Evaluation) {
     let id = evaluation.checkpoint;
@@ -51,6 +50,8 @@ pub(super) fn ended_without(draft: &mut Draft, id: CheckpointId, lease: &Lease, 
         checkpoint: id,
         manifest_hash: checkpoint.manifest_hash.clone(),
         template_hash: old.map(|e| e.template_hash.clone()).unwrap_or_default(),
+        dtype: old.map(|e| e.dtype.clone()).unwrap_or_default(),
+        engine: old.map(|e| e.engine.clone()).unwrap_or_default(),
         suites: old.map(|e| e.suites.clone()).unwrap_or_default(),
         at_ms: draft.now,
         error: Some(reason.clone()),
@@ -104,8 +105,9 @@ fn judge(draft: &mut Draft, challenger: CheckpointId) {
     let evaluation = &state.evaluations[&challenger];
     let champion_evaluation =
         champion.map(|id| state.evaluations.get(&id).cloned().unwrap_or_else(|| absent(state, id)));
-    let (outcome, reason) = compare::judge(evaluation, champion_evaluation.as_ref(), draft.settings);
-    let judgement = Judgement { challenger, champion, outcome, reason: reason.clone(), at_ms: draft.now };
+    let past = state.judgements.values();
+    let judgement = compare::judge(evaluation, champion_evaluation.as_ref(), past, draft.settings, draft.now);
+    let (outcome, reason) = (judgement.outcome, judgement.reason.clone());
     draft.put(Change::PutJudgement(judgement));
     if outcome == Outcome::Promote {
         draft.put(Change::SetChampion { checkpoint: Some(challenger) });
@@ -113,6 +115,20 @@ fn judge(draft: &mut Draft, challenger: CheckpointId) {
         deployment::want(draft, challenger, &reason);
     } else {
         draft.info("not_promoted", challenger, reason);
+    }
+    watch_for_regression(draft, challenger);
+}
+
+/// A checkpoint that is surely worse than the one it was trained from is a matter for people, whoever is champion.
+fn watch_for_regression(draft: &mut Draft, id: CheckpointId) {
+    let state = draft.state();
+    let parent = state.checkpoints.get(&id).and_then(|checkpoint| checkpoint.parent);
+    let evaluations = (state.evaluations.get(&id), parent.and_then(|parent| state.evaluations.get(&parent)));
+    let (Some(evaluation), Some(of_parent)) = evaluations else { return };
+    let Some(reason) = compare::regression(evaluation, of_parent, draft.settings) else { return };
+    match draft.settings.on_regression {
+        OnRegression::Continue => draft.warning("regressed", id, format!("{reason}; training goes on")),
+        OnRegression::Hold => commands::hold(draft, id, &reason),
     }
 }
 
@@ -151,12 +167,13 @@ fn champion_is_stale(state: &State, champion: CheckpointId, challenger: Checkpoi
     }
 }
 
-/// Whether every suite of `new` was measured for `old` on the same rows with the same template.
+/// Whether every suite of `new` was measured for `old` under the same fingerprint but for the checkpoint.
 fn measured_alike(old: &Evaluation, new: &Evaluation) -> bool {
-    let same = |a: &SuiteResult, b: &SuiteResult| a.suite == b.suite && a.suite_hash == b.suite_hash;
-    old.error.is_none()
-        && old.template_hash == new.template_hash
-        && new.suites.iter().all(|suite| old.suites.iter().any(|other| same(suite, other)))
+    let alike = |result: &SuiteResult| {
+        let other = old.result(&result.suite);
+        other.is_some_and(|other| new.fingerprint(result).difference(&old.fingerprint(other)).is_none())
+    };
+    old.error.is_none() && new.suites.iter().all(alike)
 }
 
 fn is_final(state: &State, id: CheckpointId) -> bool {
@@ -172,18 +189,15 @@ fn absent(state: &State, id: CheckpointId) -> Evaluation {
     Evaluation {
         checkpoint: id,
         manifest_hash: state.checkpoints.get(&id).map(|c| c.manifest_hash.clone()).unwrap_or_default(),
-        template_hash: String::new(),
-        suites: Vec::new(),
-        at_ms: 0,
         error: Some("it was never evaluated".to_string()),
-        tries: 0,
-        retry_at_ms: None,
+        ..Evaluation::default()
     }
 }
 
 fn summary(evaluation: &Evaluation) -> String {
-    let one = |s: &SuiteResult| {
-        format!("{}: loss {:.4}, token accuracy {:.1} %", s.suite, s.mean_nll, s.token_accuracy * 100.0)
+    let one = |s: &SuiteResult| match s.share_right() {
+        None => format!("{}: loss {:.4}, token accuracy {:.1} %", s.suite, s.mean_nll, s.token_accuracy * 100.0),
+        Some(right) => format!("{}: {:.1} % of {} answers right", s.suite, right * 100.0, s.rows),
     };
     match (&evaluation.error, evaluation.suites.as_slice()) {
         (Some(error), _) => format!("could not be evaluated: {error}"),

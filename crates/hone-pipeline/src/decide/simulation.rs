@@ -152,6 +152,10 @@ impl Simulation {
     }
 
     fn honest_action(&mut self) {
+        // A person looks at what was held, and trains on.
+        if let Control::Paused { .. } = self.state.control {
+            return self.command(Command::Resume);
+        }
         match self.rng.random_range(0..6) {
             0 => self.scan(),
             1 => self.run_effect(),

@@ -268,6 +268,7 @@ pub(super) fn evaluation(id: u64, words: &[&str]) -> Evaluation {
         mean_nll: loss,
         token_accuracy: 0.5,
         row_nll: vec![(2.0 * loss, 2); 10],
+        answers: None,
     };
     Evaluation {
         checkpoint: CheckpointId(id),
@@ -278,6 +279,7 @@ pub(super) fn evaluation(id: u64, words: &[&str]) -> Evaluation {
         error: None,
         tries: 0,
         retry_at_ms: None,
+        ..Evaluation::default()
     }
 }
 

@@ -5,7 +5,7 @@ use crate::ids::CheckpointId;
 use serde::{Deserialize, Serialize};
 
 /// Results of one checkpoint on the suites in force.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
     /// The checkpoint.
     pub checkpoint: CheckpointId,
@@ -13,6 +13,12 @@ pub struct Evaluation {
     pub manifest_hash: String,
     /// The chat template used, by hash.
     pub template_hash: String,
+    /// How numbers were computed, e.g. `f32`; empty in results of an older hone.
+    #[serde(default)]
+    pub dtype: String,
+    /// What computed them: version and device, e.g. `0.1.0 cpu`; empty in results of an older hone.
+    #[serde(default)]
+    pub engine: String,
     /// One result per suite, by suite name.
     pub suites: Vec<SuiteResult>,
     /// When it ended.
@@ -28,8 +34,58 @@ pub struct Evaluation {
     pub retry_at_ms: Option<TimeMs>,
 }
 
-/// Loss of one checkpoint on one suite.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// What a result is a result of. Two results are compared when they differ in the checkpoint alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fingerprint {
+    /// BLAKE3 of the checkpoint's manifest, hex.
+    pub checkpoint: String,
+    /// BLAKE3 of the suite, hex.
+    pub suite: String,
+    /// BLAKE3 of the chat template and its variables, hex.
+    pub template: String,
+    /// How numbers were computed.
+    pub dtype: String,
+    /// What computed them.
+    pub engine: String,
+}
+
+impl Fingerprint {
+    /// In what, apart from the checkpoint, two results differ; `None` when they can be compared.
+    #[must_use]
+    pub fn difference(&self, other: &Fingerprint) -> Option<&'static str> {
+        let Fingerprint { checkpoint: _, suite, template, dtype, engine } = self;
+        match () {
+            () if *suite != other.suite => Some("suite"),
+            () if *template != other.template => Some("chat template"),
+            () if *dtype != other.dtype => Some("number format"),
+            () if *engine != other.engine => Some("version of the engine"),
+            () => None,
+        }
+    }
+}
+
+impl Evaluation {
+    /// The fingerprint of one of its results.
+    #[must_use]
+    pub fn fingerprint(&self, result: &SuiteResult) -> Fingerprint {
+        Fingerprint {
+            checkpoint: self.manifest_hash.clone(),
+            suite: result.suite_hash.clone(),
+            template: self.template_hash.clone(),
+            dtype: self.dtype.clone(),
+            engine: self.engine.clone(),
+        }
+    }
+
+    /// The result of a suite by its name.
+    #[must_use]
+    pub fn result(&self, suite: &str) -> Option<&SuiteResult> {
+        self.suites.iter().find(|result| result.suite == suite)
+    }
+}
+
+/// Results of one checkpoint on one suite: the loss on rows with known answers, or own answers to questions.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SuiteResult {
     /// Name of the suite: the file's name.
     pub suite: String,
@@ -47,6 +103,42 @@ pub struct SuiteResult {
     pub token_accuracy: f64,
     /// Per row: sum of the negative log-likelihoods and number of trained tokens; the base of paired tests.
     pub row_nll: Vec<(f64, u32)>,
+    /// For a suite of questions: what became of each answer, in the order of the questions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answers: Option<Vec<AnswerOutcome>>,
+}
+
+/// What became of one answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AnswerOutcome {
+    /// Right by the skill's own checker.
+    Right,
+    /// Read, and wrong.
+    Wrong,
+    /// Not right, and nothing that the checker could read.
+    Unparsable,
+    /// Not right, and ended by the limit of tokens.
+    Cut,
+    /// Nothing was answered.
+    Empty,
+    /// Neither right nor wrong: it could not be generated or not be checked.
+    Errored,
+}
+
+impl SuiteResult {
+    /// How many answers ended so.
+    #[must_use]
+    pub fn num_answers(&self, outcome: AnswerOutcome) -> u64 {
+        self.answers.iter().flatten().filter(|found| **found == outcome).count() as u64
+    }
+
+    /// The share of right answers among those that are right or not; `None` without such.
+    #[must_use]
+    pub fn share_right(&self) -> Option<f64> {
+        let judged = self.answers.as_ref()?.len() as u64 - self.num_answers(AnswerOutcome::Errored);
+        (judged > 0).then(|| self.num_answers(AnswerOutcome::Right) as f64 / judged as f64)
+    }
 }
 
 /// Which of two checkpoints is better, and by what evidence.
@@ -62,6 +154,80 @@ pub struct Judgement {
     pub reason: String,
     /// When.
     pub at_ms: TimeMs,
+    /// What was found on each suite; empty where nothing could be compared.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub evidence: Vec<Evidence>,
+    /// What this look used of the champion's error budget; `None` where nothing was compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Budget>,
+}
+
+/// Two checkpoints on one suite.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// Name of the suite.
+    pub suite: String,
+    /// What is compared.
+    pub measure: Measure,
+    /// Rows or questions compared.
+    pub rows: u64,
+    /// The challenger's loss per trained token, or its share of right answers.
+    pub challenger: f64,
+    /// The champion's.
+    pub champion: f64,
+    /// How much better the challenger is, in the unit of the measure: above zero is better for both measures.
+    pub gain: f64,
+    /// The 95 % interval of the gain; `None` where the rows are too few to know.
+    pub interval: Option<(f64, f64)>,
+    /// Answers that only the challenger has right; 0 for losses.
+    #[serde(default)]
+    pub gained: u64,
+    /// Answers that only the champion has right; 0 for losses.
+    #[serde(default)]
+    pub lost: u64,
+    /// How probable a gain of at least this size is for a challenger that is not better.
+    pub p_value: f64,
+    /// The largest `p_value` that this look takes for better.
+    pub level: f64,
+    /// What it says.
+    pub finding: EvidenceFinding,
+}
+
+/// What a suite measures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Measure {
+    /// Loss per trained token, in nats.
+    Loss,
+    /// Share of right answers.
+    RightAnswers,
+}
+
+/// What one suite says about a challenger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EvidenceFinding {
+    /// Surely better by more than the least gain.
+    Better,
+    /// Not surely better, and surely not worse by more than the margin.
+    NotWorse,
+    /// It may be worse by more than the margin, or not.
+    CannotTell,
+    /// Surely worse by more than the margin.
+    Worse,
+}
+
+/// The error budget of a champion's tenure after one look.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Budget {
+    /// The chance, over the whole tenure, that an equal or worse challenger is taken for better.
+    pub total: f64,
+    /// Which look this is, from 1.
+    pub look: u32,
+    /// What it used.
+    pub spent: f64,
+    /// What is left for all later ones.
+    pub left: f64,
 }
 
 /// Outcome of a comparison.

@@ -34,6 +34,23 @@ fn log(message: &str) -> Change {
     Change::Log(LogEntry { at_ms: 9, severity: LogSeverity::Warning, kind, subject, message: message.to_string() })
 }
 
+fn evidence() -> Evidence {
+    Evidence {
+        suite: "val.jsonl".to_string(),
+        measure: Measure::Loss,
+        rows: 1,
+        challenger: 1.0,
+        champion: 1.5,
+        gain: 0.5,
+        interval: None,
+        gained: 0,
+        lost: 0,
+        p_value: 1.0,
+        level: 0.025,
+        finding: EvidenceFinding::CannotTell,
+    }
+}
+
 /// One change of every kind.
 fn changes() -> Vec<Change> {
     let suite = SuiteResult {
@@ -45,11 +62,14 @@ fn changes() -> Vec<Change> {
         mean_nll: 1.0 / 3.0,
         token_accuracy: 0.5,
         row_nll: vec![(1.0, 3)],
+        answers: None,
     };
     let evaluation = Evaluation {
         checkpoint: CheckpointId(0),
         manifest_hash: "m".to_string(),
         template_hash: "t".to_string(),
+        dtype: "f32".to_string(),
+        engine: "e".to_string(),
         suites: vec![suite],
         at_ms: 3,
         error: None,
@@ -62,6 +82,8 @@ fn changes() -> Vec<Change> {
         outcome: Outcome::CannotTell,
         reason: "r".to_string(),
         at_ms: 4,
+        evidence: vec![evidence()],
+        budget: Some(Budget { total: 0.05, look: 1, spent: 0.025, left: 0.025 }),
     };
     let deployment = Deployment {
         id: DeploymentId(1),

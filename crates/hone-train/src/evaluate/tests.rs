@@ -108,10 +108,11 @@ fn results_name_checkpoint_suite_and_template_by_hash() {
         |id: &str, text: &str| Question { id: id.to_string(), messages: json!([{"role": "user", "content": text}]) };
     request.questions = vec![question("q1", "Say hello."), question("q2", "Count to three.")];
     let message = evaluate(&request, &mut |_| {}).unwrap();
-    let WorkerMessage::Evaluated { manifest_hash, template_hash, suites, answers } = message else {
+    let WorkerMessage::Evaluated { manifest_hash, template_hash, dtype, engine, suites, answers } = message else {
         panic!("{message:?}");
     };
-    assert_eq!(manifest_hash, "abc");
+    assert_eq!((manifest_hash.as_str(), dtype.as_str()), ("abc", "f32"));
+    assert_eq!(engine, format!("{} cpu", env!("CARGO_PKG_VERSION")));
     assert_eq!(template_hash, blake3::hash(hone_data::tiny::TINY_CHAT_TEMPLATE.as_bytes()).to_hex().to_string());
     assert_eq!(suites.iter().map(|s| s.suite.as_str()).collect::<Vec<_>>(), ["b", "a"]);
     assert_eq!(answers.iter().map(|a| a.id.as_str()).collect::<Vec<_>>(), ["q1", "q2"]);

@@ -1,4 +1,4 @@
-//! The ledger: `hone checkpoints`, `hone compare`, `hone explain`.
+//! The ledger: `hone checkpoints`, `hone explain`.
 
 mod files;
 
@@ -112,12 +112,14 @@ fn entry(state: &State, checkpoint: &Checkpoint) -> Value {
     })
 }
 
-/// An evaluation without its per-row losses.
-fn summary(evaluation: &Evaluation) -> Value {
+/// An evaluation without what it has per row.
+#[must_use]
+pub fn summary(evaluation: &Evaluation) -> Value {
     let mut value = serde_json::to_value(evaluation).expect("our own values serialise");
     if let Some(suites) = value.get_mut("suites").and_then(Value::as_array_mut) {
         for suite in suites.iter_mut().filter_map(Value::as_object_mut) {
             suite.remove("row_nll");
+            suite.remove("answers");
         }
     }
     value
@@ -174,7 +176,9 @@ fn describe(state: &CheckpointState) -> &'static str {
     }
 }
 
-fn outcome(outcome: hone_pipeline::state::Outcome) -> &'static str {
+/// An outcome in words.
+#[must_use]
+pub fn outcome(outcome: hone_pipeline::state::Outcome) -> &'static str {
     use hone_pipeline::state::Outcome;
     match outcome {
         Outcome::Promote => "promoted",
@@ -184,7 +188,8 @@ fn outcome(outcome: hone_pipeline::state::Outcome) -> &'static str {
     }
 }
 
-fn find<'a>(state: &'a State, id: &str) -> Result<&'a Checkpoint> {
+/// The checkpoint that a person named.
+pub fn find<'a>(state: &'a State, id: &str) -> Result<&'a Checkpoint> {
     let id: CheckpointId = id.parse().map_err(|error| UsageError(format!("read the checkpoint's id: {error}")))?;
     let newest = state.checkpoints.keys().next_back();
     state
@@ -200,32 +205,6 @@ fn show(ws: &Workspace, id: &str) -> Result<()> {
         output::json(&value);
     } else {
         output::line(&serde_json::to_string_pretty(&value)?);
-    }
-    Ok(())
-}
-
-/// `hone compare`.
-pub fn compare(ws: &Workspace) -> Result<()> {
-    let state = ws.state()?;
-    if ws.json {
-        let evaluations: Vec<Value> = state.evaluations.values().map(summary).collect();
-        let judgements: Vec<_> = state.judgements.values().collect();
-        output::json(&json!({"champion": state.champion, "evaluations": evaluations, "judgements": judgements}));
-        return Ok(());
-    }
-    let mut ranked: Vec<(&Evaluation, f64, f64)> =
-        state.evaluations.values().filter_map(|e| totals(e).map(|(loss, accuracy)| (e, loss, accuracy))).collect();
-    ranked.sort_by(|a, b| a.1.total_cmp(&b.1));
-    let rows: Vec<Vec<String>> = ranked
-        .iter()
-        .map(|(e, loss, accuracy)| {
-            let champion = if state.champion == Some(e.checkpoint) { "champion" } else { "" };
-            vec![e.checkpoint.to_string(), format!("{loss:.4}"), format!("{:.1} %", accuracy * 100.0), champion.into()]
-        })
-        .collect();
-    output::table(&["checkpoint", "eval loss", "token acc", ""], &rows);
-    if let Some(judgement) = state.judgements.values().next_back() {
-        output::line(&format!("last verdict: {}: {}", judgement.challenger, judgement.reason));
     }
     Ok(())
 }

@@ -295,6 +295,7 @@ impl Host {
             mean_nll: loss,
             token_accuracy: 0.0,
             row_nll: vec![(loss, 1); 4],
+            answers: None,
         };
         let evaluation = Evaluation {
             checkpoint: id,
@@ -305,6 +306,7 @@ impl Host {
             error: None,
             tries: 0,
             retry_at_ms: None,
+            ..Evaluation::default()
         };
         vec![Event::Evaluated { token: child.token, evaluation }]
     }

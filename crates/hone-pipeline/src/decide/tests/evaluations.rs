@@ -139,7 +139,7 @@ fn a_better_checkpoint_is_promoted_and_deployed() {
           log Info checkpoint_evaluated checkpoint-4: val: loss 2.0000, token accuracy 50.0 %
           judgement of checkpoint-4: Promote
           champion checkpoint-4
-          log Info promoted checkpoint-4: checkpoint-4 against checkpoint-0: val loss 2.0000 against 3.0000 on 10 rows (-1.0000 ± 0.0000); better on val and not worse on any
+          log Info promoted checkpoint-4: checkpoint-4 against checkpoint-0: val loss 2.0000 against 3.0000 on 10 rows (-1.0000, 95 % between -1.0000 and -1.0000); better on val and not worse on any; look 1, 2.50 % of the error budget left
           deployment-2 checkpoint-4 on local pending
           deployment-2 checkpoint-4 on local pending in flight
           ! deploy deployment-2
@@ -164,7 +164,9 @@ fn a_worse_checkpoint_is_not() {
           lease-3 for evaluation of checkpoint-4 until 2001 delivered
           log Info checkpoint_evaluated checkpoint-4: val: loss 3.5000, token accuracy 50.0 %
           judgement of checkpoint-4: Worse
-          log Info not_promoted checkpoint-4: checkpoint-4 against checkpoint-0: val loss 3.5000 against 3.0000 on 10 rows (+0.5000 ± 0.0000); worse on val
+          log Info not_promoted checkpoint-4: checkpoint-4 against checkpoint-0: val loss 3.5000 against 3.0000 on 10 rows (+0.5000, 95 % between +0.5000 and +0.5000); worse on val
+          log Error held checkpoint-4: training is held: checkpoint-4 is worse than checkpoint-0: val loss 3.5000 against 3.0000 on 10 rows (+0.5000, 95 % between +0.5000 and +0.5000) (`hone explain 4` shows why, `hone resume` trains on from it)
+          control {"mode":"paused","reason":"held: checkpoint-4 is worse than checkpoint-0: val loss 3.5000 against 3.0000 on 10 rows (+0.5000, 95 % between +0.5000 and +0.5000)"}
     "#]],
     );
 }
@@ -187,6 +189,15 @@ fn without_suites_nothing_is_promoted_and_the_reason_says_what_to_do() {
 }
 
 #[test]
+fn training_goes_on_after_a_regression_where_that_is_configured() {
+    let mut world = training();
+    world.settings.on_regression = crate::config::OnRegression::Continue;
+    world.run("staged 1 4 0 4 32; published 4; exit done; evaluated 4 loss 3.5; exit done");
+    assert_eq!(world.state.control, Control::Running);
+    assert_eq!(world.state.lease.map(|lease| lease.work), Some(Work::Train { job: JobId(1) }));
+}
+
+#[test]
 fn where_only_people_promote_the_base_model_is_still_the_first_champion() {
     let mut world = fresh();
     world.settings.promotion_policy = crate::config::PromotionPolicy::Manual;
@@ -201,7 +212,7 @@ fn where_only_people_promote_the_base_model_is_still_the_first_champion() {
           lease-3 for evaluation of checkpoint-4 until 2000 delivered
           log Info checkpoint_evaluated checkpoint-4: val: loss 2.0000, token accuracy 50.0 %
           judgement of checkpoint-4: Manual
-          log Info not_promoted checkpoint-4: checkpoint-4 against checkpoint-0: val loss 2.0000 against 3.0000 on 10 rows (-1.0000 ± 0.0000); only people promote here
+          log Info not_promoted checkpoint-4: checkpoint-4 against checkpoint-0: val loss 2.0000 against 3.0000 on 10 rows (-1.0000, 95 % between -1.0000 and -1.0000); only people promote here
     "#]],
     );
 }
@@ -230,7 +241,7 @@ fn a_changed_suite_evaluates_the_champion_again_before_judging() {
               log Info checkpoint_evaluated checkpoint-0: new: loss 3.0000, token accuracy 50.0 %
               judgement of checkpoint-4: Promote
               champion checkpoint-4
-              log Info promoted checkpoint-4: checkpoint-4 against checkpoint-0: new loss 2.0000 against 3.0000 on 10 rows (-1.0000 ± 0.0000); better on new and not worse on any
+              log Info promoted checkpoint-4: checkpoint-4 against checkpoint-0: new loss 2.0000 against 3.0000 on 10 rows (-1.0000, 95 % between -1.0000 and -1.0000); better on new and not worse on any; look 1, 2.50 % of the error budget left
               deployment-2 checkpoint-4 on local pending
               deployment-2 checkpoint-4 on local pending in flight
               ! deploy deployment-2

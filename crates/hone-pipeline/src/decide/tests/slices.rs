@@ -33,7 +33,7 @@ fn a_job_is_trained_in_slices_with_an_evaluation_after_each() {
           log Info checkpoint_evaluated checkpoint-4: val: loss 2.0000, token accuracy 50.0 %
           judgement of checkpoint-4: Promote
           champion checkpoint-4
-          log Info promoted checkpoint-4: checkpoint-4 against checkpoint-0: val loss 2.0000 against 3.0000 on 10 rows (-1.0000 ± 0.0000); better on val and not worse on any
+          log Info promoted checkpoint-4: checkpoint-4 against checkpoint-0: val loss 2.0000 against 3.0000 on 10 rows (-1.0000, 95 % between -1.0000 and -1.0000); better on val and not worse on any; look 1, 2.50 % of the error budget left
           deployment-2 checkpoint-4 on local pending
           deployment-2 checkpoint-4 on local pending in flight
           ! deploy deployment-2
@@ -171,7 +171,7 @@ fn a_checkpoint_forgives_crashes() {
           log Info checkpoint_evaluated checkpoint-4: val: loss 2.0000, token accuracy 50.0 %
           judgement of checkpoint-4: Promote
           champion checkpoint-4
-          log Info promoted checkpoint-4: checkpoint-4 against checkpoint-0: val loss 2.0000 against 3.0000 on 10 rows (-1.0000 ± 0.0000); better on val and not worse on any
+          log Info promoted checkpoint-4: checkpoint-4 against checkpoint-0: val loss 2.0000 against 3.0000 on 10 rows (-1.0000, 95 % between -1.0000 and -1.0000); better on val and not worse on any; look 1, 2.50 % of the error budget left
           deployment-2 checkpoint-4 on local pending
           deployment-2 checkpoint-4 on local pending in flight
           ! deploy deployment-2
