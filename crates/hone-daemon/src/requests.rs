@@ -131,6 +131,7 @@ pub(crate) fn evaluate(
         questions: Vec::new(),
         max_answer_tokens: config.limits.max_answer_tokens,
         max_ms: config.settings.evaluation_max_ms,
+        keep_dir: Some(layout.eval_results(checkpoint)),
     })
 }
 

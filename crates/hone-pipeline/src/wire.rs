@@ -138,6 +138,9 @@ pub struct EvalRequest {
     pub max_answer_tokens: usize,
     /// When to stop.
     pub max_ms: u64,
+    /// Where scores and answers are kept as they come, so that another try goes on from there (absolute).
+    #[serde(default)]
+    pub keep_dir: Option<PathBuf>,
 }
 
 /// A question whose answer a skill verifies.

@@ -136,6 +136,12 @@ impl Layout {
         self.runs().join("evaluations").join(format!("{checkpoint}-{token}"))
     }
 
+    /// Scores and raw answers of a checkpoint, kept as they come and over all tries.
+    #[must_use]
+    pub fn eval_results(&self, checkpoint: CheckpointId) -> PathBuf {
+        self.runs().join("results").join(checkpoint.to_string())
+    }
+
     /// The folder of the check of one dataset.
     #[must_use]
     pub fn check_run(&self, dataset: DatasetId) -> PathBuf {

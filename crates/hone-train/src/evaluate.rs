@@ -1,6 +1,8 @@
 //! Loss of a model on files, and its answers to questions. The same rows for every checkpoint: what is left
 //! out depends on the model's context length alone, never on settings of training.
 
+mod kept;
+
 use crate::{Refusal, refuse};
 use anyhow::{Context, Result, anyhow};
 use hone_data::Message;
@@ -11,6 +13,8 @@ use hone_model::{Batch, Config, HostWeights, Scorer, TrainerOptions, device};
 use hone_pipeline::config::TrainSettings;
 use hone_pipeline::state::SuiteResult;
 use hone_pipeline::wire::{Answer, EvalRequest, Question, TrainFile, WIRE_FORMAT_VERSION, WorkerMessage};
+use kept::Kept;
+use std::collections::HashMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -43,6 +47,8 @@ struct Session<'a> {
     started: Instant,
     max_ms: u64,
     report: &'a mut dyn FnMut(WorkerMessage),
+    /// What earlier tries have done.
+    kept: Kept,
 }
 
 /// Evaluates a checkpoint on its suites, answers its questions, and returns `WorkerMessage::Evaluated`.
@@ -55,6 +61,9 @@ pub fn evaluate(request: &EvalRequest, report: &mut dyn FnMut(WorkerMessage)) ->
         return Err(Refusal(format!("the request has format {version}, expected {WIRE_FORMAT_VERSION}")).into());
     }
     let mut session = Session::start(&request.model_dir, &request.settings, request.max_ms, report)?;
+    let conditions =
+        [&request.manifest_hash, &session.template_hash(), DTYPE, &engine_of(&request.settings)].join("\n");
+    session.kept = Kept::open(request.keep_dir.as_deref(), conditions)?;
     let suites = session.score_files(&request.suites)?;
     let answers = session.answer(&request.questions, request.max_answer_tokens)?;
     let template_hash = session.template_hash();
@@ -93,7 +102,9 @@ impl<'a> Session<'a> {
         report: &'a mut dyn FnMut(WorkerMessage),
     ) -> Result<Session<'a>> {
         let ctx = ChatContext::from_dir(model_dir, &settings.profile, &settings.chat_template_kwargs);
-        Ok(Session { model_dir, ctx: ctx.map_err(refuse)?, settings, started: Instant::now(), max_ms, report })
+        let (ctx, started) = (ctx.map_err(refuse)?, Instant::now());
+        let kept = Kept::open(None, String::new())?;
+        Ok(Session { model_dir, ctx, settings, started, max_ms, report, kept })
     }
 
     /// Losses on files; the weights are freed before it returns.
@@ -140,8 +151,18 @@ impl<'a> Session<'a> {
         let parts: Vec<(usize, &TokenRow)> =
             suite.rows.iter().enumerate().flat_map(|(row, parts)| parts.iter().map(move |part| (row, part))).collect();
         let mut row_nll = vec![(0.0, 0u32); suite.rows.len()];
-        let (mut tokens, mut correct) = (0u64, 0u64);
-        let mut rest = &parts[..];
+        let mut correct = 0;
+        let mut add = |batch: &kept::Batch| {
+            for ((row, _), (nll, tokens)) in parts[batch.from..].iter().zip(&batch.scores) {
+                row_nll[*row].0 += nll;
+                row_nll[*row].1 += tokens;
+            }
+            correct += batch.correct;
+            batch.from + batch.scores.len()
+        };
+        let kept = self.kept.batches(&suite.hash, parts.len());
+        let done = kept.iter().map(&mut add).last().unwrap_or(0);
+        let mut rest = &parts[done..];
         while !rest.is_empty() {
             self.check_time(&suite.name)?;
             let done = parts.len() - rest.len();
@@ -151,17 +172,20 @@ impl<'a> Session<'a> {
             let packed = pack(&batch.iter().map(|(_, part)| *part).collect::<Vec<_>>());
             let scores =
                 scorer.score(&Batch { ids: packed.ids, targets: packed.targets, segments: packed.segments })?;
-            for ((row, _), score) in batch.iter().zip(&scores) {
-                row_nll[*row].0 += score.nll_sum;
-                row_nll[*row].1 += u32::try_from(score.tokens).expect("a row has fewer than 2^32 tokens");
-                tokens += score.tokens;
-                correct += score.correct;
+            let tokens = |tokens| u32::try_from(tokens).expect("a row has fewer than 2^32 tokens");
+            let scored = kept::Batch {
+                from: done,
+                scores: scores.iter().map(|score| (score.nll_sum, tokens(score.tokens))).collect(),
+                correct: scores.iter().map(|score| score.correct).sum(),
+            };
+            if scored.scores.iter().any(|(nll, _)| !nll.is_finite()) {
+                return Err(Refusal(format!("the model's loss on {} is not finite", suite.name)).into());
             }
+            add(&scored);
+            self.kept.add_batch(&suite.hash, &scored)?;
         }
         let nll: f64 = row_nll.iter().map(|(nll, _)| nll).sum();
-        if !nll.is_finite() {
-            return Err(Refusal(format!("the model's loss on {} is not finite", suite.name)).into());
-        }
+        let tokens: u64 = row_nll.iter().map(|(_, tokens)| u64::from(*tokens)).sum();
         Ok(SuiteResult {
             suite: suite.name.clone(),
             suite_hash: suite.hash.clone(),
@@ -177,32 +201,48 @@ impl<'a> Session<'a> {
 
     /// Greedy answers to all questions, batched, in their order.
     fn answer(&mut self, questions: &[Question], max_tokens: usize) -> Result<Vec<Answer>> {
-        if questions.is_empty() {
-            return Ok(Vec::new());
+        let keys: Vec<String> = questions.iter().map(|question| Kept::answer_key(question, max_tokens)).collect();
+        let mut answers = self.kept.answers();
+        let open: Vec<(&String, &Question)> =
+            keys.iter().zip(questions).filter(|(key, _)| !answers.contains_key(*key)).collect();
+        if !open.is_empty() {
+            self.answer_open(&open, max_tokens, &mut answers)?;
         }
-        let requests = questions
-            .iter()
-            .map(|question| question_request(&self.ctx, question, max_tokens))
-            .collect::<Result<Vec<GenRequest>>>()?;
+        let taken = keys.iter().map(|key| answers.get(key).cloned().context("find the answer to a question"));
+        taken.collect()
+    }
+
+    /// Answers questions that no earlier try has answered; each answer is kept as soon as its round ends.
+    fn answer_open(
+        &mut self,
+        open: &[(&String, &Question)],
+        max_tokens: usize,
+        answers: &mut HashMap<String, Answer>,
+    ) -> Result<()> {
+        let requests = open.iter().map(|(_, question)| question_request(&self.ctx, question, max_tokens));
+        let requests = requests.collect::<Result<Vec<GenRequest>>>()?;
         let mut engine = Engine::new(self.model_dir, &self.engine_options(&requests)).context("load the engine")?;
-        let mut answers = Vec::with_capacity(requests.len());
-        for (round, questions) in requests.chunks(QUESTIONS_PER_ROUND).zip(questions.chunks(QUESTIONS_PER_ROUND)) {
+        for (index, (round, open)) in
+            requests.chunks(QUESTIONS_PER_ROUND).zip(open.chunks(QUESTIONS_PER_ROUND)).enumerate()
+        {
             self.check_time("the questions")?;
-            self.sign_of_life(format!("answering: {} of {}", answers.len(), requests.len()));
-            for (question, output) in questions.iter().zip(engine.generate(round).context("answer questions")?) {
+            self.sign_of_life(format!("answering: {} of {}", index * QUESTIONS_PER_ROUND, requests.len()));
+            for ((key, question), output) in open.iter().zip(engine.generate(round).context("answer questions")?) {
                 let finish_reason = match output.reason {
                     FinishReason::Stop => "stop",
                     FinishReason::Length => "length",
                 };
-                answers.push(Answer {
+                let answer = Answer {
                     id: question.id.clone(),
                     text: output.text,
                     finish_reason: finish_reason.to_string(),
                     num_tokens: output.num_tokens as u64,
-                });
+                };
+                self.kept.add_answer(key, &answer)?;
+                answers.insert((*key).clone(), answer);
             }
         }
-        Ok(answers)
+        Ok(())
     }
 
     /// A cache slot holds the longest question and its answer, not the model's whole context.

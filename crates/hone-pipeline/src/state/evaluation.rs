@@ -126,6 +126,23 @@ pub enum AnswerOutcome {
     Errored,
 }
 
+impl AnswerOutcome {
+    /// What became of an answer: its text, whether the limit of tokens ended it, and what the skill's checker said,
+    /// `(solved, parsed)`; `None` where it could not be generated or not be checked.
+    #[must_use]
+    pub fn of(text: &str, cut: bool, checked: Option<(bool, bool)>) -> AnswerOutcome {
+        match checked {
+            None => AnswerOutcome::Errored,
+            // Right is right, also where the end was cut off.
+            Some((true, _)) => AnswerOutcome::Right,
+            Some(_) if text.trim().is_empty() => AnswerOutcome::Empty,
+            Some(_) if cut => AnswerOutcome::Cut,
+            Some((false, false)) => AnswerOutcome::Unparsable,
+            Some((false, true)) => AnswerOutcome::Wrong,
+        }
+    }
+}
+
 impl SuiteResult {
     /// How many answers ended so.
     #[must_use]

@@ -19,6 +19,7 @@ fn request(workspace: &Workspace, suites: Vec<TrainFile>) -> EvalRequest {
         questions: Vec::new(),
         max_answer_tokens: 8,
         max_ms: 600_000,
+        keep_dir: None,
     }
 }
 
@@ -117,4 +118,46 @@ fn results_name_checkpoint_suite_and_template_by_hash() {
     assert_eq!(suites.iter().map(|s| s.suite.as_str()).collect::<Vec<_>>(), ["b", "a"]);
     assert_eq!(answers.iter().map(|a| a.id.as_str()).collect::<Vec<_>>(), ["q1", "q2"]);
     assert!(answers.iter().all(|a| (1..=8).contains(&a.num_tokens)));
+}
+
+/// How often the work of `request` reports a scored batch or a round of answers.
+fn phases(request: &EvalRequest) -> (Vec<String>, WorkerMessage) {
+    let mut phases = Vec::new();
+    let message = evaluate(request, &mut |message| {
+        if let WorkerMessage::Alive { phase } = message {
+            phases.push(phase);
+        }
+    });
+    phases.retain(|phase| phase.starts_with("evaluating") || phase.starts_with("answering"));
+    (phases, message.unwrap())
+}
+
+#[test]
+fn another_try_goes_on_from_what_is_kept() {
+    let workspace = Workspace::new(Dtype::F32);
+    let mut request = request(&workspace, vec![workspace.chat_file("validation", &PAIRS)]);
+    let messages = json!([{"role": "user", "content": "Say hello."}]);
+    request.questions = vec![Question { id: "q1".to_string(), messages }];
+    let (_, alone) = phases(&request);
+    request.keep_dir = Some(workspace.root().join("kept"));
+    let (first, kept) = phases(&request);
+    assert_eq!(kept, alone);
+    assert_eq!(first, ["evaluating validation.jsonl: 0 of 10", "answering: 0 of 1"]);
+    let (second, again) = phases(&request);
+    assert_eq!((second, again), (Vec::new(), alone), "nothing is computed twice");
+
+    // A torn line is done again; what was appended to it is not misread.
+    let losses = || {
+        let entries = std::fs::read_dir(workspace.root().join("kept")).unwrap().map(|entry| entry.unwrap().path());
+        entries.into_iter().find(|path| path.to_string_lossy().contains("losses-")).unwrap()
+    };
+    let text = std::fs::read(losses()).unwrap();
+    hone_disk::write_atomic(&losses(), &text[..text.len() / 2]).unwrap();
+    assert_eq!(phases(&request).0, ["evaluating validation.jsonl: 0 of 10"]);
+    assert_eq!(phases(&request).0, ["evaluating validation.jsonl: 0 of 10"], "the new line ended in the torn one");
+    assert_eq!(phases(&request).0, Vec::<String>::new());
+
+    // Another checkpoint shares nothing.
+    request.manifest_hash = "other".to_string();
+    assert_eq!(phases(&request).0.len(), 2);
 }

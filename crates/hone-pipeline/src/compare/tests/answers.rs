@@ -82,6 +82,20 @@ fn a_minimum_of_gain_is_a_matter_of_proof() {
 }
 
 #[test]
+fn an_answer_is_one_of_six_things() {
+    let of = |text, cut, checked| AnswerOutcome::of(text, cut, checked);
+    assert_eq!(of("4", true, Some((true, true))), Right);
+    assert_eq!(of("5", false, Some((false, true))), Wrong);
+    assert_eq!(of("well", false, Some((false, false))), Unparsable);
+    assert_eq!(of("well, let", true, Some((false, false))), Cut);
+    assert_eq!(of(" \n", false, Some((false, false))), Empty);
+    assert_eq!(of("4", false, None), Errored);
+    let result = SuiteResult { answers: Some(vec![Right, Wrong, Cut, Errored]), ..SuiteResult::default() };
+    assert_eq!(result.share_right(), Some(1.0 / 3.0));
+    assert_eq!(SuiteResult::default().share_right(), None);
+}
+
+#[test]
 fn an_error_is_neither_right_nor_wrong() {
     let mut settings = Settings::default();
     let new = answered(5, &[("q", list(&[(30, Right), (4, Errored), (66, Wrong)]))]);
