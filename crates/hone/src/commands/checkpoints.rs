@@ -2,7 +2,7 @@
 
 mod files;
 
-use crate::commands::control;
+use crate::commands::{control, deploy};
 use crate::exit::UsageError;
 use crate::output;
 use crate::workspace::Workspace;
@@ -271,12 +271,32 @@ fn explain_one(state: &State, checkpoint: &Checkpoint) {
     }
     if let Some(judgement) = state.judgements.get(&checkpoint.id) {
         output::line(&format!("├─ {}: {}", outcome(judgement.outcome), judgement.reason));
+        if let Some(budget) = &judgement.budget {
+            output::line(&format!(
+                "│  look {} at its champion used {:.2} % of error",
+                budget.look,
+                budget.spent * 100.0
+            ));
+        }
     }
     let deployments: Vec<_> = state.deployments.values().filter(|d| d.checkpoint == checkpoint.id).collect();
     for deployment in &deployments {
-        output::line(&format!("└─ {} on {}: {}", deployment.id, deployment.target, deployment.reason));
+        output::line(&format!("├─ {}", deploy::in_words(deployment)));
     }
-    if deployments.is_empty() {
-        output::line("└─ never deployed");
+    output::line(&format!("└─ {}", why_served(state, checkpoint.id)));
+}
+
+/// Why a checkpoint is served, or why it is not.
+fn why_served(state: &State, id: CheckpointId) -> String {
+    let places = live_on(state, id);
+    match (state.champion, state.judgements.get(&id)) {
+        _ if !places.is_empty() => format!("served on {}", places.join(", ")),
+        (Some(champion), _) if champion == id => "the champion, on its way to its targets".to_string(),
+        (Some(champion), None) => format!("not served: {champion} is the champion, and this one was not judged yet"),
+        (Some(champion), Some(judgement)) => match judgement.outcome {
+            hone_pipeline::state::Outcome::Promote => format!("not served any more: {champion} took its place"),
+            other => format!("not served: {champion} is the champion; verdict {}", outcome(other)),
+        },
+        (None, _) => "not served: there is no champion yet".to_string(),
     }
 }

@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::Args;
 use hone_pipeline::event::Command;
 use hone_pipeline::ids::CheckpointId;
-use hone_pipeline::state::DeploymentState;
+use hone_pipeline::state::{Deployment, DeploymentState};
 
 /// Flags of `hone deploy`.
 #[derive(Args, Debug)]
@@ -47,6 +47,9 @@ pub fn list(ws: &Workspace) -> Result<()> {
         output::line("nothing was deployed yet");
         return Ok(());
     }
+    for live in state.deployments.values().filter(|d| d.state == DeploymentState::Live) {
+        output::line(&format!("serving: {}", in_words(live)));
+    }
     let rows: Vec<Vec<String>> = state
         .deployments
         .values()
@@ -66,6 +69,25 @@ pub fn list(ws: &Workspace) -> Result<()> {
         .collect();
     output::table(&["deployment", "checkpoint", "target", "state", "took", "reason"], &rows);
     Ok(())
+}
+
+/// What is deployed where, how far it is, since when, how long each step took, and why.
+#[must_use]
+pub fn in_words(deployment: &Deployment) -> String {
+    let mut started_ms = deployment.created_ms;
+    let mut steps = Vec::new();
+    for (step, ended_ms) in &deployment.steps {
+        steps.push(format!("{step} {} ms", ended_ms.saturating_sub(started_ms)));
+        started_ms = *ended_ms;
+    }
+    let since = match deployment.live_since_ms {
+        Some(since_ms) => format!(" since {} s ago", crate::workspace::now_ms().saturating_sub(since_ms) / 1000),
+        None => String::new(),
+    };
+    let watched = if deployment.watch_until_ms.is_some() { ", still watched" } else { "" };
+    let Deployment { id, checkpoint, target, reason, .. } = deployment;
+    let steps = if steps.is_empty() { String::new() } else { format!(" ({})", steps.join(", ")) };
+    format!("{checkpoint} on {target} by {id}: {}{since}{watched}{steps}; why: {reason}", describe(&deployment.state))
 }
 
 fn describe(state: &DeploymentState) -> String {
