@@ -2,10 +2,14 @@
 //! server as it was, and everything is safe to repeat: blobs are named by their content, the server knows a
 //! request that it has seen, and switching to what serves does nothing.
 
+pub mod command;
 pub mod http;
 pub mod local;
+mod program;
+pub mod rsync;
 #[cfg(test)]
 mod tests;
+pub mod watch;
 
 use anyhow::{Context, Result, ensure};
 use hone_disk::{hash_file, manifest};
@@ -16,6 +20,9 @@ use std::path::Path;
 /// Names of the finished steps, in order. The server verifies, loads and tries in one call, so `verify`, `load`
 /// and `smoke` end at the same time.
 pub const STEPS: [&str; 6] = ["stage", "verify", "load", "smoke", "switch", "confirm"];
+
+/// How often one try of a deployment goes on after a broken upload.
+const MAX_RESUMPTIONS: usize = 50;
 
 /// Why a step gave nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -28,18 +35,27 @@ pub enum DeployError {
     Permanent(String),
 }
 
+/// A blob that a target lacks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MissingBlob {
+    /// BLAKE3, hex.
+    pub hash: String,
+    /// How many of its bytes arrived before an upload broke off.
+    pub arrived: u64,
+}
+
 /// A server that checkpoints are brought to.
 pub trait DeployTarget {
-    /// Which of these blobs (BLAKE3, hex) it lacks.
+    /// Which of these files it lacks.
+    ///
+    /// # Errors
+    /// See [`DeployError`]; also where it has no room for them.
+    fn missing(&self, files: &[DeployFile]) -> Result<Vec<MissingBlob>, DeployError>;
+    /// Brings one blob, or the rest of it.
     ///
     /// # Errors
     /// See [`DeployError`].
-    fn missing(&self, hashes: &[String]) -> Result<Vec<String>, DeployError>;
-    /// Brings one blob.
-    ///
-    /// # Errors
-    /// See [`DeployError`].
-    fn put(&self, hash: &str, file: &Path) -> Result<(), DeployError>;
+    fn put(&self, blob: &MissingBlob, file: &Path) -> Result<(), DeployError>;
     /// Verify, load, smoke prompts; nothing is served yet.
     ///
     /// # Errors
@@ -73,12 +89,7 @@ pub fn push(
     model_dir: &Path,
     on_step: &mut dyn FnMut(&str),
 ) -> Result<ServerDeployment, DeployError> {
-    let hashes: Vec<String> = request.files.iter().map(|file| file.blake3.clone()).collect();
-    for hash in target.missing(&hashes)? {
-        let file = request.files.iter().find(|file| file.blake3 == hash);
-        let file = file.ok_or_else(|| DeployError::Permanent(format!("the server asks for {hash}, not of ours")))?;
-        target.put(&hash, &model_dir.join(&file.path))?;
-    }
+    stage(target, request, model_dir)?;
     on_step("stage");
     let created = target.create(request)?;
     refuse_other(&created, request, "loaded")?;
@@ -96,6 +107,45 @@ pub fn push(
     refuse_other(&serving, request, "serves")?;
     on_step("confirm");
     Ok(serving)
+}
+
+/// Brings what the target lacks. An upload that breaks off goes on at once where it stopped, as long as each try brings
+/// the target further; otherwise the deployment waits for its next try, which goes on from there as well.
+fn stage(target: &dyn DeployTarget, request: &DeployRequest, model_dir: &Path) -> Result<(), DeployError> {
+    let mut before = u64::MAX;
+    let mut resumptions = 0;
+    loop {
+        let missing = target.missing(&request.files)?;
+        let mut result = Ok(());
+        for blob in &missing {
+            let file = request
+                .files
+                .iter()
+                .find(|file| file.blake3 == blob.hash)
+                .ok_or_else(|| DeployError::Permanent(format!("the server asks for {}, not of ours", blob.hash)))?;
+            result = target.put(blob, &model_dir.join(&file.path));
+            if result.is_err() {
+                break;
+            }
+        }
+        let left = bytes_left(&missing, request);
+        match result {
+            Ok(()) => return Ok(()),
+            Err(DeployError::Transient(_)) if left < before && resumptions < MAX_RESUMPTIONS => {
+                before = left;
+                resumptions += 1;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn bytes_left(missing: &[MissingBlob], request: &DeployRequest) -> u64 {
+    let left = |blob: &MissingBlob| {
+        let size = request.files.iter().find(|file| file.blake3 == blob.hash).map_or(0, |file| file.size);
+        size.saturating_sub(blob.arrived)
+    };
+    missing.iter().map(left).sum()
 }
 
 /// What a deployment of a checkpoint consists of.

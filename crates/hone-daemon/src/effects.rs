@@ -24,6 +24,7 @@ use hone_store::Layout;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, SyncSender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -59,6 +60,8 @@ struct Env {
     program: PathBuf,
     admin_key: Option<String>,
     messages: SyncSender<Message>,
+    /// Set when the loop ends: what only waits is to end at once.
+    ending: Arc<AtomicBool>,
 }
 
 impl Env {
@@ -104,7 +107,7 @@ impl Runner {
         messages: SyncSender<Message>,
     ) -> Result<Runner> {
         Ok(Runner {
-            env: Env { layout: layout.clone(), program, admin_key, messages },
+            env: Env { layout: layout.clone(), program, admin_key, messages, ending: Arc::default() },
             files: Lane::start("files")?,
             publishing: Lane::start("publishing")?,
             housekeeping: Lane::start("removing")?,
@@ -148,6 +151,7 @@ impl Runner {
             }
             Effect::Deploy { deployment } => self.spawn("deploy", move || target::deploy(&env, given, deployment)),
             Effect::RemovePruned => self.housekeeping.run(move || files::remove_pruned(&env, &given)),
+            Effect::Watch { deployment } => self.spawn("watch", move || target::watch(&env, given, deployment)),
             // The loop's own.
             Effect::Exit => Ok(()),
         }
@@ -199,6 +203,7 @@ impl Runner {
     /// Ends all children and waits for the threads, at most `wait`. What does not end in time is left to the end of
     /// the process: effects may stop anywhere.
     pub fn shut_down(self, wait: Duration) {
+        self.env.ending.store(true, Ordering::SeqCst);
         for child in self.workers.values().chain(self.checks.values()) {
             child.kill(DAEMON_ENDS);
         }

@@ -3,6 +3,7 @@
 
 use serde_json::Value;
 use std::fs::File;
+use std::io::{Seek, SeekFrom};
 use std::time::Duration;
 
 /// How long a connection may take to come about.
@@ -29,6 +30,8 @@ pub(crate) enum Body<'a> {
     Empty,
     Json(&'a Value),
     File(&'a File),
+    /// The rest of a file from an offset on; the first is its whole size.
+    Rest(u64, u64, &'a File),
 }
 
 /// What came back, whatever its status.
@@ -78,6 +81,16 @@ pub(crate) fn send(call: &Call) -> Result<Answer, String> {
         }
         Body::File(file) => {
             let request = request.header("content-type", "application/octet-stream").body(file);
+            request.map_err(|e| e.to_string()).and_then(|r| run(&agent, r))
+        }
+        Body::Rest(total, offset, mut file) => {
+            file.seek(SeekFrom::Start(offset)).map_err(|error| error.to_string())?;
+            let range = format!("bytes {offset}-{}/{total}", total.saturating_sub(1));
+            let request = request
+                .header("content-type", "application/octet-stream")
+                .header("content-length", total - offset)
+                .header("content-range", range)
+                .body(ureq::SendBody::from_reader(&mut file));
             request.map_err(|e| e.to_string()).and_then(|r| run(&agent, r))
         }
     };

@@ -126,7 +126,7 @@ pub struct SkillEndpoint {
 }
 
 /// Named limits of the effects: reaching one is an answer, never an endless wait.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Limits {
     /// Longest accepted line of a data file in bytes.
     pub max_line_bytes: u64,
@@ -142,6 +142,16 @@ pub struct Limits {
     pub deploy_load_ms: u64,
     /// Time limit of every other call to a server's door (sending one file has ten times as long).
     pub deploy_call_ms: u64,
+    /// Wait between two looks at a target after a switch.
+    pub watch_interval_ms: u64,
+    /// Longest time of a canary's answer.
+    pub max_answer_ms: u64,
+    /// Largest share of a target's answers that may be errors after a switch.
+    pub max_error_share: f64,
+    /// Questions that a target must answer after a switch, relative to the workspace; none = any answer will do.
+    pub canary_file: Option<PathBuf>,
+    /// Least share of them that must be answered as expected.
+    pub min_canary_share: f64,
     /// Time limit of one call to a skill.
     pub skill_call_ms: u64,
     /// Largest answer of a skill in bytes.
@@ -162,6 +172,11 @@ impl Default for Limits {
             earlier_child_wait_ms: 10_000,
             deploy_load_ms: 10 * 60_000,
             deploy_call_ms: 30_000,
+            watch_interval_ms: 2_000,
+            max_answer_ms: 20_000,
+            max_error_share: 0.05,
+            canary_file: None,
+            min_canary_share: 0.9,
             skill_call_ms: 60_000,
             skill_max_answer_bytes: 256 << 20,
             max_answer_tokens: 256,

@@ -1,23 +1,30 @@
 //! A folder of files named by the hash of their bytes: what is there is complete and right.
 
-use crate::files::{create_dir, hash_file, hash_reader, rename_file, sync_parent, temporary_beside};
-use crate::tree::{link_or_copy, remove_file};
-use crate::{create_file, faults};
+use crate::files::{create_dir, hash_file};
+use crate::tree::link_or_copy;
 use anyhow::{Context, Result, ensure};
-use std::io::Read;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+mod upload;
+
+pub use upload::{Part, Received};
 
 /// The folder. Each file's name is the BLAKE3 (lower-case hex) of its bytes.
 #[derive(Clone, Debug)]
 pub struct BlobDir {
     dir: PathBuf,
+    /// Blobs whose parts are being written by this process. A lock, because uploads come on any thread and none of
+    /// them owns the folder.
+    uploads: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl BlobDir {
     /// Opens the folder, creating it where it is absent.
     pub fn open(dir: &Path) -> Result<BlobDir> {
         create_dir(dir)?;
-        Ok(BlobDir { dir: dir.to_path_buf() })
+        Ok(BlobDir { dir: dir.to_path_buf(), uploads: Arc::default() })
     }
 
     /// Where the blob lies, whether it is there or not. Refuses what is not a BLAKE3 in lower-case hex.
@@ -25,6 +32,12 @@ impl BlobDir {
         let hex = hash.len() == 64 && hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         ensure!(hex, "{hash:?} is not a BLAKE3 hash in lower-case hex");
         Ok(self.dir.join(hash))
+    }
+
+    /// Bytes that may still be written to the file system of the folder.
+    pub fn free_bytes(&self) -> Result<u64> {
+        let info = rustix::fs::statvfs(&self.dir).with_context(|| format!("read room of {}", self.dir.display()))?;
+        Ok(info.f_bavail.saturating_mul(info.f_frsize))
     }
 
     /// True when the blob is there.
@@ -45,17 +58,6 @@ impl BlobDir {
         missing
     }
 
-    /// Stores a stream of bytes. Refused, with nothing left behind, when its hash is not `hash`.
-    pub fn put(&self, hash: &str, reader: &mut dyn Read) -> Result<()> {
-        let path = self.path(hash)?;
-        let temporary = temporary_beside(&path)?;
-        let result = self.receive(hash, reader, &temporary, &path);
-        if result.is_err() {
-            let _ = remove_file(&temporary);
-        }
-        result.with_context(|| format!("store blob {hash}"))
-    }
-
     /// Stores a file of this machine by a hard link (or a copy), after its hash was verified.
     pub fn put_file(&self, hash: &str, file: &Path) -> Result<()> {
         let path = self.path(hash)?;
@@ -70,16 +72,5 @@ impl BlobDir {
     /// Makes `dest` a hard link (or a copy) of a blob. The parent of `dest` must exist.
     pub fn link_to(&self, hash: &str, dest: &Path) -> Result<()> {
         link_or_copy(&self.path(hash)?, dest)
-    }
-
-    fn receive(&self, hash: &str, reader: &mut dyn Read, temporary: &Path, path: &Path) -> Result<()> {
-        let mut file = create_file(temporary)?;
-        faults::step("write")?;
-        let (_, found) = hash_reader(reader, &mut file)?;
-        ensure!(found == hash, "the bytes have hash {found}");
-        faults::step("sync_file")?;
-        file.sync_all()?;
-        rename_file(temporary, path)?;
-        sync_parent(path)
     }
 }

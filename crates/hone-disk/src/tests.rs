@@ -1,6 +1,6 @@
 //! What readers may rely on: old or new, never half; complete or not visible.
 
-use crate::blobs::BlobDir;
+use crate::blobs::{BlobDir, Part, Received};
 use crate::{FileLock, faults, manifest};
 use expect_test::{Expect, expect};
 use std::fs;
@@ -242,6 +242,53 @@ fn a_manifest_tells_every_damage() {
     );
 }
 
+fn store(blobs: &BlobDir, hash: &str, bytes: &[u8]) -> anyhow::Result<Received> {
+    blobs.receive_part(hash, Part { offset: 0, total: bytes.len() as u64 }, &mut &*bytes)
+}
+
+/// Gives some bytes and then breaks.
+struct Torn<'a>(&'a [u8]);
+
+impl std::io::Read for Torn<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        if self.0.is_empty() {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        self.0.read(buffer)
+    }
+}
+
+#[test]
+fn an_upload_goes_on_where_it_broke_off() {
+    let (_guard, dir) = folder();
+    let blobs = BlobDir::open(&dir.join("blobs")).unwrap();
+    let hash = blake3::hash(b"hello world").to_hex().to_string();
+    let part = |offset| Part { offset, total: 11 };
+    assert_eq!(blobs.arrived(&hash), 0);
+    blobs.receive_part(&hash, part(0), &mut Torn(b"hell")).unwrap_err();
+    assert_eq!(blobs.arrived(&hash), 4);
+    assert_eq!(blobs.missing(std::slice::from_ref(&hash)), [hash.clone()], "a part is no blob");
+    assert_eq!(blobs.receive_part(&hash, part(7), &mut &b"orld"[..]).unwrap(), Received::Gap(4));
+    assert_eq!(blobs.receive_part(&hash, part(4), &mut &b"o w"[..]).unwrap(), Received::Partly(7));
+    // What overlaps takes the place of what was there.
+    assert_eq!(blobs.receive_part(&hash, part(6), &mut &b"world"[..]).unwrap(), Received::Whole);
+    assert_eq!(fs::read(dir.join("blobs").join(&hash)).unwrap(), b"hello world");
+    assert_eq!(fs::read_dir(dir.join("blobs")).unwrap().count(), 1, "no part is left");
+    assert_eq!(blobs.receive_part(&hash, part(0), &mut &b"junk"[..]).unwrap(), Received::Whole, "it is there");
+}
+
+#[test]
+fn whole_but_wrong_bytes_are_no_start_for_another_try() {
+    let (_guard, dir) = folder();
+    let blobs = BlobDir::open(&dir.join("blobs")).unwrap();
+    let hash = blake3::hash(b"hello").to_hex().to_string();
+    blobs.receive_part(&hash, Part { offset: 0, total: 5 }, &mut &b"jello"[..]).unwrap_err();
+    assert_eq!(blobs.arrived(&hash), 0);
+    // More than was announced is as wrong.
+    blobs.receive_part(&hash, Part { offset: 0, total: 4 }, &mut &b"hello"[..]).unwrap_err();
+    assert_eq!(blobs.arrived(&hash), 0);
+}
+
 #[test]
 fn a_blob_is_what_its_name_says() {
     let (_guard, dir) = folder();
@@ -250,9 +297,9 @@ fn a_blob_is_what_its_name_says() {
     let other = blake3::hash(b"other").to_hex().to_string();
     assert_eq!(blobs.missing(&[hash.clone(), other.clone(), hash.clone()]), [hash.clone(), other.clone()]);
 
-    blobs.put(&other, &mut &b"hello"[..]).unwrap_err();
+    store(&blobs, &other, b"hello").unwrap_err();
     assert_eq!(fs::read_dir(dir.join("blobs")).unwrap().count(), 0, "a wrong blob leaves nothing behind");
-    blobs.put(&hash, &mut &b"hello"[..]).unwrap();
+    store(&blobs, &hash, b"hello").unwrap();
     assert!(blobs.contains(&hash));
 
     fs::write(dir.join("file"), "hello").unwrap();
@@ -268,7 +315,7 @@ fn a_blob_name_cannot_leave_the_folder() {
     let (_guard, dir) = folder();
     let blobs = BlobDir::open(&dir.join("blobs")).unwrap();
     for name in ["../file", "", "AF1349", &"A".repeat(64), &format!("../{}", "a".repeat(61))] {
-        blobs.put(name, &mut &b"x"[..]).unwrap_err();
+        store(&blobs, name, b"x").unwrap_err();
         assert!(!blobs.contains(name));
     }
 }

@@ -231,6 +231,7 @@ fn busy_workspace(root: &Path) -> Store {
         steps: vec![("stage".to_string(), 12)],
         in_flight: false,
         live_since_ms: Some(13),
+        watch_until_ms: None,
     };
     let judgement = Judgement {
         challenger: CheckpointId(10),

@@ -190,6 +190,8 @@ pub struct Settings {
     pub retry_backoff_ms: u64,
     /// Deployment targets, in order.
     pub targets: Vec<Target>,
+    /// How long a target is watched after a switch; 0 = not at all.
+    pub watch_ms: u64,
     /// Arriving files that may be checked at the same time.
     pub max_checks: usize,
     /// How many queued jobs the queue holds before files wait in the inbox.
@@ -262,6 +264,7 @@ impl Default for Settings {
             max_tries: 3,
             retry_backoff_ms: 1_000,
             targets: Vec::new(),
+            watch_ms: 0,
             max_checks: 1,
             max_queued_jobs: 10_000,
             min_free_bytes: 0,
@@ -295,4 +298,22 @@ pub enum Transport {
     },
     /// Files are sent through the server's door.
     Http,
+    /// Files are sent by rsync over ssh; everything else goes through the server's door.
+    Rsync {
+        /// `user@host:/path/of/serve-root`.
+        destination: String,
+        /// The remote shell with its flags; rsync's own default when absent.
+        rsh: Option<String>,
+    },
+    /// Programs of the user stage, switch, verify and roll back.
+    Command {
+        /// Copies and prepares.
+        stage: String,
+        /// Makes it serve.
+        switch: String,
+        /// Prints what serves.
+        verify: String,
+        /// Goes back.
+        rollback: Option<String>,
+    },
 }

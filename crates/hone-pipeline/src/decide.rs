@@ -64,6 +64,7 @@ pub fn decide(state: &State, settings: &Settings, event: &Event, now: TimeMs) ->
         }
         Event::Measured { sizes } => disk::measured(&mut draft, sizes),
         Event::DiskSpace { free_bytes } => disk::space(&mut draft, *free_bytes),
+        Event::Watched { deployment, outcome } => deployment::watched(&mut draft, *deployment, outcome),
         Event::Command(command) => commands::command(&mut draft, command),
         Event::Tick => device::check_limits(&mut draft),
     }

@@ -113,6 +113,13 @@ pub enum Event {
         /// Free bytes.
         free_bytes: u64,
     },
+    /// [`Effect::Watch`] ended: the watch window is over, or something was seen.
+    Watched {
+        /// The deployment.
+        deployment: DeploymentId,
+        /// What was seen.
+        outcome: WatchOutcome,
+    },
     /// A person asked for something.
     Command(Command),
     /// Time passed (about once a second): leases, back-off.
@@ -160,6 +167,27 @@ pub enum WorkerExit {
     /// It was killed, crashed or timed out: worth another try.
     Crashed {
         /// Signal or exit code, in words.
+        reason: String,
+    },
+}
+
+/// What was seen of a target in the watch window after a switch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum WatchOutcome {
+    /// Nothing wrong.
+    Well {
+        /// What was looked at.
+        note: String,
+    },
+    /// It serves, and badly: the target goes back to what it served before.
+    Misbehaves {
+        /// Errors, slowness, wrong canary answers.
+        reason: String,
+    },
+    /// It could not be looked at: nothing is changed, and people are told.
+    Unknown {
+        /// Why.
         reason: String,
     },
 }
@@ -326,6 +354,12 @@ pub enum Effect {
     /// Remove what lies on disk of checkpoints that the state calls pruned. Sends no event; done again at every
     /// start, so that a crash in between leaves nothing behind.
     RemovePruned,
+    /// Look at a target until its deployment's watch window ends or something is wrong. Comes back as
+    /// [`Event::Watched`]; not when the daemon ends first.
+    Watch {
+        /// The deployment.
+        deployment: DeploymentId,
+    },
     /// End the daemon: no child holds the device and no checkpoint waits to be published. Checks and
     /// deployments under way are ended; the next start does them again.
     Exit,

@@ -438,6 +438,9 @@ pub struct Deployment {
     /// When its target began to serve it; `None` when it never did.
     #[serde(default)]
     pub live_since_ms: Option<TimeMs>,
+    /// The end of its watch window; `None` when the window is over or there is none.
+    #[serde(default)]
+    pub watch_until_ms: Option<TimeMs>,
 }
 
 /// How far a deployment is.
@@ -487,7 +490,9 @@ impl State {
         let live = self.live_on(target)?.checkpoint;
         let is_here =
             |id: CheckpointId| self.checkpoints.get(&id).is_some_and(|c| c.state == CheckpointState::Published);
-        let was_live = |d: &&Deployment| d.target == target && d.live_since_ms.is_some();
+        // What was rolled back by itself is never gone back to.
+        let failed = |d: &Deployment| matches!(d.state, DeploymentState::Failed { .. });
+        let was_live = |d: &&Deployment| d.target == target && d.live_since_ms.is_some() && !failed(d);
         let others =
             self.deployments.values().filter(was_live).filter(|d| d.checkpoint != live && is_here(d.checkpoint));
         others.max_by_key(|d| (d.live_since_ms, d.id)).map(|d| d.checkpoint)

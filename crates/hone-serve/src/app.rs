@@ -18,6 +18,8 @@ pub struct App {
     pub max_body_bytes: usize,
     /// Largest blob in bytes.
     pub max_blob_bytes: u64,
+    /// Bytes of the disk that uploads leave free.
+    pub min_free_bytes: u64,
     /// Who may ask what.
     pub access: Access,
     /// Counters.

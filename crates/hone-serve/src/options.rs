@@ -30,6 +30,8 @@ pub struct ServeOptions {
     pub max_body_bytes: usize,
     /// Largest blob in bytes.
     pub max_blob_bytes: u64,
+    /// Bytes of the disk that uploads leave free: what would not is refused before it comes.
+    pub min_free_bytes: u64,
     /// Most choices (`n` × prompts) of one request.
     pub max_choices: usize,
     /// Answers are cut at this many tokens when the request names no limit; 0 = only the context limits.
@@ -56,6 +58,7 @@ impl ServeOptions {
             keys: Keys::default(),
             max_body_bytes: 8 << 20,
             max_blob_bytes: 64 << 30,
+            min_free_bytes: 1 << 30,
             max_choices: 16,
             default_max_tokens: 0,
             keep_deployments: 2,

@@ -103,6 +103,7 @@ fn start_threads(options: ServeOptions, access: Access) -> Result<(App, Vec<Join
         model_name: options.model_name,
         max_body_bytes: options.max_body_bytes,
         max_blob_bytes: options.max_blob_bytes,
+        min_free_bytes: options.min_free_bytes,
         access,
         metrics,
         places: Arc::new(Semaphore::new(places)),

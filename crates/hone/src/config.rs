@@ -12,7 +12,7 @@ mod tests;
 
 pub use render::{commented_file, json_schema, markdown};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use hone_daemon::Housekeeping;
 use hone_pipeline::config::{
     LrSchedule, OnRegression, Overlong, PromotionPolicy, Retention, ScoreWeights, Settings, SuiteMargins, Target,
@@ -101,6 +101,8 @@ pub struct Config {
     pub inbox: Inbox,
     /// The server's values.
     pub serve: Serve,
+    /// How targets are watched.
+    pub watch: Watch,
     /// Where the monitor listens.
     pub monitor_listen: SocketAddr,
     /// Limits of the check child.
@@ -159,6 +161,23 @@ pub struct Serve {
     pub max_queue: usize,
     /// Engine threads; 0 = all cores.
     pub threads: usize,
+    /// Bytes of the disk that uploads leave free.
+    pub min_free_bytes: u64,
+}
+
+/// How a target is watched after a switch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Watch {
+    /// Wait between two looks.
+    pub interval: Duration,
+    /// Longest time of a canary's answer.
+    pub max_answer: Duration,
+    /// Largest share of errors.
+    pub max_error_share: f64,
+    /// Questions with what their answers must contain.
+    pub canary_file: Option<PathBuf>,
+    /// Least share of them answered as expected.
+    pub min_canary_share: f64,
 }
 
 impl Values {
@@ -215,6 +234,7 @@ impl Config {
             max_context: values.get("serve.max_context"),
             max_queue: values.get("serve.max_queue"),
             threads: values.get("serve.threads"),
+            min_free_bytes: values.get("serve.min_free_bytes"),
         };
         let schema_origin = match values.origin("schema_id") {
             Origin::Default => SchemaOrigin::Default,
@@ -240,6 +260,13 @@ impl Config {
                 scan_interval: values.seconds("queue.scan_sec"),
                 settle: values.seconds("queue.settle_sec"),
                 torn: values.seconds("queue.torn_sec"),
+            },
+            watch: Watch {
+                interval: values.seconds("deployment.watch_interval_sec"),
+                max_answer: values.seconds("deployment.max_answer_sec"),
+                max_error_share: values.get("deployment.max_error_share"),
+                canary_file: values.get("deployment.canary_file"),
+                min_canary_share: values.get("deployment.min_canary_share"),
             },
             monitor_listen: values.get::<String>("monitor.listen").parse().expect("checked as an address"),
             max_line_bytes: values.get("validation.max_line_bytes"),
@@ -304,6 +331,7 @@ fn settings(values: &Values, serve: &Serve) -> Result<Settings, Vec<Problem>> {
         max_tries: values.get("limits.max_tries"),
         retry_backoff_ms: ms("limits.retry_backoff_sec"),
         targets: targets(values, serve)?,
+        watch_ms: ms("deployment.watch_sec"),
         max_checks: values.get("limits.max_checks"),
         max_queued_jobs: values.get("queue.max_jobs"),
         min_rows: values.get("queue.min_rows"),
@@ -413,13 +441,22 @@ fn target_problem(index: usize, message: String) -> Problem {
 
 fn target(row: &Map<String, Value>) -> Result<Target> {
     let text = |key: &str| row.get(key).and_then(Value::as_str).unwrap_or_default().to_string();
+    let optional = |key: &str| row.get(key).and_then(Value::as_str).map(str::to_string);
+    let required = |key: &str| optional(key).with_context(|| format!("the transport needs `{key}`"));
     let transport = match text("transport").as_str() {
         "http" => Transport::Http,
+        "rsync" => Transport::Rsync { destination: required("destination")?, rsh: optional("rsh") },
+        "command" => Transport::Command {
+            stage: required("stage")?,
+            switch: required("switch")?,
+            verify: required("verify")?,
+            rollback: optional("rollback"),
+        },
         "local" | "" => {
             let serve_root = if row.contains_key("serve_root") { text("serve_root") } else { "serve".to_string() };
             Transport::Local { serve_root: PathBuf::from(serve_root) }
         }
-        other => bail!("the transport {other:?} is unknown (allowed: \"local\", \"http\")"),
+        other => bail!("the transport {other:?} is unknown (allowed: \"local\", \"http\", \"rsync\", \"command\")"),
     };
     Ok(Target { name: text("name"), url: text("url").trim_end_matches('/').to_string(), transport })
 }

@@ -1,11 +1,12 @@
 //! A target reached only through its HTTP door.
 
-use super::{DeployError, DeployTarget};
+use super::{DeployError, DeployTarget, MissingBlob};
 use crate::http::{self, Answer, Body, Call};
-use hone_pipeline::wire::{DeployRequest, ServerDeployment};
+use hone_pipeline::wire::{DeployFile, DeployRequest, ServerDeployment};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
@@ -47,24 +48,38 @@ impl Http {
 }
 
 impl DeployTarget for Http {
-    fn missing(&self, hashes: &[String]) -> Result<Vec<String>, DeployError> {
+    fn missing(&self, files: &[DeployFile]) -> Result<Vec<MissingBlob>, DeployError> {
         #[derive(Deserialize)]
         struct Missing {
             missing: Vec<String>,
+            #[serde(default)]
+            arrived: BTreeMap<String, u64>,
         }
         let mut all = Vec::new();
-        for part in hashes.chunks(MAX_HASHES) {
-            let body = json!({ "hashes": part });
-            let Missing { missing } = self.post("/admin/blobs/missing", &body, self.call_timeout)?;
-            all.extend(missing);
+        for part in files.chunks(MAX_HASHES) {
+            let hashes: Vec<&str> = part.iter().map(|file| file.blake3.as_str()).collect();
+            let sizes: Vec<u64> = part.iter().map(|file| file.size).collect();
+            let body = json!({ "hashes": hashes, "sizes": sizes });
+            let Missing { missing, arrived } = self.post("/admin/blobs/missing", &body, self.call_timeout)?;
+            all.extend(missing.into_iter().map(|hash| {
+                let arrived = arrived.get(&hash).copied().unwrap_or(0);
+                MissingBlob { hash, arrived }
+            }));
         }
         Ok(all)
     }
 
-    fn put(&self, hash: &str, file: &Path) -> Result<(), DeployError> {
-        let file = File::open(file).map_err(|error| DeployError::Transient(format!("read a file to send: {error}")))?;
-        let path = format!("/admin/blobs/{hash}");
-        self.call("PUT", &path, Body::File(&file), self.call_timeout.saturating_mul(10)).map(drop)
+    fn put(&self, blob: &MissingBlob, file: &Path) -> Result<(), DeployError> {
+        let unreadable = |error: std::io::Error| DeployError::Transient(format!("read a file to send: {error}"));
+        let file = File::open(file).map_err(unreadable)?;
+        let size = file.metadata().map_err(unreadable)?.len();
+        let body = match blob.arrived {
+            0 => Body::File(&file),
+            // All of it arrived and was not made a blob: the last byte again completes it.
+            arrived => Body::Rest(size, arrived.min(size.saturating_sub(1)), &file),
+        };
+        let path = format!("/admin/blobs/{}", blob.hash);
+        self.call("PUT", &path, body, self.call_timeout.saturating_mul(10)).map(drop)
     }
 
     fn create(&self, request: &DeployRequest) -> Result<ServerDeployment, DeployError> {
@@ -98,7 +113,7 @@ fn refusal(path: &str, answer: &Answer) -> DeployError {
         401 | 403 => DeployError::Permanent(format!(
             "the server refuses the key: {message} (hint: HONE_ADMIN_KEY must be the same on both hosts)"
         )),
-        408 | 409 | 425 | 429 | 500..=599 => {
+        408 | 409 | 416 | 425 | 429 | 500..=599 => {
             DeployError::Transient(format!("the server answered {status} to {path}: {message}"))
         }
         _ => DeployError::Permanent(format!("the server answered {status} to {path}: {message}")),

@@ -2,9 +2,9 @@
 //! through the same door.
 
 use super::http::Http;
-use super::{DeployError, DeployTarget};
+use super::{DeployError, DeployTarget, MissingBlob};
 use hone_disk::blobs::BlobDir;
-use hone_pipeline::wire::{DeployRequest, ServerDeployment};
+use hone_pipeline::wire::{DeployFile, DeployRequest, ServerDeployment};
 use std::path::{Path, PathBuf};
 
 /// A server on this machine.
@@ -26,12 +26,14 @@ impl Local {
 }
 
 impl DeployTarget for Local {
-    fn missing(&self, hashes: &[String]) -> Result<Vec<String>, DeployError> {
-        Ok(self.blobs()?.missing(hashes))
+    fn missing(&self, files: &[DeployFile]) -> Result<Vec<MissingBlob>, DeployError> {
+        let hashes: Vec<String> = files.iter().map(|file| file.blake3.clone()).collect();
+        let missing = self.blobs()?.missing(&hashes);
+        Ok(missing.into_iter().map(|hash| MissingBlob { hash, arrived: 0 }).collect())
     }
 
-    fn put(&self, hash: &str, file: &Path) -> Result<(), DeployError> {
-        self.blobs()?.put_file(hash, file).map_err(host_trouble)
+    fn put(&self, blob: &MissingBlob, file: &Path) -> Result<(), DeployError> {
+        self.blobs()?.put_file(&blob.hash, file).map_err(host_trouble)
     }
 
     fn create(&self, request: &DeployRequest) -> Result<ServerDeployment, DeployError> {

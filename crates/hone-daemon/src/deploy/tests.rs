@@ -1,9 +1,11 @@
 //! Tests of `deploy`.
 
+use super::command::{Command, Programs};
 use super::http::Http;
 use super::local::Local;
+use super::rsync::Rsync;
 use super::*;
-use crate::testing::{HttpServer, Request};
+use crate::testing::{CutLine, HttpServer, Request};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -16,6 +18,8 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 #[derive(Default)]
 struct Door {
     blobs: BTreeMap<String, Vec<u8>>,
+    /// Parts of uploads that broke off.
+    arrived: BTreeMap<String, Vec<u8>>,
     deployments: Vec<ServerDeployment>,
     /// Answered instead, by request line.
     trouble: BTreeMap<String, (u16, String)>,
@@ -38,11 +42,19 @@ impl Door {
                 let body: Value = serde_json::from_slice(&request.body).unwrap();
                 let hashes: Vec<String> = serde_json::from_value(body["hashes"].clone()).unwrap();
                 let missing: Vec<_> = hashes.into_iter().filter(|hash| !self.blobs.contains_key(hash)).collect();
-                (200, json!({ "missing": missing }).to_string())
+                let arrived: BTreeMap<_, _> = self.arrived.iter().map(|(hash, part)| (hash, part.len())).collect();
+                (200, json!({ "missing": missing, "arrived": arrived }).to_string())
             }
             ("PUT", ["blobs", hash]) => {
-                self.blobs.insert((*hash).to_string(), request.body.clone());
-                (201, String::new())
+                let offset = request.headers.iter().find_map(|header| {
+                    header.strip_prefix("content-range: bytes ")?.split('-').next()?.parse::<usize>().ok()
+                });
+                let mut bytes = self.arrived.remove(*hash).unwrap_or_default();
+                bytes.truncate(offset.unwrap_or(0));
+                bytes.extend(&request.body);
+                let place = if request.whole { &mut self.blobs } else { &mut self.arrived };
+                place.insert((*hash).to_string(), bytes);
+                (if request.whole { 201 } else { 408 }, String::new())
             }
             ("POST", ["deployments"]) => {
                 let asked: DeployRequest = serde_json::from_slice(&request.body).unwrap();
@@ -143,6 +155,116 @@ fn only_missing_blobs_are_sent() {
     push(&bench.http(), &request, &folder, &mut |_| {}).unwrap();
     let num_sent = bench.door.lock().unwrap().log.iter().filter(|line| line.starts_with("PUT")).count();
     assert_eq!(num_sent, 2, "weights and manifest differ, the configuration does not");
+}
+
+#[test]
+fn an_upload_goes_on_where_the_line_was_cut() {
+    let bench = bench();
+    let weights = "0123456789abcdef".repeat(64 << 10);
+    let (folder, request) = bench.checkpoint(3, &weights);
+    // A megabyte over a line that is cut after 300 kB each time: four tries bring it over.
+    let line = CutLine::start(&bench.server.url, 300_000);
+    let door = Http::new(&line.url, None, TIMEOUT, TIMEOUT);
+    push(&door, &request, &folder, &mut |_| {}).unwrap();
+    let door = bench.door.lock().unwrap();
+    let hash = &request.files.iter().find(|file| file.path == "model.safetensors").unwrap().blake3;
+    assert!(door.blobs[hash] == weights.as_bytes(), "the bytes are whole and in order");
+    let tries = door.log.iter().filter(|line| **line == format!("PUT /admin/blobs/{hash}")).count();
+    assert_eq!(tries, 4);
+}
+
+#[test]
+fn a_line_that_brings_hardly_anything_over_is_left_for_another_try() {
+    let bench = bench();
+    let (folder, request) = bench.checkpoint(3, &"x".repeat(1 << 20));
+    // Some hundred bytes get over each time: that would take thousands of connections, and the back-off is for that.
+    let line = CutLine::start(&bench.server.url, 1_000);
+    let door = Http::new(&line.url, None, TIMEOUT, TIMEOUT);
+    assert!(matches!(push(&door, &request, &folder, &mut |_| {}), Err(DeployError::Transient(_))));
+    let door = bench.door.lock().unwrap();
+    assert!(!door.log.iter().any(|line| line.ends_with("/switch")));
+    assert!(
+        door.log.iter().filter(|line| line.starts_with("PUT")).count() <= 1 + MAX_RESUMPTIONS + request.files.len()
+    );
+    assert!(!door.arrived.is_empty(), "the next try goes on from here");
+}
+
+/// `rsync` runs the remote shell as `RSH HOST rsync --server …`; this one drops the host and runs the rest here.
+const RSH: &str = "#!/bin/sh\nshift\nexec \"$@\"\n";
+
+#[test]
+fn rsync_brings_blobs_under_their_names() {
+    use std::os::unix::fs::PermissionsExt;
+    if std::process::Command::new("rsync").arg("--version").output().is_err() {
+        // The program is not on this machine; the transport says so when it is used.
+        let bench = bench();
+        let (folder, request) = bench.checkpoint(3, "w");
+        let target = Rsync::new(bench.http(), "host:/nowhere", None, TIMEOUT);
+        let error = push(&target, &request, &folder, &mut |_| {}).unwrap_err();
+        assert!(matches!(&error, DeployError::Permanent(reason) if reason.contains("is it installed")), "{error}");
+        return;
+    }
+    let bench = bench();
+    let (serve_root, rsh) = (bench.dir.path().join("serve"), bench.dir.path().join("rsh"));
+    std::fs::create_dir_all(serve_root.join("blobs")).unwrap();
+    std::fs::write(&rsh, RSH).unwrap();
+    std::fs::set_permissions(&rsh, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let (folder, request) = bench.checkpoint(3, "weights of 3");
+    let destination = format!("inference:{}", serve_root.display());
+    let target = Rsync::new(bench.http(), &destination, rsh.to_str(), TIMEOUT);
+    push(&target, &request, &folder, &mut |_| {}).unwrap();
+    for file in &request.files {
+        let blob = std::fs::read(serve_root.join("blobs").join(&file.blake3)).unwrap();
+        assert_eq!(blob, std::fs::read(folder.join(&file.path)).unwrap());
+    }
+    assert_eq!(std::fs::read_dir(serve_root.join("blobs")).unwrap().count(), request.files.len());
+    // A remote shell that cannot connect (ssh ends with 255) may connect another time.
+    std::fs::write(&rsh, "#!/bin/sh\necho no route >&2\nexit 255\n").unwrap();
+    let error = push(&target, &request, &folder, &mut |_| {}).unwrap_err();
+    assert!(matches!(&error, DeployError::Transient(reason) if reason.contains("no route")), "{error}");
+}
+
+#[test]
+fn programs_of_the_user_stage_switch_and_verify() {
+    let bench = bench();
+    let (folder, request) = bench.checkpoint(3, "weights of 3");
+    let there = bench.dir.path().join("there");
+    let told = r#"printf '{"checkpoint": %s, "manifest_hash": "%s"}\n' "$HONE_CHECKPOINT" "$HONE_MANIFEST_HASH""#;
+    let programs = Programs {
+        stage: format!("cp -r \"$HONE_MODEL_DIR\" {}", there.display()),
+        switch: format!("{told} > {}/served", there.display()),
+        verify: format!("echo checking; cat {}/served", there.display()),
+        rollback: None,
+    };
+    let target = |programs: &Programs| Command::new(programs, "http://x", &request, &folder, TIMEOUT);
+    let serving = push(&target(&programs), &request, &folder, &mut |_| {}).unwrap();
+    assert_eq!((serving.checkpoint, &serving.manifest_hash), (CheckpointId(3), &request.manifest_hash));
+    assert_eq!(std::fs::read(there.join("model.safetensors")).unwrap(), b"weights of 3");
+
+    let fails = |stage: &str| {
+        let programs = Programs { stage: stage.to_string(), ..programs.clone() };
+        push(&target(&programs), &request, &folder, &mut |_| {}).unwrap_err()
+    };
+    assert_eq!(fails("echo busy >&2; exit 75"), DeployError::Transient("the stage command failed: busy".to_string()));
+    assert_eq!(fails("echo no; exit 1"), DeployError::Permanent("the stage command failed: no".to_string()));
+    let other =
+        Programs { verify: "echo '{\"checkpoint\": 2, \"manifest_hash\": \"x\"}'".to_string(), ..programs.clone() };
+    let error = push(&target(&other), &request, &folder, &mut |_| {}).unwrap_err();
+    assert_eq!(error, DeployError::Transient("the server serves checkpoint-2 instead of checkpoint-3".to_string()));
+    let silent = Programs { verify: "true".to_string(), ..programs };
+    let error = push(&target(&silent), &request, &folder, &mut |_| {}).unwrap_err();
+    assert!(matches!(&error, DeployError::Permanent(reason) if reason.contains("last line")), "{error}");
+}
+
+#[test]
+fn a_program_never_outlives_its_limit() {
+    let mut endless = std::process::Command::new("sh");
+    endless.arg("-c").arg("exec sleep 1000");
+    let ended = program::run("sh", &mut endless, Duration::from_millis(50)).unwrap();
+    assert_eq!((ended.code, ended.reason().as_str()), (None, "it was ended after its 0 s"));
+    let mut chatty = std::process::Command::new("sh");
+    chatty.arg("-c").arg("head -c 1000000 /dev/zero; exit 3");
+    assert_eq!(program::run("sh", &mut chatty, TIMEOUT).unwrap().code, Some(3));
 }
 
 #[test]

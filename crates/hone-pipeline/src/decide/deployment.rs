@@ -6,7 +6,7 @@
 //! wait for each other.
 
 use super::draft::Draft;
-use crate::event::Effect;
+use crate::event::{Effect, WatchOutcome};
 use crate::ids::{CheckpointId, DeploymentId};
 use crate::state::{Change, CheckpointState, Deployment, DeploymentState, State, TimeMs};
 
@@ -28,10 +28,56 @@ pub(super) fn deployed(draft: &mut Draft, id: DeploymentId, steps: &[(String, Ti
         state: DeploymentState::Live,
         in_flight: false,
         live_since_ms: Some(draft.now),
+        watch_until_ms: (draft.settings.watch_ms > 0).then(|| draft.now + draft.settings.watch_ms),
         steps: steps.to_vec(),
         ..deployment
     }));
     draft.info("deployed", id, message);
+    if draft.settings.watch_ms > 0 {
+        draft.effect(Effect::Watch { deployment: id });
+    }
+}
+
+/// The watch window ended. One that was superseded meanwhile is nobody's concern any more.
+pub(super) fn watched(draft: &mut Draft, id: DeploymentId, outcome: &WatchOutcome) {
+    let is_watched = |d: &&Deployment| d.state == DeploymentState::Live && d.watch_until_ms.is_some();
+    let Some(deployment) = draft.state().deployments.get(&id).filter(is_watched).cloned() else { return };
+    let (checkpoint, target) = (deployment.checkpoint, deployment.target.clone());
+    let seen = Deployment { watch_until_ms: None, ..deployment };
+    match outcome {
+        WatchOutcome::Well { note } => {
+            draft.put(Change::PutDeployment(seen));
+            draft.info("watched", id, format!("{checkpoint} serves well on {target}: {note}"));
+        }
+        WatchOutcome::Unknown { reason } => {
+            draft.put(Change::PutDeployment(seen));
+            let message = format!("{checkpoint} stays on {target}, and nobody knows how it serves: {reason}");
+            draft.error("watch_unknown", id, message);
+        }
+        WatchOutcome::Misbehaves { reason } => roll_back(draft, seen, reason),
+    }
+}
+
+/// Back to what the target served before. Without such a checkpoint it goes on, and people are told.
+fn roll_back(draft: &mut Draft, deployment: Deployment, reason: &str) {
+    let (id, checkpoint, target) = (deployment.id, deployment.checkpoint, deployment.target.clone());
+    let Some(previous) = draft.state().served_before(&target) else {
+        draft.put(Change::PutDeployment(deployment));
+        let message =
+            format!("{checkpoint} misbehaves on {target}: {reason}; nothing was served there before, so it stays");
+        return draft.error("misbehaves", id, message);
+    };
+    let state = DeploymentState::Failed { reason: format!("rolled back: {reason}") };
+    draft.put(Change::PutDeployment(Deployment { state, ..deployment }));
+    let message = format!("{checkpoint} misbehaves on {target}: {reason}; going back to {previous} by itself");
+    draft.error("rolled_back", id, message);
+    let why = format!("rolled back from {checkpoint} by itself: {reason}");
+    if draft.state().champion == Some(checkpoint) {
+        draft.put(Change::SetChampion { checkpoint: Some(previous) });
+        want(draft, previous, &why);
+    } else {
+        want_on(draft, &target, previous, &why);
+    }
 }
 
 pub(super) fn failed(draft: &mut Draft, id: DeploymentId, reason: &str, transient: bool) {
@@ -77,6 +123,10 @@ pub(super) fn start(draft: &mut Draft) {
 pub(super) fn recover(draft: &mut Draft) {
     for deployment in draft.state().deployments.values().filter(|d| d.in_flight).cloned().collect::<Vec<_>>() {
         draft.put(Change::PutDeployment(Deployment { in_flight: false, ..deployment }));
+    }
+    let watched = |d: &&Deployment| d.state == DeploymentState::Live && d.watch_until_ms.is_some();
+    for id in draft.state().deployments.values().filter(watched).map(|d| d.id).collect::<Vec<_>>() {
+        draft.effect(Effect::Watch { deployment: id });
     }
     if let Some(champion) = draft.state().champion {
         want(draft, champion, "the champion was not served here");
@@ -157,6 +207,7 @@ fn want_on(draft: &mut Draft, target: &str, checkpoint: CheckpointId, reason: &s
         steps: Vec::new(),
         in_flight: false,
         live_since_ms: None,
+        watch_until_ms: None,
     };
     draft.put(Change::PutDeployment(deployment));
 }

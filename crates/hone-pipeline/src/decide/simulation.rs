@@ -76,6 +76,7 @@ fn schedules_of_every_kind_end_well() {
             "promoted",
             "pruned",
             "rolled_back",
+            "rolled_back_by_itself",
         ];
         for kind in kinds {
             assert!(reached.get(kind).is_some_and(|count| *count > 0), "no schedule reached {kind}: {reached:?}");
@@ -95,8 +96,15 @@ impl Simulation {
             ..crate::config::Retention::default()
         };
         let (max_checks, max_queued_jobs, min_free_bytes) = (rng.random_range(1..3), 6, 1_000);
-        let settings =
-            crate::config::Settings { max_checks, max_queued_jobs, min_free_bytes, retention, ..fresh.settings };
+        let watch_ms = 500 * rng.random_range(0..2);
+        let settings = crate::config::Settings {
+            max_checks,
+            max_queued_jobs,
+            min_free_bytes,
+            retention,
+            watch_ms,
+            ..fresh.settings
+        };
         let mut simulation = Simulation {
             seed,
             rng,
@@ -458,6 +466,8 @@ impl Simulation {
         add("promoted", self.state.judgements.values().filter(promoted).count());
         let rolled_back = |d: &&Deployment| d.reason.starts_with("rolled back");
         add("rolled_back", self.state.deployments.values().filter(rolled_back).count());
+        let by_itself = |d: &&Deployment| matches!(&d.state, DeploymentState::Failed { reason } if reason.starts_with("rolled back"));
+        add("rolled_back_by_itself", self.state.deployments.values().filter(by_itself).count());
     }
 
     fn must(&self, holds: bool, message: &str) {

@@ -14,7 +14,7 @@ mod stopping;
 
 use super::{decide, recover};
 use crate::config::{Settings, Target, Transport};
-use crate::event::{Command, Decision, Effect, Event, StagedCheckpoint, WorkerExit};
+use crate::event::{Command, Decision, Effect, Event, StagedCheckpoint, WatchOutcome, WorkerExit};
 use crate::finding::{Finding, Level, Report, SchemaOrigin, Severity, Verdict};
 use crate::ids::*;
 use crate::state::*;
@@ -207,6 +207,15 @@ impl World {
             ["rewind", id] => Event::Command(Command::Rewind { checkpoint: CheckpointId(number(id)), reason }),
             ["undo", id] => Event::Command(Command::Undo { dataset: DatasetId(number(id)), reason }),
             ["forget", id] => Event::Command(Command::Forget { dataset: DatasetId(number(id)), reason }),
+            ["watched", id, how, reason @ ..] => {
+                let reason = reason.join(" ");
+                let outcome = match *how {
+                    "well" => WatchOutcome::Well { note: reason },
+                    "misbehaves" => WatchOutcome::Misbehaves { reason },
+                    _ => WatchOutcome::Unknown { reason },
+                };
+                Event::Watched { deployment: DeploymentId(number(id)), outcome }
+            }
             ["pause"] => Event::Command(Command::Pause { reason }),
             ["resume"] => Event::Command(Command::Resume),
             ["skip"] => Event::Command(Command::Skip { reason }),
@@ -358,6 +367,7 @@ fn show_effect(effect: &Effect) -> String {
         Effect::Publish { checkpoint } => format!("publish {checkpoint}"),
         Effect::Deploy { deployment } => format!("deploy {deployment}"),
         Effect::RemovePruned => "remove what is pruned".to_string(),
+        Effect::Watch { deployment } => format!("watch {deployment}"),
         Effect::Exit => "exit".to_string(),
     }
 }

@@ -54,6 +54,7 @@ fn evaluation(id: u64, loss: f64, suite_hash: u64) -> Evaluation {
         mean_nll: loss,
         token_accuracy: 0.0,
         row_nll: Vec::new(),
+        answers: None,
     };
     Evaluation {
         checkpoint: CheckpointId(id),
@@ -64,6 +65,7 @@ fn evaluation(id: u64, loss: f64, suite_hash: u64) -> Evaluation {
         error: None,
         tries: 0,
         retry_at_ms: None,
+        ..Evaluation::default()
     }
 }
 
@@ -165,6 +167,7 @@ fn random_history(rng: &mut ChaCha8Rng) -> (State, Retention, BTreeMap<Checkpoin
             steps: Vec::new(),
             in_flight: rng.random_range(0..4) == 0,
             live_since_ms: (rng.random_range(0..3) > 0).then_some(id),
+            watch_until_ms: None,
         };
         state.deployments.insert(deployment.id, deployment);
     }

@@ -1,6 +1,7 @@
 //! The files of the door: what is refused, staged, found damaged, pruned.
 
 use super::files::{Files, Record, check_request, is_hash};
+use hone_disk::blobs::Part;
 use hone_pipeline::ids::CheckpointId;
 use hone_pipeline::wire::{DeployFile, DeployRequest, WIRE_FORMAT_VERSION};
 use std::collections::BTreeMap;
@@ -120,7 +121,7 @@ fn unused_blobs_go_after_their_grace() {
     })
     .unwrap()
     .1;
-    files.blobs().put(&other, &mut &b"unused"[..]).unwrap();
+    files.blobs().receive_part(&other, Part { offset: 0, total: 6 }, &mut &b"unused"[..]).unwrap();
     let record = files.stage(1, &request(&[("a", 3, ABC)]), 0).unwrap();
     let records = BTreeMap::from([(1, record)]);
     let now = crate::clock::now_ms();

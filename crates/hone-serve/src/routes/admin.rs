@@ -9,10 +9,12 @@ use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
+use hone_disk::blobs::{Part, Received};
 use hone_pipeline::wire::{DeployRequest, ServerDeployment};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,56 +34,124 @@ const BLOB_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 #[derive(Deserialize)]
 struct Hashes {
     hashes: Vec<String>,
+    /// Sizes in the same order: with them the answer refuses what the disk has no room for.
+    #[serde(default)]
+    sizes: Vec<u64>,
 }
 
-/// `POST /admin/blobs/missing`.
+/// `POST /admin/blobs/missing`: which blobs are not here, and how much of each has arrived.
 pub async fn missing(State(app): State<Arc<App>>, body: Body) -> Result<Json<Value>, ApiError> {
-    let Hashes { hashes } = read_json(&app, body).await?;
+    let Hashes { hashes, sizes } = read_json(&app, body).await?;
+    if !sizes.is_empty() && sizes.len() != hashes.len() {
+        return Err(ApiError::invalid("sizes", "`sizes` must have one number per hash"));
+    }
     if hashes.len() > MAX_HASHES || !hashes.iter().all(|hash| is_hash(hash)) {
         let message = format!("`hashes` must hold at most {MAX_HASHES} BLAKE3 hashes in lower-case hex");
         return Err(ApiError::invalid("hashes", message));
     }
     let blobs = app.blobs.clone();
-    let missing = tokio::task::spawn_blocking(move || blobs.missing(&hashes)).await;
-    Ok(Json(json!({"missing": missing.map_err(|_| ApiError::internal())?})))
+    let look = move || {
+        let missing = blobs.missing(&hashes);
+        let arrived: BTreeMap<String, u64> = missing
+            .iter()
+            .map(|hash| (hash.clone(), blobs.arrived(hash)))
+            .filter(|(_, arrived)| *arrived > 0)
+            .collect();
+        let size = |hash: &String| hashes.iter().position(|h| h == hash).and_then(|i| sizes.get(i)).copied();
+        let total: u64 = missing.iter().filter_map(size).sum();
+        (missing, total.saturating_sub(arrived.values().sum()), arrived)
+    };
+    let (missing, needed, arrived) = tokio::task::spawn_blocking(look).await.map_err(|_| ApiError::internal())?;
+    if needed > 0 {
+        check_room(&app, needed)?;
+    }
+    Ok(Json(json!({"missing": missing, "arrived": arrived})))
 }
 
-/// `PUT /admin/blobs/{hash}`: the bytes are streamed to a temporary file and kept when their hash is right. Resuming
-/// a broken upload (`Content-Range`) is not built; a broken one leaves nothing behind and starts again.
+/// `PUT /admin/blobs/{hash}`: the bytes are streamed to disk and become a blob when they are whole and their hash is
+/// right. With `Content-Range: bytes FIRST-LAST/TOTAL` an upload goes on where it broke off.
 pub async fn put_blob(
     State(app): State<Arc<App>>,
     Path(hash): Path<String>,
     headers: HeaderMap,
     body: Body,
-) -> Result<StatusCode, ApiError> {
+) -> Result<(StatusCode, Json<Value>), ApiError> {
     if !is_hash(&hash) {
         return Err(ApiError::invalid("hash", "a blob's name must be its BLAKE3 hash in lower-case hex"));
     }
-    if headers.contains_key(header::CONTENT_RANGE) {
-        let message = "partial uploads are not supported; send the whole blob";
-        return Err(ApiError::new(StatusCode::NOT_IMPLEMENTED, "ranges_not_supported", message));
-    }
     let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if length.is_some_and(|length| length > app.max_blob_bytes) {
+    let part =
+        match headers.get(header::CONTENT_RANGE) {
+            Some(range) => range.to_str().ok().and_then(part_of).ok_or_else(|| {
+                ApiError::invalid("content-range", "`Content-Range` must be `bytes FIRST-LAST/TOTAL`")
+            })?,
+            None => {
+                let message = "an upload must say its size in `Content-Length`, or its place in `Content-Range`";
+                let total = length.ok_or_else(|| ApiError::invalid("content-length", message))?;
+                Part { offset: 0, total }
+            }
+        };
+    if part.total > app.max_blob_bytes {
         return Err(too_large(app.max_blob_bytes));
     }
+    check_room(&app, part.total.saturating_sub(part.offset))?;
     let (sender, receiver) = mpsc::channel(BLOB_PIECES);
     let blobs = app.blobs.clone();
     let broken = Arc::new(AtomicBool::new(false));
     let reader_broken = broken.clone();
     let writing = tokio::task::spawn_blocking(move || {
         let mut reader = BodyReader { pieces: receiver, current: Bytes::new(), broken: reader_broken };
-        blobs.put(&hash, &mut reader)
+        blobs.receive_part(&hash, part, &mut reader)
     });
     let sent = send_pieces(body, sender, app.max_blob_bytes, &broken).await;
     let written = writing.await.map_err(|_| ApiError::internal())?;
     sent?;
-    written.map(|()| StatusCode::CREATED).map_err(|error| {
-        if error.chain().any(|cause| cause.is::<io::Error>()) {
-            return disk_error(&error);
+    match written {
+        Ok(Received::Whole) => Ok((StatusCode::CREATED, Json(json!({"arrived": part.total})))),
+        Ok(Received::Partly(arrived)) => Ok((StatusCode::ACCEPTED, Json(json!({"arrived": arrived})))),
+        Ok(Received::Gap(arrived)) => {
+            let message = format!("only {arrived} bytes are here; go on from there");
+            Err(ApiError::new(StatusCode::RANGE_NOT_SATISFIABLE, "range_not_satisfiable", message))
         }
-        ApiError::new(StatusCode::BAD_REQUEST, "hash_mismatch", "the bytes do not have the hash that names them")
-    })
+        Ok(Received::Busy) => {
+            let message = "another upload of this blob is under way";
+            Err(ApiError::new(StatusCode::CONFLICT, "upload_in_progress", message))
+        }
+        Err(error) => Err(upload_error(&error)),
+    }
+}
+
+fn upload_error(error: &anyhow::Error) -> ApiError {
+    let io = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>());
+    match io.map(io::Error::kind) {
+        Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => no_room("the disk is full"),
+        Some(_) => disk_error(error),
+        None => {
+            ApiError::new(StatusCode::BAD_REQUEST, "hash_mismatch", "the bytes do not have the hash that names them")
+        }
+    }
+}
+
+/// `bytes 0-99/200`.
+fn part_of(range: &str) -> Option<Part> {
+    let (span, total) = range.strip_prefix("bytes ")?.split_once('/')?;
+    let (first, last) = span.split_once('-')?;
+    let (offset, last, total) = (first.parse().ok()?, last.parse::<u64>().ok()?, total.parse().ok()?);
+    (offset <= last && last < total).then_some(Part { offset, total })
+}
+
+/// Refuses what would not leave [`App::min_free_bytes`] on the disk, before any of it comes.
+fn check_room(app: &App, needed: u64) -> Result<(), ApiError> {
+    let free = app.blobs.free_bytes().map_err(|error| disk_error(&error))?;
+    if free >= needed.saturating_add(app.min_free_bytes) {
+        return Ok(());
+    }
+    let reserve = app.min_free_bytes;
+    Err(no_room(&format!("{needed} bytes are to come, {free} are free, and {reserve} must stay free")))
+}
+
+fn no_room(message: &str) -> ApiError {
+    ApiError::new(StatusCode::INSUFFICIENT_STORAGE, "no_room", message)
 }
 
 /// `POST /admin/deployments`.
@@ -138,7 +208,11 @@ async fn send_pieces(body: Body, pieces: mpsc::Sender<Bytes>, limit: u64, broken
         let piece = match tokio::time::timeout(BLOB_IDLE_TIMEOUT, stream.next()).await {
             Ok(None) => return Ok(()),
             Ok(Some(Ok(piece))) => piece,
-            Ok(Some(Err(_))) => return give_up(ApiError::bad_request("the upload broke off")),
+            Ok(Some(Err(_))) => {
+                // Worth another try from where it stopped, should the client still listen.
+                let message = "the upload broke off";
+                return give_up(ApiError::new(StatusCode::REQUEST_TIMEOUT, "upload_broken", message));
+            }
             Err(_) => {
                 let message = "the upload stood still for too long";
                 return give_up(ApiError::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", message));

@@ -113,6 +113,12 @@ impl Server {
         request.send(body).unwrap()
     }
 
+    /// Sends a part of a blob.
+    pub fn put_part(&self, path: &str, part: &[u8], offset: usize, total: usize) -> Response<Body> {
+        let range = format!("bytes {offset}-{}/{total}", offset + part.len() - 1);
+        agent().put(self.url(path)).header("content-range", range).send(part).unwrap()
+    }
+
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }

@@ -202,6 +202,11 @@ pub fn loop_config(config: &Config) -> LoopConfig {
             max_line_bytes: config.max_line_bytes,
             max_file_bytes: config.max_file_bytes,
             check_max_ms: ms(config.check_timeout),
+            watch_interval_ms: ms(config.watch.interval),
+            max_answer_ms: ms(config.watch.max_answer),
+            max_error_share: config.watch.max_error_share,
+            canary_file: config.watch.canary_file.clone(),
+            min_canary_share: config.watch.min_canary_share,
             ..Limits::default()
         },
         housekeeping: config.housekeeping.clone(),
@@ -226,6 +231,7 @@ pub fn serve(ws: &Workspace, args: &ListenArgs) -> Result<()> {
         slots: config.serve.slots,
         max_context: if config.serve.max_context == 0 { usize::MAX } else { config.serve.max_context },
         max_queue: config.serve.max_queue,
+        min_free_bytes: config.serve.min_free_bytes,
         keys: Keys { read: key("HONE_READ_KEY"), admin: key("HONE_ADMIN_KEY") },
         ..ServeOptions::new(
             args.listen.unwrap_or(config.serve.listen),

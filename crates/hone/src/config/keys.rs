@@ -128,7 +128,6 @@ pub const KEYS: &[Key] = &[
     key("promotion.weight_loss", float(0.0, 1.0), "0.4", "Weight of 1/(1+loss) in the ranking score of `hone compare`; the score orders, it never promotes."),
     key("promotion.weight_token_accuracy", float(0.0, 1.0), "0.4", "Weight of the token accuracy in the ranking score."),
     key("promotion.weight_answers", float(0.0, 1.0), "0.2", "Weight of the share of right answers in the ranking score."),
-    key("deployment.targets", Kind::Records(&[("name", true), ("url", true), ("transport", false), ("serve_root", false)]), "[]", "Servers that checkpoints go to; none = this host's own. `transport`: \"local\" (files are linked) or \"http\" (files are sent)."),
     key("snapshot_time", Kind::TimeOfDay, "\"03:00\"", "When the daily snapshot of the latest checkpoint is taken (`snapshots/DAY/`, weights only); null = never."),
     key("retention.keep_hours", float(0.0, 1e6), "36", "Checkpoints older than this go, but never the base model, the latest, the champion, the best, a served one, what a rollback goes back to, a pinned one, or one that is being evaluated."),
     key("retention.max_total_gb", float(0.0, 1e9), "150", "When all checkpoints together are larger, the oldest go before their time (abandoned ones first)."),
@@ -139,10 +138,18 @@ pub const KEYS: &[Key] = &[
     key("retention.rejected_days", float(0.0, 1e5), "30", "Days that refused files stay; 0 = for ever. Their reports always stay."),
     key("retention.runs_days", float(0.0, 1e5), "14", "Days that run folders (requests, events, metrics, raw answers) stay; 0 = for ever."),
     key("retention.logs_days", float(0.0, 1e5), "30", "Days that log files which were put aside stay; 0 = for ever."),
+    key("deployment.targets", Kind::Records(TARGET_FIELDS), "[]", "Servers that checkpoints go to; none = this host's own. `transport`: \"local\" (files are linked), \"http\" (files are sent), \"rsync\" (`destination`, `rsh`) or \"command\" (`stage`, `switch`, `verify`, `rollback`); see docs/deployment.md."),
+    key("deployment.watch_sec", float(0.0, 86_400.0), "60", "How long a target is watched after a switch; errors, slow answers or wrong canaries roll it back. 0 = not at all."),
+    key("deployment.watch_interval_sec", float(0.05, 3600.0), "2", "Seconds between two looks."),
+    key("deployment.max_answer_sec", float(0.1, 3600.0), "20", "A canary that is not answered within so many seconds counts as failed."),
+    key("deployment.max_error_share", float(0.0, 1.0), "0.05", "Largest share of a target's answers after a switch that may be errors of the server (of at least five)."),
+    key("deployment.canary_file", Kind::OptionalText, "null", "JSONL of questions that a target must answer after a switch: {\"messages\": […], \"expect\": \"text in the answer\"}."),
+    key("deployment.min_canary_share", float(0.0, 1.0), "0.9", "Least share of canaries that must be answered as expected."),
     key("serve.listen", Kind::Address, "\"127.0.0.1:8765\"", "Address of the OpenAI-compatible server."),
     key("serve.slots", int(1, 4096), "8", "Sequences generated at the same time."),
     key("serve.max_context", int(0, 1_048_576), "2048", "Longest prompt and answer together, in tokens; 0 = the model's own limit."),
     key("serve.max_queue", int(1, 100_000), "64", "Waiting requests before new ones are answered with 429."),
+    key("serve.min_free_bytes", int(0, 1 << 50), "1073741824", "Bytes of the disk that uploads of checkpoints leave free; what would not is refused before it comes."),
     key("serve.threads", int(0, 1024), "0", "Threads of the serving engine; 0 = all cores."),
     key("monitor.listen", Kind::Address, "\"127.0.0.1:8088\"", "Address of the monitor and its dashboard."),
     key("limits.lease_sec", float(1.0, 86_400.0), "60", "A worker that says nothing for so long is ended and its work taken over."),
@@ -154,6 +161,20 @@ pub const KEYS: &[Key] = &[
     key("limits.housekeeping_max_sec", float(1.0, 1e6), "300", "Time limit of one look at retention, in seconds."),
     key("limits.min_trained_share", float(0.0, 1.0), "0.005", "Training refuses to start when the share of trained tokens is below this."),
     key("limits.max_trained_share", float(0.0, 1.0), "1.0", "Training refuses to start when the share of trained tokens is above this."),
+];
+
+/// Fields of a deployment target; whether each is required.
+const TARGET_FIELDS: &[(&str, bool)] = &[
+    ("name", true),
+    ("url", true),
+    ("transport", false),
+    ("serve_root", false),
+    ("destination", false),
+    ("rsh", false),
+    ("stage", false),
+    ("switch", false),
+    ("verify", false),
+    ("rollback", false),
 ];
 
 /// Ids of the schema gate's registry (held equal to it by a test).

@@ -1,6 +1,6 @@
 //! The simulated host: what lies on disk, the one child, the target.
 
-use crate::event::{Effect, Event, StagedCheckpoint, WorkerExit};
+use crate::event::{Effect, Event, StagedCheckpoint, WatchOutcome, WorkerExit};
 use crate::finding::{Level, Report, SchemaOrigin, Verdict};
 use crate::ids::*;
 use crate::state::*;
@@ -150,6 +150,15 @@ impl Host {
             Effect::Deploy { deployment } => {
                 self.served = Some(state.deployments[deployment].checkpoint);
                 Some(Event::Deployed { deployment: *deployment, steps: Vec::new() })
+            }
+            // The window outlives a restart, so a lost answer comes again.
+            Effect::Watch { deployment } => {
+                let outcome = match (fails, transient) {
+                    (true, true) => WatchOutcome::Misbehaves { reason: "errors".to_string() },
+                    (true, false) => WatchOutcome::Unknown { reason: "silence".to_string() },
+                    _ => WatchOutcome::Well { note: String::new() },
+                };
+                Some(Event::Watched { deployment: *deployment, outcome })
             }
             Effect::StartSlice { job, token } => self.start(*token, Work::Train { job: *job }),
             Effect::StartEval { checkpoint, token } => self.start(*token, Work::Evaluate { checkpoint: *checkpoint }),

@@ -312,3 +312,81 @@ fn a_deployment_to_a_target_that_is_gone_ends() {
     "#]],
     );
 }
+
+/// A target that is watched for 500 ms after each switch.
+fn watched() -> World {
+    let mut world = fresh();
+    world.settings.watch_ms = 500;
+    world.run("start; evaluated 0 loss 3; exit done; deployed 1; watched 1 well");
+    world.run("arrive a.jsonl; taken 1; checked 1 aa; filed 1; staged 1 4 0 4 32 ends; published 4; exit done");
+    world.run("evaluated 4 loss 2; exit done");
+    world
+}
+
+#[test]
+fn a_target_that_misbehaves_goes_back_by_itself() {
+    check(
+        watched(),
+        "",
+        "deployed 2; watched 2 misbehaves 7 of 9 answers are errors; deployed 3; watched 3 well 5 looks",
+        expect![[r#"
+            > deployed 2
+              deployment-1 checkpoint-0 on local superseded
+              deployment-2 checkpoint-4 on local live
+              log Info deployed deployment-2: checkpoint-4 is served on local
+              ! watch deployment-2
+            > watched 2 misbehaves 7 of 9 answers are errors
+              deployment-2 checkpoint-4 on local failed
+              log Error rolled_back deployment-2: checkpoint-4 misbehaves on local: 7 of 9 answers are errors; going back to checkpoint-0 by itself
+              champion checkpoint-0
+              deployment-3 checkpoint-0 on local pending
+              deployment-3 checkpoint-0 on local pending in flight
+              ! deploy deployment-3
+            > deployed 3
+              deployment-3 checkpoint-0 on local live
+              log Info deployed deployment-3: checkpoint-0 is served on local
+              ! watch deployment-3
+            > watched 3 well 5 looks
+              deployment-3 checkpoint-0 on local live
+              log Info watched deployment-3: checkpoint-0 serves well on local: 5 looks
+        "#]],
+    );
+}
+
+#[test]
+fn what_was_rolled_back_is_never_gone_back_to() {
+    let mut world = watched();
+    world.run("deployed 2; watched 2 misbehaves slow; deployed 3");
+    // Checkpoint 0 serves; the only other one that was ever live misbehaved.
+    let trace = world.run("rollback");
+    assert!(trace.contains("reply no: no target has served another checkpoint before"), "{trace}");
+    // The window of the checkpoint that was gone back to ends badly, too: it stays, and people are told.
+    let trace = world.run("watched 3 misbehaves slow");
+    assert!(trace.contains("log Error misbehaves deployment-3"), "{trace}");
+    assert_eq!(world.state.live_on("local").map(|d| d.checkpoint), Some(CheckpointId(0)));
+}
+
+#[test]
+fn a_target_that_cannot_be_looked_at_is_left_as_it_is() {
+    check(
+        watched(),
+        "deployed 2",
+        "watched 2 unknown it does not answer; watched 2 misbehaves late",
+        expect![[r#"
+            > watched 2 unknown it does not answer
+              deployment-2 checkpoint-4 on local live
+              log Error watch_unknown deployment-2: checkpoint-4 stays on local, and nobody knows how it serves: it does not answer
+            > watched 2 misbehaves late
+        "#]],
+    );
+}
+
+#[test]
+fn a_watch_outlives_a_restart_and_ends_with_its_deployment() {
+    let mut world = watched();
+    world.run("deployed 2");
+    assert!(world.run("start").contains("! watch deployment-2"));
+    world.run("deploy 0; deployed 3");
+    assert!(!world.run("start").contains("! watch deployment-2"), "superseded");
+    assert_eq!(world.run("watched 2 misbehaves late"), "> watched 2 misbehaves late\n");
+}

@@ -57,6 +57,12 @@ fn a_file_that_comes_while_the_disk_is_low_stays_in_the_inbox() {
     );
 }
 
+/// Checkpoint 4 is worse than checkpoint 2, and that is no matter here.
+fn trains_on(world: World) -> World {
+    let on_regression = crate::config::OnRegression::Continue;
+    World { settings: crate::config::Settings { on_regression, ..world.settings }, ..world }
+}
+
 /// Checkpoint 2 is champion and served, 4 and 6 are worse.
 const THREE: &str = "staged 1 2 0 2 16; published 2; exit done; evaluated 2 loss 2; exit done; deployed 2
     staged 1 4 2 4 32; published 4; exit done; evaluated 4 loss 4; exit done
@@ -65,7 +71,7 @@ const THREE: &str = "staged 1 2 0 2 16; published 2; exit done; evaluated 2 loss
 #[test]
 fn pruning_is_in_the_state_before_files_go_and_spares_what_is_needed() {
     check(
-        training(),
+        trains_on(training()),
         THREE,
         "wait 200000000
          measured 2 10 4 10 6 10
@@ -92,7 +98,7 @@ fn pruning_is_in_the_state_before_files_go_and_spares_what_is_needed() {
 #[test]
 fn a_pinned_checkpoint_stays_until_it_is_unpinned() {
     check(
-        training(),
+        trains_on(training()),
         THREE,
         "pin 4; wait 200000000; measured 4 10; unpin 4; measured 4 10; pin 4; pin 99",
         expect![[r#"
