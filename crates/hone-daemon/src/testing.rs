@@ -14,8 +14,6 @@ pub struct Request {
     pub headers: Vec<String>,
     /// Its body, or as much of it as came.
     pub body: Vec<u8>,
-    /// False when the line was cut within the body.
-    pub whole: bool,
 }
 
 /// Listens on a free port of the loopback until it is dropped.
@@ -82,58 +80,5 @@ fn read(stream: &TcpStream) -> Option<Request> {
     let mut body = Vec::new();
     // A line that is cut gives what has come.
     let _ = reader.take(length).read_to_end(&mut body);
-    let whole = body.len() as u64 == length;
-    Some(Request { line, headers, body, whole })
-}
-
-/// A line between a client and a server that is cut, for each connection, after so many bytes to the server.
-pub struct CutLine {
-    /// Where clients connect.
-    pub url: String,
-    address: std::net::SocketAddr,
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl CutLine {
-    /// Starts it before the server at `url`.
-    pub fn start(url: &str, limit: u64) -> CutLine {
-        let server = url.trim_start_matches("http://").to_string();
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let stop = Arc::new(AtomicBool::new(false));
-        let flag = Arc::clone(&stop);
-        let thread = std::thread::spawn(move || {
-            for client in listener.incoming() {
-                if flag.load(Ordering::SeqCst) {
-                    return;
-                }
-                pass(&client.unwrap(), &TcpStream::connect(&server).unwrap(), limit);
-            }
-        });
-        CutLine { url: format!("http://{address}"), address, stop, thread: Some(thread) }
-    }
-}
-
-impl Drop for CutLine {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::SeqCst);
-        let _ = TcpStream::connect(self.address);
-        let _ = self.thread.take().unwrap().join();
-    }
-}
-
-fn pass(client: &TcpStream, server: &TcpStream, limit: u64) {
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            let mut limited = client.take(limit);
-            let _ = std::io::copy(&mut limited, &mut &*server);
-            let _ = server.shutdown(std::net::Shutdown::Write);
-            if limited.limit() == 0 {
-                let _ = client.shutdown(std::net::Shutdown::Both);
-            }
-        });
-        let _ = std::io::copy(&mut &*server, &mut &*client);
-        let _ = client.shutdown(std::net::Shutdown::Both);
-    });
+    Some(Request { line, headers, body })
 }

@@ -267,7 +267,7 @@ fn an_upload_goes_on_where_it_broke_off() {
     assert_eq!(blobs.arrived(&hash), 0);
     blobs.receive_part(&hash, part(0), &mut Torn(b"hell")).unwrap_err();
     assert_eq!(blobs.arrived(&hash), 4);
-    assert_eq!(blobs.missing(std::slice::from_ref(&hash)), [hash.clone()], "a part is no blob");
+    assert_eq!(blobs.missing(std::slice::from_ref(&hash)), std::slice::from_ref(&hash), "a part is no blob");
     assert_eq!(blobs.receive_part(&hash, part(7), &mut &b"orld"[..]).unwrap(), Received::Gap(4));
     assert_eq!(blobs.receive_part(&hash, part(4), &mut &b"o w"[..]).unwrap(), Received::Partly(7));
     // What overlaps takes the place of what was there.

@@ -28,7 +28,7 @@ fn request(files: &[(&str, u64, &str)]) -> DeployRequest {
 fn files_with_abc() -> (TempDir, Files) {
     let dir = TempDir::new().unwrap();
     let files = Files::open(dir.path()).unwrap();
-    files.blobs().put(ABC, &mut &b"abc"[..]).unwrap();
+    files.blobs().receive_part(ABC, Part { offset: 0, total: 3 }, &mut &b"abc"[..]).unwrap();
     (dir, files)
 }
 
