@@ -50,6 +50,8 @@ pub fn settings(ports: &Ports) -> Vec<(String, Value)> {
         ("seed", json!(1)),
         // The shown number of steps is that of new problems only.
         ("replay.share", json!(0)),
+        // Nobody is there to look at a checkpoint that is a little worse than the one before.
+        ("promotion.on_regression", json!("continue")),
         ("auto_generate.enabled", json!(true)),
         ("auto_generate.count", json!(800)),
         ("auto_generate.threshold", json!(1)),

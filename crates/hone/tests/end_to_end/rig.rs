@@ -51,6 +51,8 @@ impl Rig {
             ("preview_steps", "0"),
             ("serve.max_context", "256"),
             ("limits.lease_sec", "30"),
+            // A tiny model may get worse for a while; nobody is there to look.
+            ("promotion.on_regression", "continue"),
         ];
         settings.extend_from_slice(extra);
         let rig = Rig { dir, daemon: None, serve: None };
