@@ -142,7 +142,7 @@ fn another_try_goes_on_from_what_is_kept() {
     request.keep_dir = Some(workspace.root().join("kept"));
     let (first, kept) = phases(&request);
     assert_eq!(kept, alone);
-    assert_eq!(first, ["evaluating validation.jsonl: 0 of 10", "answering: 0 of 1"]);
+    assert_eq!(first, ["evaluating validation: 0 of 10", "answering: 0 of 1"]);
     let (second, again) = phases(&request);
     assert_eq!((second, again), (Vec::new(), alone), "nothing is computed twice");
 
@@ -153,8 +153,8 @@ fn another_try_goes_on_from_what_is_kept() {
     };
     let text = std::fs::read(losses()).unwrap();
     hone_disk::write_atomic(&losses(), &text[..text.len() / 2]).unwrap();
-    assert_eq!(phases(&request).0, ["evaluating validation.jsonl: 0 of 10"]);
-    assert_eq!(phases(&request).0, ["evaluating validation.jsonl: 0 of 10"], "the new line ended in the torn one");
+    assert_eq!(phases(&request).0, ["evaluating validation: 0 of 10"]);
+    assert_eq!(phases(&request).0, ["evaluating validation: 0 of 10"], "the new line ended in the torn one");
     assert_eq!(phases(&request).0, Vec::<String>::new());
 
     // Another checkpoint shares nothing.
