@@ -13,7 +13,7 @@ mod tests;
 pub use render::{commented_file, json_schema, markdown};
 
 use anyhow::{Result, bail};
-use hone_daemon::Housekeeping;
+use hone_daemon::{Alerts, Housekeeping};
 use hone_pipeline::config::{
     LrSchedule, Overlong, PromotionPolicy, Retention, Settings, Target, TrainSettings, Transport,
 };
@@ -96,6 +96,10 @@ pub struct Config {
     pub auto_generate: AutoGenerate,
     /// Retention of all but checkpoints, snapshots.
     pub housekeeping: Housekeeping,
+    /// How people are told.
+    pub alerts: Alerts,
+    /// Another trainer; empty = the built-in one.
+    pub trainer_command: Vec<String>,
     /// The inbox's rules.
     pub inbox: Inbox,
     /// The server's values.
@@ -235,6 +239,8 @@ impl Config {
                 priority: values.get("auto_generate.priority"),
             },
             housekeeping: housekeeping(values),
+            alerts: Alerts { command: values.get("alerts.command"), url: values.get("alerts.url") },
+            trainer_command: values.get("trainer.command"),
             inbox: Inbox {
                 scan_interval: values.seconds("queue.scan_sec"),
                 settle: values.seconds("queue.settle_sec"),

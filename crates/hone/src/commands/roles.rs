@@ -6,6 +6,7 @@ use crate::output;
 use crate::workspace::{CONTROL_TIMEOUT, Workspace};
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
+use hone_daemon::notify::Notifier;
 use hone_daemon::supervisor::{self, Role, SupervisorEvent, SupervisorOptions};
 use hone_daemon::{DaemonOptions, DataManagerConfig, Limits, LoopConfig, SkillEndpoint};
 use hone_monitor::{ControlDoor, MonitorOptions};
@@ -166,6 +167,7 @@ pub fn daemon(ws: &Workspace) -> Result<()> {
         settle: config.inbox.settle,
         torn: config.inbox.torn,
         admin_key: std::env::var("HONE_ADMIN_KEY").ok(),
+        notifier: Notifier::new(std::env::var("NOTIFY_SOCKET").ok().as_deref())?,
         started_by_hand: std::env::var_os("HONE_RESTARTED").is_none(),
         ..DaemonOptions::new(ws.root.clone(), program, load)
     };
@@ -205,6 +207,8 @@ pub fn loop_config(config: &Config) -> LoopConfig {
             ..Limits::default()
         },
         housekeeping: config.housekeeping.clone(),
+        alerts: config.alerts.clone(),
+        trainer_command: config.trainer_command.clone(),
         data_manager: DataManagerConfig {
             enabled: config.auto_generate.enabled,
             count: config.auto_generate.count,

@@ -30,6 +30,8 @@ pub enum Kind {
     Choice(&'static [&'static str]),
     /// `host:port` with a numeric host.
     Address,
+    /// A list of texts.
+    Texts,
     /// `HH:MM` in UTC, or `null`.
     TimeOfDay,
     /// An object with any content.
@@ -129,6 +131,9 @@ pub const KEYS: &[Key] = &[
     key("retention.rejected_days", float(0.0, 1e5), "30", "Days that refused files stay; 0 = for ever. Their reports always stay."),
     key("retention.runs_days", float(0.0, 1e5), "14", "Days that run folders (requests, events, metrics, raw answers) stay; 0 = for ever."),
     key("retention.logs_days", float(0.0, 1e5), "30", "Days that log files which were put aside stay; 0 = for ever."),
+    key("alerts.command", Kind::Texts, "[]", "A program with its arguments that is run for what people must see (errors, rollbacks, rewinds, lost workers); the alert is JSON on its stdin."),
+    key("alerts.url", Kind::OptionalText, "null", "A webhook for the same: the alert is the body of a POST."),
+    key("trainer.command", Kind::Texts, "[]", "A program with its arguments that trains instead of the built-in `train-job`, under the same contract (docs/trainer.md); it gets `--request FILE` after them."),
     key("serve.listen", Kind::Address, "\"127.0.0.1:8765\"", "Address of the OpenAI-compatible server."),
     key("serve.slots", int(1, 4096), "8", "Sequences generated at the same time."),
     key("serve.max_context", int(0, 1_048_576), "2048", "Longest prompt and answer together, in tokens; 0 = the model's own limit."),
