@@ -36,6 +36,11 @@ impl ApiError {
         ApiError { code: Some("unsupported_parameter"), ..ApiError::invalid(param, message) }
     }
 
+    /// The same error about a field of `parent`.
+    pub fn within(self, parent: &str) -> ApiError {
+        ApiError { param: self.param.map(|param| format!("{parent}.{param}")), ..self }
+    }
+
     /// 400: the body as a whole is wrong.
     pub fn bad_request(message: impl Into<String>) -> ApiError {
         ApiError::new(StatusCode::BAD_REQUEST, "invalid_request", message)

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, anyhow};
 use hone_data::Message;
 use hone_data::pack::pack;
 use hone_data::tokenize::{ChatContext, TokenRow, prompt_ids, tokenize};
-use hone_generate::{Engine, EngineOptions, FinishReason, GenRequest, Sampling};
+use hone_generate::{Engine, EngineOptions, FinishReason, GenRequest, LogitRule, Sampling};
 use hone_model::{Batch, Config, HostWeights, Scorer, TrainerOptions, device};
 use hone_pipeline::config::TrainSettings;
 use hone_pipeline::state::SuiteResult;
@@ -233,6 +233,7 @@ fn question_request(ctx: &ChatContext, question: &Question, max_tokens: usize) -
         max_tokens,
         sampling: Sampling::default(),
         stop: ctx.profile.stop_strings(),
-        top_logprobs: None,
+        rules: LogitRule::of_profile(&*ctx.profile, &ctx.tokenizer),
+        ..GenRequest::default()
     })
 }
