@@ -85,6 +85,10 @@ impl Grammars {
         if let Some(warning) = matcher.grammar_warnings().into_iter().next() {
             return Err(GrammarError(warning));
         }
+        let begins = matcher.compute_mask().map_err(|e| GrammarError(format!("{e:#}")))?;
+        if begins.is_zero() {
+            return Err(GrammarError("no text can be written in this language".into()));
+        }
         Ok(Grammar { matcher, eos_ids: self.eos_ids.clone(), source: source.into() })
     }
 }

@@ -19,11 +19,13 @@ use axum::response::{IntoResponse, Response};
 use hone_generate::{GenEventKind, TokenLogprobs};
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::time::Sleep;
 use tokio_stream::Stream;
 
 /// A request that the engine admitted, with all that its answer needs.
@@ -36,6 +38,10 @@ struct Answer {
     metrics: Arc<Metrics>,
     started: Instant,
     saw_token: bool,
+    /// When each choice got its last token.
+    last_token: Vec<Option<Instant>>,
+    /// Ends the answer when it comes before its end.
+    deadline: Option<Pin<Box<Sleep>>>,
     /// The places in the queue that the choices take.
     _permit: OwnedSemaphorePermit,
 }
@@ -78,6 +84,8 @@ pub async fn answer(
         metrics: app.metrics.clone(),
         started,
         saw_token: false,
+        last_token: vec![None; prepared.num_choices],
+        deadline: app.request_timeout.map(|most| Box::pin(tokio::time::sleep_until((started + most).into()))),
         _permit: permit,
     };
     if prepared.stream { Ok(answer.into_stream()) } else { answer.into_whole().await }
@@ -139,6 +147,9 @@ impl Answer {
                     self.saw_token = true;
                     self.metrics.observe_first_token(self.started.elapsed());
                 }
+                if let Some(before) = self.last_token[choice].replace(Instant::now()) {
+                    self.metrics.observe_between_tokens(before.elapsed());
+                }
                 // The end token is no part of the answer.
                 let ends = self.served.context.tokenizer.eos_ids().contains(&token);
                 let logprobs: Vec<TokenLogprobs> = logprobs.into_iter().filter(|_| !ends).collect();
@@ -154,9 +165,22 @@ impl Answer {
                 if self.is_complete() {
                     self.metrics.observe_whole(self.started.elapsed());
                 }
-                Ok(Step::Finish { choice, parts: self.choices[choice].take(String::new(), true) })
+                let parts = self.choices[choice].take(String::new(), true);
+                self.metrics.add_finished(self.choices[choice].reason_name().unwrap_or_default());
+                Ok(Step::Finish { choice, parts })
             }
             GenEventKind::Failed { .. } => Err(ApiError::internal()),
+        }
+    }
+
+    /// The next event, or the error that the time is over.
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<ChoiceEvent>, ApiError>> {
+        if let Poll::Ready(event) = self.events.poll_recv(cx) {
+            return Poll::Ready(Ok(event));
+        }
+        match &mut self.deadline {
+            Some(deadline) => deadline.as_mut().poll(cx).map(|()| Err(ApiError::timeout())),
+            None => Poll::Pending,
         }
     }
 
@@ -166,7 +190,7 @@ impl Answer {
 
     async fn into_whole(mut self) -> Result<Response, ApiError> {
         while !self.is_complete() {
-            let event = self.events.recv().await;
+            let event = std::future::poll_fn(|cx| self.poll_event(cx)).await?;
             let (choice, parts) = match self.record(event)? {
                 Step::More { choice, parts, logprobs, .. } => {
                     self.choices[choice].logprobs.extend(logprobs);
@@ -203,6 +227,15 @@ impl Answer {
     }
 }
 
+impl Drop for Answer {
+    /// What did not come to its end was given up: by the client, by the time, or by a fault.
+    fn drop(&mut self) {
+        for _ in self.choices.iter().filter(|choice| choice.reason.is_none()) {
+            self.metrics.add_finished("abort");
+        }
+    }
+}
+
 /// The body of a streamed answer. The client going away drops it, and with it the receiver.
 struct AnswerStream {
     answer: Answer,
@@ -222,7 +255,7 @@ impl Stream for AnswerStream {
             if stream.ended {
                 return Poll::Ready(None);
             }
-            match stream.answer.events.poll_recv(cx) {
+            match stream.answer.poll_event(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(event) => stream.take(event),
             }
@@ -231,8 +264,8 @@ impl Stream for AnswerStream {
 }
 
 impl AnswerStream {
-    fn take(&mut self, event: Option<ChoiceEvent>) {
-        let step = match self.answer.record(event) {
+    fn take(&mut self, event: Result<Option<ChoiceEvent>, ApiError>) {
+        let step = match event.and_then(|event| self.answer.record(event)) {
             Ok(step) => step,
             Err(error) => {
                 self.ready.push_back(chunk::error_event(&error));

@@ -8,6 +8,7 @@ use crate::metrics::Metrics;
 use crate::prepare::PrepareOrder;
 use hone_disk::blobs::BlobDir;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 /// Shared by all handlers.
@@ -18,6 +19,8 @@ pub struct App {
     pub max_body_bytes: usize,
     /// Largest blob in bytes.
     pub max_blob_bytes: u64,
+    /// How long an answer may take from the arrival of its request.
+    pub request_timeout: Option<Duration>,
     /// Who may ask what.
     pub access: Access,
     /// Counters.

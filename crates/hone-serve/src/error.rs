@@ -93,6 +93,12 @@ impl ApiError {
         }
     }
 
+    /// 504: the answer took longer than it may.
+    pub fn timeout() -> ApiError {
+        let message = "the answer took longer than this server allows; ask for fewer tokens or try again";
+        ApiError::new(StatusCode::GATEWAY_TIMEOUT, "request_timeout", message)
+    }
+
     /// 500: our fault; the details are in the log.
     pub fn internal() -> ApiError {
         ApiError::new(

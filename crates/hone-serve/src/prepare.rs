@@ -127,7 +127,7 @@ fn grammar(input: &Input, calls: Option<CallFormat>, served: &Served) -> Result<
             .map(Some)
             .map_err(|e| ApiError::invalid("tools", format!("a tool's parameters cannot be used: {e}")));
     }
-    let ResponseFormat::Json(schema) = format else { return Ok(None) };
+    let ResponseFormat::Json(schema) = &**format else { return Ok(None) };
     let grammar = served.grammars.json_schema(schema);
     grammar.map(Some).map_err(|e| ApiError::invalid("response_format", format!("the schema cannot be used: {e}")))
 }

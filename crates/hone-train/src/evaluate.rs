@@ -197,6 +197,7 @@ impl<'a> Session<'a> {
             slots: ANSWER_SLOTS.min(requests.len()),
             max_context: requests.iter().map(|r| r.prompt.len() + r.max_tokens).max().unwrap_or(0),
             max_waiting: QUESTIONS_PER_ROUND,
+            ..EngineOptions::default()
         }
     }
 

@@ -162,6 +162,16 @@ pub struct Serve {
     pub max_queue: usize,
     /// Engine threads; 0 = all cores.
     pub threads: usize,
+    /// Memory for keys and values of all requests together, in MiB.
+    pub cache_mb: u64,
+    /// How long an answer may take, in seconds; 0 = as long as it takes.
+    pub request_timeout_sec: u64,
+    /// How long running answers may go on after a stop, in seconds.
+    pub drain_sec: u64,
+    /// Largest JSON body in MiB.
+    pub max_body_mb: usize,
+    /// Most answers of one request.
+    pub max_choices: usize,
 }
 
 impl Values {
@@ -218,6 +228,11 @@ impl Config {
             max_context: values.get("serve.max_context"),
             max_queue: values.get("serve.max_queue"),
             threads: values.get("serve.threads"),
+            cache_mb: values.get("serve.cache_mb"),
+            request_timeout_sec: values.get("serve.request_timeout_sec"),
+            drain_sec: values.get("serve.drain_sec"),
+            max_body_mb: values.get("serve.max_body_mb"),
+            max_choices: values.get("serve.max_choices"),
         };
         let schema_origin = match values.origin("schema_id") {
             Origin::Default => SchemaOrigin::Default,

@@ -30,6 +30,10 @@ impl Running {
         }
     }
 
+    pub(super) fn prompt(&self) -> &[u32] {
+        &self.request.prompt
+    }
+
     /// Chooses a token. Gives one token event, then the end if this is it; or a failure alone.
     pub(super) fn advance(&mut self, mut logits: Vec<f32>, tokenizer: &Tokenizer) -> Vec<GenEventKind> {
         if let Some(token) = logits.iter().position(|logit| !logit.is_finite()) {

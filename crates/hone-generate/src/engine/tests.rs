@@ -18,7 +18,7 @@ fn byte_tokenizer() -> Tokenizer {
 }
 
 fn options(slots: usize) -> EngineOptions {
-    EngineOptions { device: "reference".into(), threads: 1, slots, max_context: 0, max_waiting: 4 }
+    EngineOptions { device: "reference".into(), threads: 1, slots, max_waiting: 4, ..EngineOptions::default() }
 }
 
 fn on_cpu(slots: usize) -> EngineOptions {

@@ -116,6 +116,7 @@ fn what_cannot_be_held_is_refused_with_a_reason() {
     assert!(!refused(json!({"type": "nonsense"})).is_empty());
     assert!(!refused(json!({"type": "string", "pattern": "("})).is_empty());
     assert!(!refused(json!({"$ref": "http://example.com/schema.json"})).is_empty());
+    assert!(!refused(json!({"$ref": "#/$defs/x", "$defs": {"x": {"$ref": "#/$defs/x"}}})).is_empty());
     assert_eq!(refused(json!([1])), "a schema is an object, true or false");
     assert!(!refused(json!(false)).is_empty());
     assert!(!refused(json!({"not": {"type": "string"}})).is_empty());

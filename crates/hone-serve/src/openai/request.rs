@@ -40,7 +40,7 @@ pub enum Input {
         /// Passed to the template.
         tools: Option<Tools>,
         /// What the text must be.
-        format: ResponseFormat,
+        format: Box<ResponseFormat>,
         /// Laid over the deployment's own template variables.
         template_kwargs: Map<String, Value>,
     },
@@ -138,7 +138,7 @@ fn read_chat(fields: &Fields) -> Result<Input, ApiError> {
     Ok(Input::Chat {
         messages: messages::read(list)?,
         tools,
-        format,
+        format: Box::new(format),
         template_kwargs: fields.object("chat_template_kwargs")?.cloned().unwrap_or_default(),
     })
 }

@@ -43,7 +43,7 @@ fn chat_defaults_are_openai_defaults() {
     assert!(!request.stream && !request.include_usage && request.top_logprobs.is_none() && request.stop.is_empty());
     let Input::Chat { messages, tools, template_kwargs, format } = request.input else { panic!("not a chat") };
     assert_eq!((messages[0].role.as_str(), messages[0].content.as_str()), ("user", "hi"));
-    assert!(tools.is_none() && template_kwargs.is_empty() && format == ResponseFormat::Text);
+    assert!(tools.is_none() && template_kwargs.is_empty() && *format == ResponseFormat::Text);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The roles of a host: `hone up` runs them all, each also runs alone in the foreground.
 
+use super::keys::keys_file;
 use crate::config::Config;
 use crate::exit::UsageError;
 use crate::output;
@@ -228,8 +229,14 @@ pub fn serve(ws: &Workspace, args: &ListenArgs) -> Result<()> {
         device: config.settings.train.device.clone(),
         threads: config.serve.threads,
         slots: config.serve.slots,
-        max_context: if config.serve.max_context == 0 { usize::MAX } else { config.serve.max_context },
+        max_context: config.serve.max_context,
         max_queue: config.serve.max_queue,
+        cache_bytes: config.serve.cache_mb << 20,
+        request_timeout_ms: config.serve.request_timeout_sec * 1000,
+        drain_ms: config.serve.drain_sec * 1000,
+        max_body_bytes: config.serve.max_body_mb << 20,
+        max_choices: config.serve.max_choices,
+        keys_file: Some(keys_file(ws)),
         keys: Keys { read: key("HONE_READ_KEY"), admin: key("HONE_ADMIN_KEY") },
         ..ServeOptions::new(
             args.listen.unwrap_or(config.serve.listen),

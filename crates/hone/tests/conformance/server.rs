@@ -3,6 +3,7 @@
 use crate::{model_folder, scripted};
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tempfile::TempDir;
 use ureq::Agent;
@@ -15,7 +16,9 @@ pub struct Server {
     pub child: Child,
     address: String,
     key: Option<String>,
-    _root: TempDir,
+    /// Everything that it logged so far.
+    log: Arc<Mutex<String>>,
+    pub root: TempDir,
 }
 
 /// An answer, read to its end.
@@ -51,9 +54,13 @@ impl Server {
             }
         };
         // Its log goes on; nobody reading would block it in the end.
-        std::thread::spawn(move || lines.for_each(drop));
+        let log = Arc::new(Mutex::new(String::new()));
+        let copy = log.clone();
+        std::thread::spawn(move || {
+            lines.map_while(Result::ok).for_each(|line| *copy.lock().unwrap() += &(line + "\n"))
+        });
         let key = env.iter().find(|(name, _)| *name == "HONE_ADMIN_KEY").map(|(_, key)| (*key).to_string());
-        let server = Server { child, address, key, _root: root };
+        let server = Server { child, address, key, log, root };
         let model = TempDir::new().unwrap();
         scripted::write(model.path());
         model_folder::deploy(&server, model.path(), scripted::MODEL_NAME);
@@ -62,6 +69,10 @@ impl Server {
 
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
+    }
+
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
     }
 
     pub fn send(&self, method: &str, path: &str, body: &[u8]) -> Answer {
