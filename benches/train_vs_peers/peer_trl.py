@@ -39,12 +39,12 @@ def main():
     torch.set_num_threads(arguments.threads)
     with open(arguments.rows_file) as file:
         rows = [json.loads(line) for line in file]
-    # The mask names of TRL: what is trained are the tokens of the assistant.
-    dataset = Dataset.from_list([{"input_ids": row["ids"], "assistant_masks": row["trained"]} for row in rows])
+    labels = lambda row: [token if trained else -100 for token, trained in zip(row["ids"], row["trained"])]
+    dataset = Dataset.from_list([{"input_ids": row["ids"], "labels": labels(row)} for row in rows])
     model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32, attn_implementation="sdpa")
     with tempfile.TemporaryDirectory() as folder:
         config = SFTConfig(
-            output_dir=folder, max_length=arguments.length, packing=arguments.packing, assistant_only_loss=True,
+            output_dir=folder, max_length=arguments.length, packing=arguments.packing,
             per_device_train_batch_size=arguments.batch, gradient_accumulation_steps=1, max_steps=arguments.steps + 1,
             gradient_checkpointing=False, bf16=False, fp16=False, use_cpu=True, learning_rate=1e-4, lr_scheduler_type="constant",
             weight_decay=0.01, max_grad_norm=1.0, optim="adamw_torch_fused", logging_strategy="no", save_strategy="no",
