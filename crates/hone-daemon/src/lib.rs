@@ -11,6 +11,7 @@
 //! | [`control`] | the socket through which people's commands enter |
 //! | [`inbox`] | which files of `inbox/` are complete; how `hone submit` places one |
 //! | [`deploy`] | bringing a checkpoint to a server, step by step |
+//! | [`notify`] | what systemd is told |
 //! | [`skill`] | the client of Skill API v1 |
 //! | [`data_manager`] | asking a skill for new data when the queue runs dry |
 //! | [`supervisor`] | `hone up`: role processes, restarted when they fail |
@@ -23,11 +24,13 @@ pub mod control;
 pub mod data_manager;
 pub mod deploy;
 pub mod inbox;
+pub mod notify;
 pub mod options;
 pub mod skill;
 pub mod status;
 pub mod supervisor;
 
+mod alerts;
 mod background;
 mod effects;
 mod http;
@@ -37,5 +40,5 @@ mod run_loop;
 mod testing;
 mod worker;
 
-pub use options::{DaemonOptions, DataManagerConfig, Housekeeping, Limits, LoopConfig, SkillEndpoint};
+pub use options::{Alerts, DaemonOptions, DataManagerConfig, Housekeeping, Limits, LoopConfig, SkillEndpoint};
 pub use run_loop::{apply_offline, prune_offline, run};

@@ -1,6 +1,7 @@
 //! What the daemon is told by its caller. Plain values, already validated; nothing here reads a file or the
 //! environment.
 
+use crate::notify::Notifier;
 use anyhow::Result;
 use hone_pipeline::config::Settings;
 use hone_pipeline::state::Priority;
@@ -24,6 +25,8 @@ pub struct DaemonOptions {
     pub torn: Duration,
     /// Key for the doors of deployment targets, where they ask for one. Never logged.
     pub admin_key: Option<String>,
+    /// What the service manager is told.
+    pub notifier: Notifier,
     /// True when a person started this daemon: an earlier `stop` is over. False for a restart by a
     /// supervisor, which must not undo a `stop`.
     pub started_by_hand: bool,
@@ -45,6 +48,7 @@ impl DaemonOptions {
             settle: Duration::from_secs(2),
             torn: Duration::from_secs(60),
             admin_key: None,
+            notifier: Notifier::default(),
             started_by_hand: true,
         }
     }
@@ -63,6 +67,19 @@ pub struct LoopConfig {
     pub limits: Limits,
     /// Retention and snapshots.
     pub housekeeping: Housekeeping,
+    /// How people are told.
+    pub alerts: Alerts,
+    /// A program with its arguments that takes the place of `train-job`; empty = the built-in one.
+    pub trainer_command: Vec<String>,
+}
+
+/// How people are told of what they must see; both empty = not at all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Alerts {
+    /// A program with its arguments; the alert comes on its stdin.
+    pub command: Vec<String>,
+    /// A webhook; the alert is the body of a POST.
+    pub url: Option<String>,
 }
 
 /// What is done beside the work.

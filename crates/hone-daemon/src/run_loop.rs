@@ -10,6 +10,7 @@ mod timers;
 pub use housekeeping::prune_offline;
 pub(crate) use housekeeping::{HouseReport, free_bytes};
 
+use crate::alerts::Alerter;
 use crate::background::BackgroundWorker;
 use crate::clock::now_ms;
 use crate::control::{self, Asked};
@@ -41,6 +42,8 @@ const MAX_MESSAGES: usize = 1024;
 /// How long a taken workspace is asked for, and how often.
 const LOCK_WAIT: Duration = Duration::from_millis(500);
 const LOCK_POLL: Duration = Duration::from_millis(5);
+/// Beside the wait for earlier children, what a start may take.
+const START_SLACK: Duration = Duration::from_secs(30);
 /// The configuration is read at most this often.
 const CONFIG_EVERY: Duration = Duration::from_millis(50);
 
@@ -60,7 +63,9 @@ pub fn run(options: DaemonOptions, stop: Arc<AtomicBool>, on_ready: impl FnOnce(
         return Ok(());
     }
     let layout = store.layout().clone();
-    wait_for_earlier_children(&layout.runs(), Duration::from_millis(config.limits.earlier_child_wait_ms))?;
+    let wait = Duration::from_millis(config.limits.earlier_child_wait_ms);
+    options.notifier.extend_start(wait + START_SLACK);
+    wait_for_earlier_children(&layout.runs(), wait)?;
     // Nobody works under the lease any more: what its holder staged and did not tell is dropped.
     state.lease = None;
     publish::sweep_staging(&layout, &state)?;
@@ -71,14 +76,17 @@ pub fn run(options: DaemonOptions, stop: Arc<AtomicBool>, on_ready: impl FnOnce(
     runner.adopt(scanner);
     let (worker, background) = BackgroundWorker::start()?;
     runner.adopt(background);
+    let (alerter, telling) = Alerter::start()?;
+    runner.adopt(telling);
     let asker = sender.clone();
     let ask = move |asked: Asked| asker.send(Message::Asked(asked)).is_ok();
     let server = control::Server::start(&layout.control_socket(), ask)?;
     let exit_wait = Duration::from_millis(config.limits.exit_wait_ms);
     let state = Arc::new(store.load()?);
-    let mut daemon = Daemon::new(options, store, state, config, runner, scans, House::new(worker));
+    let mut daemon = Daemon::new(options, store, state, config, runner, scans, (House::new(worker), alerter));
     let result = daemon.recover().and_then(|()| {
         on_ready();
+        daemon.options.notifier.ready();
         daemon.run(&messages, &stop)
     });
     // From here on nobody is heard: threads that have something to say find the channel closed and end.
@@ -131,6 +139,7 @@ struct Daemon {
     /// Files that were taken since the scan under way began: it may have seen them before.
     taken: HashSet<String>,
     house: House,
+    alerter: Alerter,
     generating: bool,
     last_generated_ms: u64,
     turn: u64,
@@ -146,7 +155,7 @@ impl Daemon {
         config: LoopConfig,
         runner: Runner,
         scans: SyncSender<()>,
-        house: House,
+        (house, alerter): (House, Alerter),
     ) -> Daemon {
         let memory = Memory::read(&options.root);
         Daemon {
@@ -160,6 +169,7 @@ impl Daemon {
             scanning: false,
             taken: HashSet::new(),
             house,
+            alerter,
             generating: false,
             last_generated_ms: memory.last_ms,
             turn: memory.next_seed,
@@ -289,6 +299,7 @@ impl Daemon {
         for change in &decision.changes {
             if let Change::Log(entry) = change {
                 log(entry);
+                self.alerter.heard(entry, &self.given.config.alerts, &self.options.root, Instant::now());
             }
         }
         for effect in decision.effects {
@@ -349,6 +360,7 @@ impl Daemon {
         }
         self.start_delayed()?;
         if self.timers.tick_due(now) {
+            self.options.notifier.alive();
             self.runner.reap()?;
             self.keep_house()?;
             self.event(&Event::Tick)?;
@@ -410,9 +422,10 @@ impl Daemon {
     }
 
     fn end(mut self, wait: Duration) {
+        self.options.notifier.stopping();
         self.live.stopped = true;
         self.write_view();
-        drop((self.scans, self.house));
+        drop((self.scans, self.house, self.alerter));
         self.runner.shut_down(wait);
     }
 }

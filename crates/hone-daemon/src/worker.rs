@@ -42,6 +42,8 @@ const DRAIN: Duration = Duration::from_secs(2);
 pub(crate) struct ChildSpec {
     /// The `hone` binary.
     pub program: PathBuf,
+    /// A program with its arguments that is started instead; it gets `--request FILE` after them. Empty = `program`.
+    pub instead: Vec<String>,
     /// `check-job`, `train-job` or `eval-job`.
     pub kind: &'static str,
     /// Folder of its request and logs; exists.
@@ -186,8 +188,15 @@ pub(crate) fn run_child(
 }
 
 fn spawn(spec: &ChildSpec) -> Result<Child> {
-    let mut command = Command::new(&spec.program);
-    command.args(["child", spec.kind, "--request"]).arg(&spec.request);
+    let mut command = match spec.instead.split_first() {
+        None => Command::new(&spec.program),
+        Some((program, _)) => Command::new(program),
+    };
+    match spec.instead.split_first() {
+        None => command.args(["child", spec.kind]),
+        Some((_, args)) => command.args(args),
+    };
+    command.arg("--request").arg(&spec.request);
     // Children read files of strangers and need no key.
     command.env_remove("HONE_ADMIN_KEY").env_remove("HONE_READ_KEY");
     command.env_remove("HONE_SUPERVISED").env_remove("HONE_RESTARTED");

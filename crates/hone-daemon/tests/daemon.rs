@@ -529,6 +529,51 @@ fn what_this_host_cannot_do_is_tried_again_and_shown() {
 }
 
 #[test]
+fn another_trainer_keeps_the_contract_and_alerts_reach_people() {
+    let ws = Workspace::new(|settings| settings.max_tries = 1);
+    let (settings_file, root) = (ws.path().join("settings.json"), ws.path().display().to_string());
+    let stand_in = env!("CARGO_BIN_EXE_hone-fake-worker");
+    let script = format!("echo ran >> {root}/ran; exec {stand_in} child train-job \"$@\"");
+    let words = |script: String| ["/bin/sh", "-c", script.as_str(), "trainer"].map(str::to_string).to_vec();
+    let trainer_command = words(script);
+    let command = words(format!("cat >> {root}/alerts"));
+    let load_settings = move || {
+        let settings: Settings = serde_json::from_slice(&std::fs::read(&settings_file)?)?;
+        let alerts = hone_daemon::Alerts { command: command.clone(), url: None };
+        Ok(LoopConfig { settings, alerts, trainer_command: trainer_command.clone(), ..LoopConfig::default() })
+    };
+    let manager = std::os::unix::net::UnixDatagram::bind(ws.path().join("notify")).unwrap();
+    manager.set_read_timeout(Some(TIMEOUT)).unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let notify = ws.path().join("notify").display().to_string();
+    let daemon = run_here(&ws, &stop, |options| {
+        options.load_settings = Box::new(load_settings);
+        options.notifier = hone_daemon::notify::Notifier::new(Some(&notify)).unwrap();
+    });
+    ws.submit("a.jsonl", &rows("a", 5));
+    let state = ws.wait_for("the stand-in trained the file", |state| is_completed(state, 1));
+    assert_eq!(ws.rows(state.latest_checkpoint().unwrap().id), rows("a", 5));
+    assert!(std::fs::read_to_string(ws.path().join("ran")).unwrap().starts_with("ran"));
+    ws.order("crash", "");
+    ws.submit("b.jsonl", &rows("b", 2));
+    ws.wait_for("the job fails", |state| matches!(job(state, 2).map(|j| &j.state), Some(JobState::Failed { .. })));
+    let told = || std::fs::read_to_string(ws.path().join("alerts")).unwrap_or_default();
+    ws.wait_for("people are told", |_| told().contains("\"kind\":\"job_failed\""));
+    stop.store(true, Ordering::SeqCst);
+    daemon.join().unwrap().unwrap();
+    // The manager heard that it starts, is ready, lives, and ends; in this order.
+    let mut heard: Vec<String> = Vec::new();
+    let mut buffer = [0; 200];
+    while heard.last().is_none_or(|word| word != "STOPPING=1") {
+        let length = manager.recv(&mut buffer).unwrap();
+        heard.push(String::from_utf8_lossy(&buffer[..length]).into_owned());
+        heard.dedup();
+    }
+    let words: Vec<&str> = heard.iter().map(|word| word.split('=').next().unwrap()).collect();
+    assert!(words.starts_with(&["EXTEND_TIMEOUT_USEC", "READY"]), "{words:?}");
+}
+
+#[test]
 fn kill_9_at_any_instant_loses_and_doubles_nothing() {
     // budget: 30 s
     if !std::env::var("HONE_SLOW").is_ok_and(|slow| slow == "1") {

@@ -9,6 +9,8 @@ use serde_json::Value;
 use std::path::Path;
 use std::sync::Arc;
 
+mod bytes;
+
 /// A model's tokenizer. Cheap to clone (shared inside), safe between threads.
 #[derive(Clone)]
 pub struct Tokenizer {
@@ -24,6 +26,8 @@ struct Inner {
     text_end: Option<u32>,
     bos_id: Option<u32>,
     vocab_size: usize,
+    /// Whether tokens are written in GPT-2's alphabet of bytes.
+    byte_level: bool,
 }
 
 /// Token ids with the bytes of the text that each came from.
@@ -81,7 +85,10 @@ impl Tokenizer {
         let text_end = eos_ids.first().copied();
         let mut eos_ids = eos_ids.to_vec();
         eos_ids.sort_unstable();
-        Ok(Tokenizer { inner: Arc::new(Inner { plain: file, text_prefix, eos_ids, text_end, bos_id, vocab_size }) })
+        let decoder = file.get_decoder().map(serde_json::to_string).transpose().context("read the decoder")?;
+        let byte_level = decoder.is_some_and(|decoder| decoder.contains("ByteLevel"));
+        let inner = Inner { plain: file, text_prefix, eos_ids, text_end, bos_id, vocab_size, byte_level };
+        Ok(Tokenizer { inner: Arc::new(inner) })
     }
 
     /// Token ids of a text. Special tokens written in the text are recognised; none are added.
@@ -151,6 +158,17 @@ impl Tokenizer {
     pub fn is_special(&self, id: u32) -> bool {
         let added = self.inner.plain.get_added_vocabulary();
         added.simple_id_to_token(id).is_some_and(|token| added.is_special_token(&token))
+    }
+
+    /// The bytes that a token adds to a text: its own bytes under a byte-level alphabet, else its text. A special token
+    /// is its name. `None` for an id without a token.
+    #[must_use]
+    pub fn token_bytes(&self, id: u32) -> Option<Vec<u8>> {
+        let token = self.inner.plain.id_to_token(id)?;
+        if self.inner.plain.get_added_vocabulary().simple_id_to_token(id).is_some() {
+            return Some(token.into_bytes());
+        }
+        Some(bytes::of_token(&token, self.inner.byte_level))
     }
 
     /// A decoder for ids that come one by one.

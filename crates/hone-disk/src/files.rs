@@ -41,6 +41,18 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     write_atomic(path, &bytes)
 }
 
+/// As [`write_json`], in a file that only its owner may read.
+pub fn write_private_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let bytes = json_bytes(value).with_context(|| format!("encode {}", path.display()))?;
+    let temporary = temporary_beside(path)?;
+    let result = write_owned(&temporary, &bytes).and_then(|()| rename_file(&temporary, path));
+    if result.is_err() {
+        let _ = faults::step("unlink").and_then(|()| fs::remove_file(&temporary));
+    }
+    result.with_context(|| format!("write {}", path.display()))?;
+    sync_parent(path)
+}
+
 /// The bytes that [`write_json`] writes.
 pub(crate) fn json_bytes(value: &impl Serialize) -> Result<Vec<u8>> {
     let mut bytes = serde_json::to_vec_pretty(value)?;
@@ -129,6 +141,17 @@ pub(crate) fn parent_of(path: &Path) -> Option<&Path> {
 pub(crate) fn write_temporary(path: &Path, bytes: &[u8]) -> io::Result<()> {
     faults::step("create")?;
     let mut file = File::create(path)?;
+    faults::step("write")?;
+    file.write_all(bytes)?;
+    faults::step("sync_file")?;
+    file.sync_all()
+}
+
+/// As [`write_temporary`], never readable by others.
+fn write_owned(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    faults::step("create")?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     faults::step("write")?;
     file.write_all(bytes)?;
     faults::step("sync_file")?;

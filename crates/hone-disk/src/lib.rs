@@ -15,7 +15,9 @@ mod lock;
 pub mod manifest;
 mod tree;
 
-pub use files::{append_line, create_dir, create_file, hash_bytes, hash_file, write_atomic, write_json};
+pub use files::{
+    append_line, create_dir, create_file, hash_bytes, hash_file, write_atomic, write_json, write_private_json,
+};
 pub use lock::FileLock;
 pub use tree::{copy_dir, link_or_copy, remove_file, remove_tree, rename, sync_tree};
 

@@ -1,11 +1,15 @@
 //! The engine: a bounded queue of requests in front of the cache slots of one model.
 
+mod pool;
+mod prefixes;
 mod running;
 
 use crate::request::{FinishReason, GenEvent, GenEventKind, GenRequest, Output, Refusal, RequestId};
 use anyhow::{Context, Result, bail, ensure};
 use hone_data::Tokenizer;
-use hone_model::{Config, Decoder, DecoderOptions, HostWeights};
+use hone_model::{CACHE_BLOCK, Config, Decoder, DecoderOptions, HostWeights, Region};
+use pool::Pool;
+use prefixes::{Prefixes, num_common};
 use running::Running;
 use std::collections::{HashMap, VecDeque};
 use std::path::Path;
@@ -25,16 +29,29 @@ pub struct EngineOptions {
     pub threads: usize,
     /// Requests that run together; at least 1.
     pub slots: usize,
-    /// Tokens that a slot holds, prompt and answer together; 0 takes the model's own limit, but at most 2048 (the cache
-    /// costs memory: see [`Engine::bytes`]). More than the model's own limit is cut to it.
+    /// Tokens that prompt and answer may have together; 0 takes the model's own limit, or what `cache_bytes` holds when that
+    /// is less (at most 2048 where that is 0 too). More than the model's own limit is cut to it.
     pub max_context: usize,
+    /// Bytes of keys and values, for all requests together: each takes what its prompt and `max_tokens` need, and waits until
+    /// there is room. 0: every slot can hold `max_context` tokens.
+    pub cache_bytes: u64,
+    /// Whether sequences stay in the cache after their end, so that a prompt that begins alike is not computed again.
+    pub reuse_prefixes: bool,
     /// Requests that may wait for a slot; at least 1.
     pub max_waiting: usize,
 }
 
 impl Default for EngineOptions {
     fn default() -> EngineOptions {
-        EngineOptions { device: "cpu".into(), threads: 0, slots: 8, max_context: 0, max_waiting: 64 }
+        EngineOptions {
+            device: "cpu".into(),
+            threads: 0,
+            slots: 8,
+            max_context: 0,
+            cache_bytes: 0,
+            reuse_prefixes: false,
+            max_waiting: 64,
+        }
     }
 }
 
@@ -46,6 +63,14 @@ pub struct Engine {
     waiting: VecDeque<(RequestId, GenRequest)>,
     /// By slot.
     running: Vec<Option<Running>>,
+    /// By slot: where its sequence stands in the cache.
+    regions: Vec<Option<Region>>,
+    pool: Pool,
+    num_blocks: usize,
+    /// `None`: nothing is kept.
+    prefixes: Option<Prefixes>,
+    /// Prompt tokens that were looked for in the cache, and those that were there.
+    prefix_counts: (u64, u64),
 }
 
 impl Engine {
@@ -77,15 +102,22 @@ impl Engine {
             tokenizer.vocab_size(),
             config.vocab_size
         );
-        let max_context = match options.max_context {
-            0 => config.max_positions.min(DEFAULT_MAX_CONTEXT),
-            asked => config.max_positions.min(asked),
-        };
+        let (max_context, num_blocks) = plan_cache(config, options)?;
         let device = hone_model::device::open(&options.device, options.threads)?;
         let decoder_options = DecoderOptions { slots: options.slots, max_context };
-        let decoder = Decoder::new(device, config, weights, &decoder_options)?;
-        let running = (0..options.slots).map(|_| None).collect();
-        Ok(Engine { decoder, tokenizer, max_waiting: options.max_waiting, waiting: VecDeque::new(), running })
+        let decoder = Decoder::with_cache(device, config, weights, &decoder_options, num_blocks)?;
+        Ok(Engine {
+            decoder,
+            tokenizer,
+            max_waiting: options.max_waiting,
+            waiting: VecDeque::new(),
+            running: (0..options.slots).map(|_| None).collect(),
+            regions: vec![None; options.slots],
+            pool: Pool::new(num_blocks),
+            num_blocks,
+            prefixes: options.reuse_prefixes.then(Prefixes::default),
+            prefix_counts: (0, 0),
+        })
     }
 
     /// Puts a request into the waiting queue. It starts in the next [`Engine::step`] with a free slot, in order of arrival.
@@ -112,9 +144,11 @@ impl Engine {
     pub fn cancel(&mut self, id: RequestId) -> bool {
         let known = self.num_waiting() + self.num_running();
         self.waiting.retain(|(other, _)| *other != id);
-        self.running.iter_mut().for_each(|slot| {
-            slot.take_if(|running| running.id == id);
-        });
+        for slot in 0..self.running.len() {
+            if let Some(running) = self.running[slot].take_if(|running| running.id == id) {
+                self.release(slot, &running);
+            }
+        }
         self.num_waiting() + self.num_running() < known
     }
 
@@ -150,6 +184,17 @@ impl Engine {
         self.decoder.options().max_context
     }
 
+    /// Share of the cache that running requests hold.
+    pub fn cache_use(&self) -> f64 {
+        let held: usize = self.regions.iter().flatten().map(|region| region.num_blocks).sum();
+        held as f64 / self.num_blocks as f64
+    }
+
+    /// Prompt tokens so far that were looked for in the cache, and those that were there.
+    pub fn prefix_counts(&self) -> (u64, u64) {
+        self.prefix_counts
+    }
+
     /// Bytes that weights, cache and buffers take on the device.
     pub fn bytes(&self) -> u64 {
         self.decoder.bytes()
@@ -169,7 +214,11 @@ impl Engine {
         ensure!(self.idle(), "the engine is busy with other requests");
         let result = self.generate_all(requests);
         self.waiting.clear();
-        self.running.iter_mut().for_each(|slot| *slot = None);
+        for slot in 0..self.running.len() {
+            if let Some(running) = self.running[slot].take() {
+                self.release(slot, &running);
+            }
+        }
         result
     }
 
@@ -219,26 +268,116 @@ impl Engine {
         while num_tokens < PROMPT_TOKENS_PER_STEP {
             let Some(slot) = self.running.iter().position(Option::is_none) else { break };
             let Some((id, request)) = self.waiting.pop_front() else { break };
-            num_tokens += request.prompt.len();
-            self.decoder.reset(slot);
-            let logits = self.decoder.prefill(slot, &request.prompt).context("take in a prompt")?;
+            let need = request.prompt.len() + request.max_tokens;
+            let Some((region, held)) = self.place(&request.prompt, need)? else {
+                // In order of arrival: those behind it wait as well.
+                self.waiting.push_front((id, request));
+                break;
+            };
+            num_tokens += request.prompt.len() - held;
+            self.decoder.attach(slot, region, held);
+            self.regions[slot] = Some(region);
+            let logits = self.decoder.prefill(slot, &request.prompt[held..]).context("take in a prompt")?;
             self.running[slot] = Some(Running::new(id, request, &self.tokenizer));
             self.take_logits(slot, logits, events);
         }
         Ok(())
     }
 
+    /// Room for a sequence, with as many of the prompt's first tokens as stand in the cache already. `None`: no room before
+    /// another request ends.
+    fn place(&mut self, prompt: &[u32], need: usize) -> Result<Option<(Region, usize)>> {
+        let mut source = self.longest_prefix(prompt);
+        let region = loop {
+            if let Some(region) = self.pool.allocate(need) {
+                break region;
+            }
+            let Some(prefixes) = &mut self.prefixes else { return Ok(None) };
+            let dropped = match prefixes.drop_oldest(source.map(|(region, _)| region)) {
+                Some(region) => region,
+                // The last one that could go is the one to copy from.
+                None => match prefixes.drop_oldest(None) {
+                    Some(region) => {
+                        source = None;
+                        region
+                    }
+                    None => return Ok(None),
+                },
+            };
+            self.pool.free(dropped);
+        };
+        self.prefix_counts.0 += prompt.len() as u64;
+        let Some((from, num_tokens)) = source else { return Ok(Some((region, 0))) };
+        self.decoder.copy(from, region, num_tokens).context("copy a prefix")?;
+        self.prefix_counts.1 += num_tokens as u64;
+        Ok(Some((region, num_tokens)))
+    }
+
+    /// The prompt in the cache, of an ended or a running request, that shares most tokens with this one; never all of them,
+    /// since the last one's logits are wanted. Answers are not taken over: decoding rounds differently.
+    fn longest_prefix(&mut self, prompt: &[u32]) -> Option<(Region, usize)> {
+        let kept = self.prefixes.as_mut()?.longest(prompt);
+        let slots = self.running.iter().zip(&self.regions).enumerate();
+        let running = slots.filter_map(|(slot, (running, region))| {
+            let common = num_common(running.as_ref()?.prompt(), prompt).min(self.decoder.length(slot));
+            Some(((*region)?, common))
+        });
+        let (region, common) = running.chain(kept).max_by_key(|(_, common)| *common)?;
+        let usable =
+            common.min(prompt.len().saturating_sub(prefixes::FEWEST_COMPUTED)) / prefixes::STEP * prefixes::STEP;
+        (usable > 0).then_some((region, usable))
+    }
+
+    /// The slot is free; its prompt is kept, the rest of its room given back.
+    fn release(&mut self, slot: usize, running: &Running) {
+        let Some(region) = self.regions[slot].take() else { return };
+        let length = self.decoder.length(slot).min(running.prompt().len()) / prefixes::STEP * prefixes::STEP;
+        self.decoder.reset(slot);
+        match &mut self.prefixes {
+            Some(prefixes) if length > 0 => {
+                let region = self.pool.shrink(region, length);
+                for region in prefixes.keep(running.prompt()[..length].to_vec(), region) {
+                    self.pool.free(region);
+                }
+            }
+            _ => self.pool.free(region),
+        }
+    }
+
     /// Gives logits to the request in a slot; a request that ends leaves its slot.
     fn take_logits(&mut self, slot: usize, logits: Vec<f32>, events: &mut Vec<GenEvent>) {
-        let place = &mut self.running[slot];
-        let running = place.as_mut().expect("only slots with a request were decoded");
+        let running = self.running[slot].as_mut().expect("only slots with a request were decoded");
         let id = running.id;
         let kinds = running.advance(logits, &self.tokenizer);
-        if !matches!(kinds.last(), Some(GenEventKind::Token { .. })) {
-            *place = None;
+        if !matches!(kinds.last(), Some(GenEventKind::Token { .. }))
+            && let Some(running) = self.running[slot].take()
+        {
+            self.release(slot, &running);
         }
         events.extend(kinds.into_iter().map(|kind| GenEvent { id, kind }));
     }
+}
+
+/// Tokens of a request at most, and blocks of the cache.
+fn plan_cache(config: &Config, options: &EngineOptions) -> Result<(usize, usize)> {
+    let per_token = Decoder::bytes_per_token(config);
+    let budget = usize::try_from(options.cache_bytes / per_token).unwrap_or(usize::MAX) / CACHE_BLOCK * CACHE_BLOCK;
+    let max_context = match (options.max_context, options.cache_bytes) {
+        (0, 0) => config.max_positions.min(DEFAULT_MAX_CONTEXT),
+        (0, _) => config.max_positions.min(budget),
+        (asked, _) => config.max_positions.min(asked),
+    };
+    let whole = options.slots.saturating_mul(max_context.div_ceil(CACHE_BLOCK));
+    if options.cache_bytes == 0 {
+        return Ok((max_context, whole));
+    }
+    ensure!(
+        budget >= max_context.max(CACHE_BLOCK),
+        "a cache of {} bytes holds {budget} tokens of {per_token} bytes, and a context of {max_context} is asked for; give the \
+         cache more memory or ask for a shorter context",
+        options.cache_bytes
+    );
+    Ok((max_context, whole.min(budget / CACHE_BLOCK)))
 }
 
 impl std::fmt::Debug for Engine {

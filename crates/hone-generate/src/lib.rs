@@ -1,4 +1,4 @@
-//! Batched text generation: cache slots, sampling, stop strings.
+//! Batched text generation: cache slots, sampling, stop strings, grammars.
 //!
 //! An [`Engine`] owns one model, its tokenizer and a fixed number of cache slots. Requests wait in a bounded queue, enter a
 //! free slot, and all slots advance together, one token for each call of [`Engine::step`]. Nothing here is asynchronous and
@@ -7,12 +7,14 @@
 //! This crate knows no HTTP, no chat templates and no checkpoints: prompts arrive as token ids.
 
 mod engine;
+mod grammar;
 mod request;
 mod sample;
 mod stop;
 
 pub use engine::{Engine, EngineOptions};
+pub use grammar::{Grammar, GrammarError, Grammars, compact_json_schema};
 pub use request::{
-    FinishReason, GenEvent, GenEventKind, GenRequest, Output, Refusal, RequestId, Sampling, TokenLogprob,
+    FinishReason, GenEvent, GenEventKind, GenRequest, LogitRule, Output, Refusal, RequestId, Sampling, TokenLogprob,
     TokenLogprobs, Usage,
 };

@@ -1,6 +1,9 @@
 //! What goes into the engine and what comes out: requests, refusals, events, outputs. Data only.
 
+use crate::grammar::Grammar;
+use hone_data::{Profile, Tokenizer};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Stop strings of one request.
 const MAX_STOPS: usize = 64;
@@ -8,6 +11,10 @@ const MAX_STOPS: usize = 64;
 const MAX_STOP_BYTES: usize = 1024;
 /// Most probable tokens that are reported for each position.
 const MAX_TOP_LOGPROBS: usize = 20;
+/// Largest change of a logit that a bias or a rule may make.
+pub(crate) const MAX_BIAS: f32 = 100.0;
+/// Rules of one request.
+const MAX_RULES: usize = 256;
 
 /// The caller's name for a request; unique among the requests that are waiting or running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -15,7 +22,7 @@ pub struct RequestId(pub u64);
 
 /// How the next token is chosen. The default is greedy: the most probable token, the lowest id on a tie.
 ///
-/// Order of the rules: penalties on the logits, temperature, `top_k`, `top_p`, `min_p`, draw. A request's draws come from its
+/// Order of the rules: bias, rules and penalties on the logits, the grammar, temperature, `top_k`, `top_p`, `min_p`, draw. A request's draws come from its
 /// own seeded generator: they do not depend on which other requests share the batch.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -36,6 +43,8 @@ pub struct Sampling {
     pub frequency_penalty: f32,
     /// Divides positive and multiplies negative logits of tokens in the prompt or the answer so far; in [0.01, 100], 1 is off.
     pub repetition_penalty: f32,
+    /// Added to the logits of these tokens; each in [-100, 100].
+    pub logit_bias: BTreeMap<u32, f32>,
 }
 
 impl Default for Sampling {
@@ -49,7 +58,32 @@ impl Default for Sampling {
             presence_penalty: 0.0,
             frequency_penalty: 0.0,
             repetition_penalty: 1.0,
+            logit_bias: BTreeMap::new(),
         }
+    }
+}
+
+/// A rule that lowers one token's logit for a part of the answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LogitRule {
+    /// The token.
+    pub token: u32,
+    /// `(up to this many generated tokens, subtracted from the logit)`, in order; nothing after the last. Amounts are cut
+    /// to 100.
+    pub schedule: Vec<(usize, f32)>,
+}
+
+impl LogitRule {
+    /// A profile's token penalties, those whose text is one token of this tokenizer.
+    #[must_use]
+    pub fn of_profile(profile: &dyn Profile, tokenizer: &Tokenizer) -> Vec<LogitRule> {
+        let rules = profile.penalties().into_iter().filter_map(|penalty| {
+            match tokenizer.encode(&penalty.text).ok()?.as_slice() {
+                [token] => Some(LogitRule { token: *token, schedule: penalty.schedule }),
+                _ => None,
+            }
+        });
+        rules.collect()
     }
 }
 
@@ -66,6 +100,10 @@ pub struct GenRequest {
     pub stop: Vec<String>,
     /// Report log-probabilities: of the chosen token, and of this many most probable ones (0 to 20).
     pub top_logprobs: Option<usize>,
+    /// Rules beside the sampling: those of the model's profile.
+    pub rules: Vec<LogitRule>,
+    /// The answer is a text of this language, or a beginning of one when `max_tokens` cuts it.
+    pub grammar: Option<Grammar>,
 }
 
 impl GenRequest {
@@ -73,6 +111,8 @@ impl GenRequest {
     pub(crate) fn check(&self, vocab_size: usize) -> Result<(), Refusal> {
         let Sampling { temperature, top_p, min_p, presence_penalty, frequency_penalty, repetition_penalty, .. } =
             self.sampling;
+        let bias = &self.sampling.logit_bias;
+        let ruled = self.rules.iter().map(|rule| rule.token);
         let outside = self.prompt.iter().find(|&&id| id as usize >= vocab_size);
         // Written so that NaN is refused.
         let checks = [
@@ -112,6 +152,17 @@ impl GenRequest {
                 self.stop.iter().all(|stop| stop.len() <= MAX_STOP_BYTES),
                 format!("strings must have at most {MAX_STOP_BYTES} bytes"),
             ),
+            (
+                "logit_bias",
+                bias.values().all(|bias| (-MAX_BIAS..=MAX_BIAS).contains(bias)),
+                format!("must be from -{MAX_BIAS} to {MAX_BIAS}"),
+            ),
+            (
+                "logit_bias",
+                bias.keys().copied().chain(ruled).all(|token| (token as usize) < vocab_size),
+                format!("ids must be below {vocab_size}"),
+            ),
+            ("rules", self.rules.len() <= MAX_RULES, format!("must be at most {MAX_RULES}")),
             (
                 "top_logprobs",
                 self.top_logprobs.is_none_or(|count| count <= MAX_TOP_LOGPROBS),

@@ -29,15 +29,15 @@ impl Sampler {
         Sampler { sampling: sampling.clone(), random, prompt, counts: HashMap::new() }
     }
 
-    /// Takes finite logits, changes them by the penalties, and remembers the token that it returns.
-    pub(crate) fn choose(&mut self, logits: &mut [f32]) -> u32 {
-        self.penalise(logits);
+    /// Takes logits (at least one of them finite, none above that), and remembers the token that it returns.
+    pub(crate) fn choose(&mut self, logits: &[f32]) -> u32 {
         let token = if self.sampling.temperature == 0.0 { argmax(logits) } else { self.draw(logits) };
         *self.counts.entry(token).or_default() += 1;
         token
     }
 
-    fn penalise(&self, logits: &mut [f32]) {
+    /// Changes finite logits by the penalties and the bias.
+    pub(crate) fn penalise(&self, logits: &mut [f32]) {
         let Sampling { repetition_penalty, presence_penalty, frequency_penalty, .. } = self.sampling;
         if repetition_penalty != 1.0 {
             let generated = self.counts.keys().filter(|token| !self.prompt.contains(token));
@@ -48,6 +48,9 @@ impl Sampler {
         }
         for (&token, &count) in &self.counts {
             logits[token as usize] -= presence_penalty + frequency_penalty * count as f32;
+        }
+        for (&token, &bias) in &self.sampling.logit_bias {
+            logits[token as usize] += bias;
         }
     }
 

@@ -1,14 +1,17 @@
-//! Times full fine-tuning steps (zero, forward, backward, clip, AdamW) on the CPU and prints one line of JSON.
+//! Times training steps (zero, forward, backward, clip, AdamW) on the CPU and prints one line of JSON.
 //!
-//! `train_step_bench --model DIR|qwen3-3.7m --rows R --length L --steps N --threads T`; step `s` row `r` position `p` of the
-//! batch is the id `(s·7919 + r·31 + p·17 + 1) mod vocabulary`, every position but each row's last is trained. A first step
-//! is not counted. `product_gflops` is what one large product reaches in the same run: the machine's own limit.
+//! `train_step_bench --model DIR|qwen3-3.7m --rows R --length L --steps N --threads T [--lora RANK] [--rows-file FILE]`; step `s`
+//! row `r` position `p` of the batch is the id `(s·7919 + r·31 + p·17 + 1) mod vocabulary`, every position but each row's last is
+//! trained. With a file (lines of {"ids", "trained"}, as `chat_rows.py` writes them) each step takes the next `R` rows and
+//! packs them into micro-batches of at most `L` tokens; its `tokens_per_s` counts trained tokens. A first step is not
+//! counted. `product_gflops` is what one large product reaches in the same run: the machine's own limit;
+//! `share_of_limit` is 6 · parameters · tokens / time over it (full fine-tuning).
 
 #![expect(clippy::print_stdout, reason = "the result of a benchmark goes to standard output")]
 
 use anyhow::{Context, Result, bail};
 use hone_model::device::{self, Span};
-use hone_model::{AdamW, Batch, Config, HostWeights, Trainer, TrainerOptions};
+use hone_model::{AdamW, Batch, Config, HostWeights, LoraConfig, Method, Target, Trainer, TrainerOptions};
 use std::path::Path;
 use std::time::Instant;
 
@@ -18,53 +21,77 @@ struct Arguments {
     length: usize,
     steps: usize,
     threads: usize,
+    lora: Option<usize>,
+    rows_file: Option<String>,
 }
 
 fn main() -> Result<()> {
     let arguments = arguments()?;
     let (config, weights) = model(&arguments.model)?;
-    let tokens = arguments.rows * arguments.length;
-    let options = TrainerOptions::full(tokens, arguments.length);
+    let steps = steps(&arguments, config.vocab_size)?;
+    let most = |length: fn(&Batch) -> usize| steps.iter().flatten().map(length).max().unwrap_or(0);
+    let options = TrainerOptions {
+        max_tokens: most(|batch| batch.ids.len()),
+        max_segment_tokens: most(|batch| batch.segments.iter().copied().max().unwrap_or(0)),
+        method: Method { lora: arguments.lora.map(lora), ..Method::full() },
+    };
     let device = device::open("cpu", arguments.threads)?;
     let planned_bytes = Trainer::planned_bytes(&config, &options, &*device)?;
     let mut trainer = Trainer::new(device, &config, &weights, &options)?;
     drop(weights);
-    let (mut losses, mut seconds, mut cpu_seconds) = (Vec::new(), Vec::new(), Vec::new());
-    for step in 0..=arguments.steps {
-        let batch = batch(&arguments, step, config.vocab_size);
+    let (mut losses, mut seconds, mut cpu_seconds, mut speeds) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for (step, batches) in steps.iter().enumerate() {
         let (start, cpu_start) = (Instant::now(), cpu_seconds_so_far()?);
-        losses.push(train_step(&mut trainer, &batch, step as u64 + 1)?);
+        losses.push(train_step(&mut trainer, batches, step as u64 + 1)?);
         if step > 0 {
             cpu_seconds.push(cpu_seconds_so_far()? - cpu_start);
             seconds.push(start.elapsed().as_secs_f64());
+            let counted = if arguments.rows_file.is_some() { trained_tokens } else { num_tokens };
+            speeds.push(batches.iter().map(counted).sum::<usize>() as f64 / start.elapsed().as_secs_f64());
         }
     }
     let peak_memory_bytes = peak_memory_bytes()?;
     drop(trainer);
-    seconds.sort_by(f64::total_cmp);
-    cpu_seconds.sort_by(f64::total_cmp);
-    let median = seconds[seconds.len() / 2];
+    let limit = product_gflops(arguments.threads)?;
+    for values in [&mut seconds, &mut cpu_seconds, &mut speeds] {
+        values.sort_by(f64::total_cmp);
+    }
+    let median = |values: &[f64]| values[values.len() / 2];
+    let step_tokens = steps[1].iter().map(num_tokens).sum::<usize>() as f64;
+    let flops = 6.0 * config.num_parameters() as f64 * step_tokens;
     let result = serde_json::json!({
         "work": format!("{} {}x{}", arguments.model, arguments.rows, arguments.length),
         "threads": arguments.threads,
         "parameters": config.num_parameters(),
-        "tokens_per_s": tokens as f64 / median,
-        "best_tokens_per_s": tokens as f64 / seconds[0],
-        "step_ms": median * 1e3,
-        "cpu_ms": cpu_seconds[cpu_seconds.len() / 2] * 1e3,
+        "tokens_per_s": median(&speeds),
+        "best_tokens_per_s": speeds[speeds.len() - 1],
+        "step_ms": median(&seconds) * 1e3,
+        "cpu_ms": median(&cpu_seconds) * 1e3,
         "peak_memory_bytes": peak_memory_bytes,
         "planned_bytes": planned_bytes,
         "losses": losses,
-        "product_gflops": product_gflops(arguments.threads)?,
+        "product_gflops": limit,
+        "share_of_limit": flops / median(&seconds) / 1e9 / limit,
     });
     println!("{result}");
     Ok(())
 }
 
-fn train_step(trainer: &mut Trainer, batch: &Batch, step: u64) -> Result<f64> {
-    let trained = batch.targets.iter().filter(|&&target| target >= 0).count();
+fn num_tokens(batch: &Batch) -> usize {
+    batch.ids.len()
+}
+
+fn trained_tokens(batch: &Batch) -> usize {
+    batch.targets.iter().filter(|&&target| target >= 0).count()
+}
+
+fn train_step(trainer: &mut Trainer, batches: &[Batch], step: u64) -> Result<f64> {
+    let trained: usize = batches.iter().map(trained_tokens).sum();
     trainer.zero_grad();
-    let stats = trainer.accumulate(batch, 1.0 / trained as f32)?;
+    let mut loss_sum = 0.0;
+    for batch in batches {
+        loss_sum += trainer.accumulate(batch, 1.0 / trained as f32)?.loss_sum;
+    }
     let norm = trainer.grad_norm()?;
     trainer.adamw_step(&AdamW {
         lr: 1e-4,
@@ -75,7 +102,61 @@ fn train_step(trainer: &mut Trainer, batch: &Batch, step: u64) -> Result<f64> {
         step,
         grad_scale: (1.0 / (norm + 1e-6)).min(1.0),
     })?;
-    Ok(stats.loss_sum / stats.trained_tokens as f64)
+    Ok(loss_sum / trained as f64)
+}
+
+/// All linear layers, as peft's `all-linear`.
+fn lora(rank: usize) -> LoraConfig {
+    use Target::{Down, Gate, Key, Output, Query, Up, Value};
+    LoraConfig {
+        rank,
+        alpha: 2.0 * rank as f64,
+        dropout: 0.0,
+        targets: vec![Query, Key, Value, Output, Gate, Up, Down],
+    }
+}
+
+/// Micro-batches of each step.
+fn steps(arguments: &Arguments, vocab_size: usize) -> Result<Vec<Vec<Batch>>> {
+    let Some(path) = &arguments.rows_file else {
+        return Ok((0..=arguments.steps).map(|step| vec![batch(arguments, step, vocab_size)]).collect());
+    };
+    let text = std::fs::read_to_string(path).with_context(|| format!("read {path}"))?;
+    let rows = text.lines().map(row).collect::<Result<Vec<Batch>>>()?;
+    let steps: Vec<Vec<Batch>> = rows.chunks_exact(arguments.rows).map(|rows| pack(rows, arguments.length)).collect();
+    anyhow::ensure!(steps.len() > arguments.steps, "{path} holds rows for {} steps", steps.len());
+    Ok(steps[..=arguments.steps].to_vec())
+}
+
+/// One line of a file of rows as a batch of one segment.
+fn row(line: &str) -> Result<Batch> {
+    let row: serde_json::Value = serde_json::from_str(line).context("read a row")?;
+    let numbers = |key: &str| -> Result<Vec<u32>> {
+        let numbers = row[key].as_array().with_context(|| format!("find `{key}` of a row"))?;
+        numbers.iter().map(|n| Ok(u32::try_from(n.as_u64().context("read a number")?)?)).collect()
+    };
+    let (ids, trained) = (numbers("ids")?, numbers("trained")?);
+    let next = ids.iter().zip(&trained).skip(1).map(|(&id, &trained)| if trained == 1 { id as i32 } else { -1 });
+    let targets = next.chain([-1]).collect();
+    Ok(Batch { segments: vec![ids.len()], targets, ids })
+}
+
+/// Rows, the longest first, each into the first micro-batch with room for it.
+fn pack(rows: &[Batch], length: usize) -> Vec<Batch> {
+    let mut rows: Vec<&Batch> = rows.iter().collect();
+    rows.sort_by_key(|row| std::cmp::Reverse(row.ids.len()));
+    let mut packed: Vec<Batch> = Vec::new();
+    for row in rows {
+        let place = packed.iter().position(|batch| batch.ids.len() + row.ids.len() <= length);
+        let place = place.unwrap_or_else(|| {
+            packed.push(Batch::default());
+            packed.len() - 1
+        });
+        packed[place].ids.extend(&row.ids);
+        packed[place].targets.extend(&row.targets);
+        packed[place].segments.extend(&row.segments);
+    }
+    packed
 }
 
 fn batch(arguments: &Arguments, step: usize, vocab_size: usize) -> Batch {
@@ -142,7 +223,15 @@ fn peak_memory_bytes() -> Result<u64> {
 }
 
 fn arguments() -> Result<Arguments> {
-    let mut arguments = Arguments { model: "qwen3-3.7m".to_owned(), rows: 16, length: 128, steps: 5, threads: 0 };
+    let mut arguments = Arguments {
+        model: "qwen3-3.7m".to_owned(),
+        rows: 16,
+        length: 128,
+        steps: 5,
+        threads: 0,
+        lora: None,
+        rows_file: None,
+    };
     let mut words = std::env::args().skip(1);
     while let Some(flag) = words.next() {
         let value = words.next().with_context(|| format!("{flag} needs a value"))?;
@@ -153,7 +242,9 @@ fn arguments() -> Result<Arguments> {
             "--length" => arguments.length = number()?.max(2),
             "--steps" => arguments.steps = number()?.max(1),
             "--threads" => arguments.threads = number()?,
-            _ => bail!("unknown flag {flag}; known: --model --rows --length --steps --threads"),
+            "--lora" => arguments.lora = Some(number()?.max(1)),
+            "--rows-file" => arguments.rows_file = Some(value),
+            _ => bail!("unknown flag {flag}; known: --model --rows --length --steps --threads --lora --rows-file"),
         }
     }
     Ok(arguments)

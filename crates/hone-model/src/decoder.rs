@@ -11,6 +11,29 @@ use crate::weights::HostWeights;
 use anyhow::{Result, ensure};
 use model::{Model, Pass};
 
+/// Tokens of a block: the cache is given out in runs of blocks.
+pub const CACHE_BLOCK: usize = 16;
+
+/// Rows that attention takes together within a pass.
+const PASS_PART: usize = 64;
+
+/// A run of blocks of the cache, which one sequence fills from its beginning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Region {
+    /// First block.
+    pub first: usize,
+    /// Blocks.
+    pub num_blocks: usize,
+}
+
+impl Region {
+    /// Tokens that fit.
+    #[must_use]
+    pub fn capacity(self) -> usize {
+        self.num_blocks * CACHE_BLOCK
+    }
+}
+
 /// Sizes that are planned at the start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DecoderOptions {
@@ -25,24 +48,46 @@ pub struct Decoder {
     device: Box<dyn Device>,
     model: Model,
     options: DecoderOptions,
+    /// Where the sequence of each slot stands; `None` where it has no room yet.
+    regions: Vec<Option<Region>>,
     /// Tokens in each slot.
     lengths: Vec<usize>,
 }
 
 impl Decoder {
-    /// Plans all buffers and loads the weights.
+    /// Plans all buffers and loads the weights. Every slot has room for `max_context` tokens.
     ///
     /// # Errors
     /// Sizes that do not fit the model, weights of another model, not enough memory.
     pub fn new(
-        mut device: Box<dyn Device>,
+        device: Box<dyn Device>,
         config: &Config,
         weights: &HostWeights,
         options: &DecoderOptions,
     ) -> Result<Decoder> {
-        let model = Model::plan(config, options)?;
+        let each = options.max_context.div_ceil(CACHE_BLOCK);
+        let mut decoder = Decoder::with_cache(device, config, weights, options, options.slots.saturating_mul(each))?;
+        for (slot, region) in decoder.regions.iter_mut().enumerate() {
+            *region = Some(Region { first: slot * each, num_blocks: each });
+        }
+        Ok(decoder)
+    }
+
+    /// As [`Decoder::new`], with a cache of so many blocks, which [`Decoder::attach`] gives to slots.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn with_cache(
+        mut device: Box<dyn Device>,
+        config: &Config,
+        weights: &HostWeights,
+        options: &DecoderOptions,
+        num_blocks: usize,
+    ) -> Result<Decoder> {
+        let model = Model::plan(config, options, num_blocks)?;
         model.load(&mut *device, weights)?;
-        Ok(Decoder { device, model, options: *options, lengths: vec![0; options.slots] })
+        let (regions, lengths) = (vec![None; options.slots], vec![0; options.slots]);
+        Ok(Decoder { device, model, options: *options, regions, lengths })
     }
 
     /// Bytes that [`Decoder::new`] makes on the device. The cache's share is touched only as far as it is filled.
@@ -50,7 +95,38 @@ impl Decoder {
     /// # Errors
     /// Sizes that do not fit the model.
     pub fn planned_bytes(config: &Config, options: &DecoderOptions) -> Result<u64> {
-        Ok(Model::plan(config, options)?.num_bytes())
+        let num_blocks = options.slots.saturating_mul(options.max_context.div_ceil(CACHE_BLOCK));
+        Ok(Model::plan(config, options, num_blocks)?.num_bytes())
+    }
+
+    /// Bytes that one token takes in the cache.
+    #[must_use]
+    pub fn bytes_per_token(config: &Config) -> u64 {
+        (config.num_layers * 2 * config.num_kv_heads * config.head_dim * size_of::<f32>()) as u64
+    }
+
+    /// Gives a region to a slot, whose sequence are the first `length` tokens there (of an earlier sequence or of
+    /// [`Decoder::copy`]). No two slots may have overlapping regions.
+    ///
+    /// # Panics
+    /// When there is no such slot or block, or the region is too short.
+    pub fn attach(&mut self, slot: usize, region: Region, length: usize) {
+        assert!(region.first + region.num_blocks <= self.model.num_blocks(), "{region:?} is inside the cache");
+        assert!(length <= region.capacity(), "{length} tokens fit {region:?}");
+        self.regions[slot] = Some(region);
+        self.lengths[slot] = length;
+    }
+
+    /// Copies the first tokens of a region to the beginning of another one.
+    ///
+    /// # Errors
+    /// A fault of the device.
+    ///
+    /// # Panics
+    /// When one of them is too short.
+    pub fn copy(&mut self, from: Region, to: Region, num_tokens: usize) -> Result<()> {
+        assert!(num_tokens <= from.capacity() && num_tokens <= to.capacity(), "{num_tokens} tokens fit both regions");
+        self.model.copy_cache(&mut *self.device, from.first, to.first, num_tokens)
     }
 
     /// Bytes of all buffers on the device.
@@ -93,13 +169,23 @@ impl Decoder {
         self.check(slot, ids)?;
         let start = self.lengths[slot];
         let (mut position, mut last_row) = (start, 0);
-        for ids in ids.chunks(self.model.max_rows()) {
+        let first = self.regions[slot].map_or(0, |region| region.first);
+        let mut rest = ids;
+        while !rest.is_empty() {
+            // Passes begin at multiples of their size, but for what is left of a part: so a row's neighbours, and with
+            // them its bits, are the same wherever a call begins.
+            let room = match position % PASS_PART {
+                0 => self.model.max_rows() - position % self.model.max_rows(),
+                begun => PASS_PART - begun,
+            };
+            let (ids, later) = rest.split_at(room.min(rest.len()));
             let rows: Vec<CacheRow> =
-                (position..position + ids.len()).map(|position| CacheRow { slot, position }).collect();
+                (position..position + ids.len()).map(|position| CacheRow { slot: first, position }).collect();
             let pass = Pass::new(ids, &rows, false);
             self.device.run(&mut |device| self.model.forward(device, &pass));
             position += ids.len();
             last_row = ids.len() - 1;
+            rest = later;
         }
         self.device.run(&mut |device| self.model.logits(device, last_row, 1));
         let mut logits = vec![0.0; self.config().vocab_size];
@@ -123,8 +209,7 @@ impl Decoder {
             ensure!(tokens[..i].iter().all(|&(other, _)| other != slot), "slot {slot} stands twice in one call");
         }
         let ids: Vec<u32> = tokens.iter().map(|&(_, id)| id).collect();
-        let rows: Vec<CacheRow> =
-            tokens.iter().map(|&(slot, _)| CacheRow { slot, position: self.lengths[slot] }).collect();
+        let rows: Vec<CacheRow> = tokens.iter().map(|&(slot, _)| self.next_row(slot)).collect();
         let pass = Pass::new(&ids, &rows, true);
         self.device.run(&mut |device| {
             self.model.forward(device, &pass);
@@ -143,9 +228,15 @@ impl Decoder {
         Ok(all)
     }
 
+    /// Where a slot's next token goes.
+    fn next_row(&self, slot: usize) -> CacheRow {
+        CacheRow { slot: self.regions[slot].map_or(0, |region| region.first), position: self.lengths[slot] }
+    }
+
     fn check(&self, slot: usize, ids: &[u32]) -> Result<()> {
-        let (vocab_size, limit) = (self.config().vocab_size, self.options.max_context);
         ensure!(slot < self.lengths.len(), "there is no slot {slot}: there are {}", self.lengths.len());
+        let vocab_size = self.config().vocab_size;
+        let limit = self.regions[slot].map_or(0, Region::capacity).min(self.options.max_context);
         let (held, need) = (self.lengths[slot], self.lengths[slot] + ids.len());
         ensure!(
             need <= limit,

@@ -83,7 +83,8 @@ pub struct CacheRow {
     pub position: usize,
 }
 
-/// Keys and values of several sequences: both `[slots, max_context, K * D]`.
+/// Keys and values of several sequences: both `[slots, max_context, K * D]`. A sequence may go on over the slots behind its
+/// own, when nothing else stands there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cache {
     /// Rotated keys.

@@ -1,11 +1,10 @@
 //! Who may ask what: keys in constant time, and what holds when there are none.
 
 use crate::error::ApiError;
-use crate::options::Keys;
+use crate::keys::KeySet;
 use anyhow::{Result, ensure};
 use axum::http::{HeaderMap, StatusCode, header};
 use std::net::SocketAddr;
-use subtle::{Choice, ConstantTimeEq};
 
 /// What a path needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,18 +19,17 @@ enum Level {
 
 /// The rule in force.
 pub struct Access {
-    keys: Keys,
+    keys: KeySet,
 }
 
 impl Access {
-    /// Refuses to serve beyond loopback without keys, and empty keys.
-    pub fn new(keys: Keys, listen: SocketAddr) -> Result<Access> {
+    /// Refuses to serve beyond loopback without keys.
+    pub fn new(keys: KeySet, listen: SocketAddr) -> Result<Access> {
         ensure!(
-            !keys.is_empty() || listen.ip().is_loopback(),
-            "{listen} can be reached from other machines and no key is configured; set HONE_READ_KEY and HONE_ADMIN_KEY, \
-             or listen on 127.0.0.1"
+            !keys.is_open() || listen.ip().is_loopback(),
+            "{listen} can be reached from other machines and no key is configured\nhint: make one with `hone keys make NAME`, or \
+             set HONE_READ_KEY and HONE_ADMIN_KEY, or listen on 127.0.0.1"
         );
-        ensure!(keys.read.iter().chain(&keys.admin).all(|key| !key.trim().is_empty()), "an empty key is configured");
         Ok(Access { keys })
     }
 
@@ -41,16 +39,15 @@ impl Access {
         if level == Level::Open {
             return Ok(());
         }
-        if self.keys.is_empty() {
+        if self.keys.is_open() {
             return check_local(headers);
         }
         let Some(given) = given_key(headers) else {
             let message = "a key is needed: send it as `Authorization: Bearer KEY` or `X-API-Key: KEY`";
             return Err(ApiError::new(StatusCode::UNAUTHORIZED, "missing_api_key", message));
         };
-        // Both lists are always gone through, so that the time tells nothing.
-        let is_admin = is_one_of(given, &self.keys.admin);
-        let is_read = is_one_of(given, &self.keys.read);
+        let opens = self.keys.opens(given);
+        let (is_admin, is_read) = (opens.admin, opens.read);
         if bool::from(is_admin) || (level == Level::Read && bool::from(is_read)) {
             return Ok(());
         }
@@ -76,10 +73,6 @@ fn given_key(headers: &HeaderMap) -> Option<&[u8]> {
         return scheme.eq_ignore_ascii_case(b"Bearer ").then(|| key.trim_ascii());
     }
     headers.get("x-api-key").map(|value| value.as_bytes().trim_ascii())
-}
-
-fn is_one_of(given: &[u8], keys: &[String]) -> Choice {
-    keys.iter().fold(Choice::from(0), |found, key| found | key.as_bytes().ct_eq(given))
 }
 
 /// Without keys, only programs of this machine may ask: a web page that its browser shows must not, neither

@@ -6,9 +6,10 @@ use crate::clock::{now_ms, random_u64};
 use crate::engine_thread::{Admission, ChoiceEvent, EngineOrder, GenerateOrder, Serving};
 use crate::error::ApiError;
 use crate::metrics::Metrics;
+use crate::openai::calls::CallScanner;
 use crate::openai::chunk::{self, Delta};
 use crate::openai::request::Endpoint;
-use crate::openai::response::{Choice, Head, TotalUsage, whole};
+use crate::openai::response::{Choice, Head, Part, TotalUsage, whole};
 use crate::prepare::{PrepareOrder, Prepared};
 use crate::served::Served;
 use axum::Json;
@@ -18,11 +19,13 @@ use axum::response::{IntoResponse, Response};
 use hone_generate::{GenEventKind, TokenLogprobs};
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::time::Sleep;
 use tokio_stream::Stream;
 
 /// A request that the engine admitted, with all that its answer needs.
@@ -35,6 +38,10 @@ struct Answer {
     metrics: Arc<Metrics>,
     started: Instant,
     saw_token: bool,
+    /// When each choice got its last token.
+    last_token: Vec<Option<Instant>>,
+    /// Ends the answer when it comes before its end.
+    deadline: Option<Pin<Box<Sleep>>>,
     /// The places in the queue that the choices take.
     _permit: OwnedSemaphorePermit,
 }
@@ -53,10 +60,11 @@ pub async fn answer(
         Endpoint::Chat => "chatcmpl",
         Endpoint::Completions => "cmpl",
     };
+    let id = random_u64();
     let answer = Answer {
         head: Head {
             endpoint,
-            id: format!("{prefix}-{:016x}", random_u64()),
+            id: format!("{prefix}-{id:016x}"),
             created_s: now_ms() / 1000,
             model: app.model_name.clone(),
             system_fingerprint: serving.served.stamp(),
@@ -64,12 +72,20 @@ pub async fn answer(
             include_usage: prepared.include_usage,
         },
         served: serving.served,
-        choices: vec![Choice::default(); prepared.num_choices],
+        choices: (0..prepared.num_choices)
+            .map(|index| Choice {
+                scanner: prepared.calls.map(CallScanner::new),
+                call_prefix: format!("call_{id:016x}_{index}"),
+                ..Choice::default()
+            })
+            .collect(),
         usage: TotalUsage { prompt_tokens: prepared.prompt_tokens, completion_tokens: 0 },
         events,
         metrics: app.metrics.clone(),
         started,
         saw_token: false,
+        last_token: vec![None; prepared.num_choices],
+        deadline: app.request_timeout.map(|most| Box::pin(tokio::time::sleep_until((started + most).into()))),
         _permit: permit,
     };
     if prepared.stream { Ok(answer.into_stream()) } else { answer.into_whole().await }
@@ -115,10 +131,10 @@ async fn admit(
 
 /// What an event means for the client.
 enum Step {
-    /// More text for a choice, possibly none, and what is reported of its token.
-    Text { choice: usize, text: String, logprobs: Vec<TokenLogprobs>, offset: usize },
-    /// The choice is complete.
-    Finish { choice: usize, reason: hone_generate::FinishReason },
+    /// More of a choice, possibly nothing, and what is reported of its token.
+    More { choice: usize, parts: Vec<Part>, logprobs: Vec<TokenLogprobs>, offset: usize },
+    /// The choice is complete, with what was held back.
+    Finish { choice: usize, parts: Vec<Part> },
 }
 
 impl Answer {
@@ -131,13 +147,17 @@ impl Answer {
                     self.saw_token = true;
                     self.metrics.observe_first_token(self.started.elapsed());
                 }
+                if let Some(before) = self.last_token[choice].replace(Instant::now()) {
+                    self.metrics.observe_between_tokens(before.elapsed());
+                }
                 // The end token is no part of the answer.
                 let ends = self.served.context.tokenizer.eos_ids().contains(&token);
                 let logprobs: Vec<TokenLogprobs> = logprobs.into_iter().filter(|_| !ends).collect();
                 let offset = self.choices[choice].reported_chars;
                 self.choices[choice].reported_chars +=
                     logprobs.iter().map(|position| position.chosen.text.chars().count()).sum::<usize>();
-                Ok(Step::Text { choice, text, logprobs, offset })
+                let parts = self.choices[choice].take(text, false);
+                Ok(Step::More { choice, parts, logprobs, offset })
             }
             GenEventKind::Finished { reason, usage } => {
                 self.usage.completion_tokens += usage.completion_tokens;
@@ -145,9 +165,22 @@ impl Answer {
                 if self.is_complete() {
                     self.metrics.observe_whole(self.started.elapsed());
                 }
-                Ok(Step::Finish { choice, reason })
+                let parts = self.choices[choice].take(String::new(), true);
+                self.metrics.add_finished(self.choices[choice].reason_name().unwrap_or_default());
+                Ok(Step::Finish { choice, parts })
             }
             GenEventKind::Failed { .. } => Err(ApiError::internal()),
+        }
+    }
+
+    /// The next event, or the error that the time is over.
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<ChoiceEvent>, ApiError>> {
+        if let Poll::Ready(event) = self.events.poll_recv(cx) {
+            return Poll::Ready(Ok(event));
+        }
+        match &mut self.deadline {
+            Some(deadline) => deadline.as_mut().poll(cx).map(|()| Err(ApiError::timeout())),
+            None => Poll::Pending,
         }
     }
 
@@ -157,10 +190,18 @@ impl Answer {
 
     async fn into_whole(mut self) -> Result<Response, ApiError> {
         while !self.is_complete() {
-            let event = self.events.recv().await;
-            if let Step::Text { choice, text, logprobs, .. } = self.record(event)? {
-                self.choices[choice].text.push_str(&text);
-                self.choices[choice].logprobs.extend(logprobs);
+            let event = std::future::poll_fn(|cx| self.poll_event(cx)).await?;
+            let (choice, parts) = match self.record(event)? {
+                Step::More { choice, parts, logprobs, .. } => {
+                    self.choices[choice].logprobs.extend(logprobs);
+                    (choice, parts)
+                }
+                Step::Finish { choice, parts } => (choice, parts),
+            };
+            for part in parts {
+                if let Part::Text(text) = part {
+                    self.choices[choice].text.push_str(&text);
+                }
             }
         }
         let mut response = Json(whole(&self.head, &self.choices, self.usage)).into_response();
@@ -186,6 +227,15 @@ impl Answer {
     }
 }
 
+impl Drop for Answer {
+    /// What did not come to its end was given up: by the client, by the time, or by a fault.
+    fn drop(&mut self) {
+        for _ in self.choices.iter().filter(|choice| choice.reason.is_none()) {
+            self.metrics.add_finished("abort");
+        }
+    }
+}
+
 /// The body of a streamed answer. The client going away drops it, and with it the receiver.
 struct AnswerStream {
     answer: Answer,
@@ -205,7 +255,7 @@ impl Stream for AnswerStream {
             if stream.ended {
                 return Poll::Ready(None);
             }
-            match stream.answer.events.poll_recv(cx) {
+            match stream.answer.poll_event(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(event) => stream.take(event),
             }
@@ -214,8 +264,8 @@ impl Stream for AnswerStream {
 }
 
 impl AnswerStream {
-    fn take(&mut self, event: Option<ChoiceEvent>) {
-        let step = match self.answer.record(event) {
+    fn take(&mut self, event: Result<Option<ChoiceEvent>, ApiError>) {
+        let step = match event.and_then(|event| self.answer.record(event)) {
             Ok(step) => step,
             Err(error) => {
                 self.ready.push_back(chunk::error_event(&error));
@@ -223,23 +273,50 @@ impl AnswerStream {
                 return;
             }
         };
-        let head = &self.answer.head;
         match step {
-            Step::Text { text, logprobs, .. } if text.is_empty() && logprobs.is_empty() => {}
-            Step::Text { choice, text, logprobs, offset } => {
-                let delta = Delta::Text { text: &text, logprobs: &logprobs, offset };
-                self.ready.push_back(chunk::event(head, choice, &delta));
+            Step::More { choice, parts, logprobs, offset } => {
+                let reported = Delta::Text { text: "", logprobs: &logprobs, offset };
+                if parts.is_empty() && !logprobs.is_empty() {
+                    self.ready.push_back(chunk::event(&self.answer.head, choice, &reported));
+                }
+                self.push_parts(choice, &parts, &logprobs, offset);
             }
-            Step::Finish { choice, reason } => {
-                self.ready.push_back(chunk::event(head, choice, &Delta::Finish(reason)));
+            Step::Finish { choice, parts } => {
+                self.push_parts(choice, &parts, &[], 0);
+                let reason = self.answer.choices[choice].reason_name().unwrap_or("stop");
+                self.ready.push_back(chunk::event(&self.answer.head, choice, &Delta::Finish(reason)));
             }
         }
+        let head = &self.answer.head;
         if self.answer.is_complete() {
             if head.include_usage {
                 self.ready.push_back(chunk::usage_event(head, self.answer.usage));
             }
             self.ready.push_back(chunk::DONE.to_string());
             self.ended = true;
+        }
+    }
+    /// Log-probabilities go with the first part.
+    fn push_parts(&mut self, choice: usize, parts: &[Part], logprobs: &[TokenLogprobs], offset: usize) {
+        let Answer { head, choices, .. } = &self.answer;
+        for (position, part) in parts.iter().enumerate() {
+            let logprobs = if position == 0 { logprobs } else { &[] };
+            match part {
+                Part::Text(text) => {
+                    self.ready.push_back(chunk::event(head, choice, &Delta::Text { text, logprobs, offset }));
+                }
+                Part::Call(index) => {
+                    let (id, call) = &choices[choice].calls[*index];
+                    let arguments = Delta::Arguments { index: *index, arguments: &call.arguments };
+                    let begin = Delta::Call { index: *index, id, call };
+                    if !logprobs.is_empty() {
+                        let reported = Delta::Text { text: "", logprobs, offset };
+                        self.ready.push_back(chunk::event(head, choice, &reported));
+                    }
+                    self.ready.push_back(chunk::event(head, choice, &begin));
+                    self.ready.push_back(chunk::event(head, choice, &arguments));
+                }
+            }
         }
     }
 }

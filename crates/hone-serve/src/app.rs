@@ -8,6 +8,7 @@ use crate::metrics::Metrics;
 use crate::prepare::PrepareOrder;
 use hone_disk::blobs::BlobDir;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 /// Shared by all handlers.
@@ -20,6 +21,8 @@ pub struct App {
     pub max_blob_bytes: u64,
     /// Bytes of the disk that uploads leave free.
     pub min_free_bytes: u64,
+    /// How long an answer may take from the arrival of its request.
+    pub request_timeout: Option<Duration>,
     /// Who may ask what.
     pub access: Access,
     /// Counters.

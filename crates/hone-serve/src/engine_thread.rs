@@ -6,7 +6,7 @@
 
 use crate::clock::now_ms;
 use crate::error::ApiError;
-use crate::metrics::Metrics;
+use crate::metrics::{EngineState, Metrics};
 use crate::served::Served;
 use hone_generate::{Engine, GenEventKind, GenRequest, Refusal, RequestId};
 use std::collections::HashMap;
@@ -93,11 +93,13 @@ struct EngineThread {
     /// The serving model is the last one.
     models: Vec<Model>,
     next_id: u64,
+    /// Of the models that are gone.
+    past_prefixes: (u64, u64),
 }
 
 /// Body of the thread: ends when the last sender is gone.
 pub fn run(mut orders: mpsc::Receiver<EngineOrder>, serving: watch::Sender<Option<Serving>>, metrics: Arc<Metrics>) {
-    let mut thread = EngineThread { serving, metrics, models: Vec::new(), next_id: 0 };
+    let mut thread = EngineThread { serving, metrics, models: Vec::new(), next_id: 0, past_prefixes: (0, 0) };
     loop {
         thread.drop_drained();
         thread.report();
@@ -169,18 +171,31 @@ impl EngineThread {
     fn drop_drained(&mut self) {
         let last = self.models.len().saturating_sub(1);
         let mut index = 0;
+        let past = &mut self.past_prefixes;
         self.models.retain(|model| {
             let keep = index == last || !model.running.is_empty();
             index += 1;
+            if !keep {
+                // A counter never goes back.
+                let counts = model.loaded.engine.prefix_counts();
+                *past = (past.0 + counts.0, past.1 + counts.1);
+            }
             keep
         });
     }
 
     fn report(&self) {
         let engines = || self.models.iter().map(|model| &model.loaded.engine);
-        self.metrics.set_running(engines().map(Engine::num_running).sum());
-        self.metrics.set_waiting(engines().map(Engine::num_waiting).sum());
-        self.metrics.set_models(self.models.len());
+        let last = self.models.last().map(|model| &model.loaded.engine);
+        self.metrics.set_engine(&EngineState {
+            running: engines().map(Engine::num_running).sum(),
+            waiting: engines().map(Engine::num_waiting).sum(),
+            models: self.models.len(),
+            cache_use: last.map_or(0.0, Engine::cache_use),
+            prefix: engines()
+                .map(Engine::prefix_counts)
+                .fold(self.past_prefixes, |sum, more| (sum.0 + more.0, sum.1 + more.1)),
+        });
     }
 }
 

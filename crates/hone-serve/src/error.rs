@@ -36,6 +36,11 @@ impl ApiError {
         ApiError { code: Some("unsupported_parameter"), ..ApiError::invalid(param, message) }
     }
 
+    /// The same error about a field of `parent`.
+    pub fn within(self, parent: &str) -> ApiError {
+        ApiError { param: self.param.map(|param| format!("{parent}.{param}")), ..self }
+    }
+
     /// 400: the body as a whole is wrong.
     pub fn bad_request(message: impl Into<String>) -> ApiError {
         ApiError::new(StatusCode::BAD_REQUEST, "invalid_request", message)
@@ -86,6 +91,12 @@ impl ApiError {
             retry_after_s: Some(2),
             ..ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "model_not_ready", message)
         }
+    }
+
+    /// 504: the answer took longer than it may.
+    pub fn timeout() -> ApiError {
+        let message = "the answer took longer than this server allows; ask for fewer tokens or try again";
+        ApiError::new(StatusCode::GATEWAY_TIMEOUT, "request_timeout", message)
     }
 
     /// 500: our fault; the details are in the log.

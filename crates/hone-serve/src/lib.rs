@@ -13,6 +13,7 @@ mod clock;
 mod door;
 mod engine_thread;
 mod error;
+mod keys;
 mod metrics;
 mod openai;
 mod options;
@@ -21,5 +22,7 @@ mod routes;
 mod served;
 mod server;
 
+pub use keys::{KeyLevel, StoredKey, list_keys, make_key, remove_key, rotate_key};
 pub use options::{DEFAULT_LISTEN, Keys, ServeOptions};
+pub use routes::ROUTES;
 pub use server::run;

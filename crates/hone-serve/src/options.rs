@@ -19,13 +19,19 @@ pub struct ServeOptions {
     pub threads: usize,
     /// Requests generated at the same time.
     pub slots: usize,
-    /// Longest prompt plus answer in tokens; the model's own limit applies when it is lower, and
-    /// when this is 0.
+    /// Longest prompt plus answer in tokens; the model's own limit applies when it is lower, and when this is 0 (then also
+    /// what `cache_bytes` holds).
     pub max_context: usize,
     /// Requests that may wait for a slot; one more is answered 429.
     pub max_queue: usize,
-    /// Keys of clients and operators.
+    /// Keys of clients and operators that are given at the start.
     pub keys: Keys,
+    /// A file with the hashes of further keys; see `hone keys`. It need not exist.
+    pub keys_file: Option<PathBuf>,
+    /// Bytes of keys and values for all requests together; 0 = every slot can hold `max_context` tokens.
+    pub cache_bytes: u64,
+    /// An answer may take this long from the arrival of its request; 0 = as long as it takes.
+    pub request_timeout_ms: u64,
     /// Largest JSON body in bytes.
     pub max_body_bytes: usize,
     /// Largest blob in bytes.
@@ -56,6 +62,9 @@ impl ServeOptions {
             max_context: 4096,
             max_queue: 64,
             keys: Keys::default(),
+            keys_file: None,
+            cache_bytes: 0,
+            request_timeout_ms: 600_000,
             max_body_bytes: 8 << 20,
             max_blob_bytes: 64 << 30,
             min_free_bytes: 1 << 30,

@@ -3,12 +3,14 @@
 
 use crate::clock::random_u64;
 use crate::error::ApiError;
+use crate::openai::calls::CallFormat;
+use crate::openai::format::{ResponseFormat, ToolChoice};
 use crate::openai::request::{ApiRequest, Endpoint, Input, Limits, Prompt, parse};
 use crate::served::Served;
 use axum::body::Bytes;
 use axum::http::StatusCode;
 use hone_data::tokenize::{completion_prompt_ids, prompt_ids};
-use hone_generate::GenRequest;
+use hone_generate::{GenRequest, Grammar, LogitRule};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
@@ -39,6 +41,8 @@ pub struct Prepared {
     pub include_usage: bool,
     /// Whether log-probabilities are reported.
     pub logprobs: bool,
+    /// How tool calls are written, where there may be some.
+    pub calls: Option<CallFormat>,
 }
 
 /// Body of the thread: ends when the last sender is gone.
@@ -70,6 +74,9 @@ pub fn prepare(
     let prompts = tokenize(&request.input, served)?;
     let mut stop = request.stop.clone();
     stop.extend(served.context.profile.stop_strings());
+    let calls = call_format(&request.input, served)?;
+    let grammar = grammar(&request.input, calls, served)?;
+    let rules = LogitRule::of_profile(&*served.context.profile, &served.context.tokenizer);
     let seed = request.seed.unwrap_or_else(random_u64);
     let mut requests = Vec::with_capacity(prompts.len() * request.num_answers);
     for prompt in &prompts {
@@ -83,6 +90,8 @@ pub fn prepare(
                 sampling,
                 stop: stop.clone(),
                 top_logprobs: request.top_logprobs,
+                rules: rules.clone(),
+                grammar: grammar.clone(),
             });
         }
     }
@@ -93,21 +102,49 @@ pub fn prepare(
         stream: request.stream,
         include_usage: request.include_usage,
         logprobs: request.top_logprobs.is_some(),
+        calls,
     })
+}
+
+/// How the model writes calls, where the request allows some.
+fn call_format(input: &Input, served: &Served) -> Result<Option<CallFormat>, ApiError> {
+    let Input::Chat { tools: Some(_), .. } = input else { return Ok(None) };
+    let source = served.context.template.as_ref().map_or("", |template| template.source());
+    match CallFormat::of_template(source) {
+        Some(format) => Ok(Some(format)),
+        None => Err(ApiError::unsupported("tools", "the served model's chat template takes no tools")),
+    }
+}
+
+/// What the answer is held to.
+fn grammar(input: &Input, calls: Option<CallFormat>, served: &Served) -> Result<Option<Grammar>, ApiError> {
+    let Input::Chat { tools, format, .. } = input else { return Ok(None) };
+    if let (Some(tools), Some(calls)) = (tools, calls)
+        && tools.choice != ToolChoice::Auto
+    {
+        let grammar = served.grammars.lark(&calls.forced(tools));
+        return grammar
+            .map(Some)
+            .map_err(|e| ApiError::invalid("tools", format!("a tool's parameters cannot be used: {e}")));
+    }
+    let ResponseFormat::Json(schema) = &**format else { return Ok(None) };
+    let grammar = served.grammars.json_schema(schema);
+    grammar.map(Some).map_err(|e| ApiError::invalid("response_format", format!("the schema cannot be used: {e}")))
 }
 
 fn tokenize(input: &Input, served: &Served) -> Result<Vec<Vec<u32>>, ApiError> {
     let context = &served.context;
     match input {
-        Input::Chat { messages, tools, template_kwargs } => {
+        Input::Chat { messages, tools, template_kwargs, .. } => {
             if context.template.is_none() {
                 let message = "the served model has no chat template; use /v1/completions";
                 return Err(ApiError::new(StatusCode::BAD_REQUEST, "no_chat_template", message));
             }
-            let ids = prompt_ids(context, messages, tools.as_ref(), Some(template_kwargs)).map_err(|error| {
-                let message = format!("the model's chat template refuses the conversation: {}", error.root_cause());
-                ApiError::invalid("messages", message)
-            })?;
+            let ids = prompt_ids(context, messages, tools.as_ref().map(|tools| &tools.list), Some(template_kwargs))
+                .map_err(|error| {
+                    let message = format!("the model's chat template refuses the conversation: {}", error.root_cause());
+                    ApiError::invalid("messages", message)
+                })?;
             if ids.is_empty() {
                 return Err(ApiError::invalid("messages", "the conversation renders to no token at all"));
             }

@@ -11,7 +11,7 @@ use axum::extract::{Path, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
+use axum::routing::{MethodRouter, get, post, put};
 use axum::{Json, Router};
 use serde_json::{Value, json};
 use std::error::Error;
@@ -21,26 +21,54 @@ use std::time::{Duration, Instant};
 /// A client has this long to send a JSON body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// All routes, with the check of keys and the counting of requests around them.
+/// Every route with its methods. What a path needs is said by [`crate::access`].
+pub const ROUTES: [(&str, &[&str]); 14] = [
+    ("/v1/chat/completions", &["POST"]),
+    ("/v1/completions", &["POST"]),
+    ("/v1/models", &["GET"]),
+    ("/v1/models/{id}", &["GET"]),
+    ("/models/info", &["GET"]),
+    ("/health", &["GET"]),
+    ("/ready", &["GET"]),
+    ("/metrics", &["GET"]),
+    ("/openapi.json", &["GET"]),
+    ("/admin/blobs/missing", &["POST"]),
+    ("/admin/blobs/{hash}", &["PUT"]),
+    ("/admin/deployments", &["POST", "GET"]),
+    ("/admin/deployments/{id}/switch", &["POST"]),
+    ("/admin/rollback", &["POST"]),
+];
+/// The description of all of them, for programs.
+const OPENAPI: &str = include_str!("../../../docs/openapi.json");
+
+/// All routes of the table, with the check of keys and the counting of requests around them.
 pub fn router(app: Arc<App>) -> Router {
-    Router::new()
-        .route("/v1/chat/completions", post(chat))
-        .route("/v1/completions", post(completions))
-        .route("/v1/models", get(models))
-        .route("/v1/models/{id}", get(model))
-        .route("/models/info", get(info))
-        .route("/health", get(health))
-        .route("/ready", get(ready))
-        .route("/metrics", get(metrics))
-        .route("/admin/blobs/missing", post(admin::missing))
-        .route("/admin/blobs/{hash}", put(admin::put_blob))
-        .route("/admin/deployments", post(admin::deploy).get(admin::list))
-        .route("/admin/deployments/{id}/switch", post(admin::switch))
-        .route("/admin/rollback", post(admin::rollback))
+    let router = ROUTES.iter().fold(Router::new(), |router, (path, _)| router.route(path, handlers(path)));
+    router
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn_with_state(app.clone(), around))
         .with_state(app)
+}
+
+fn handlers(path: &str) -> MethodRouter<Arc<App>> {
+    match path {
+        "/v1/chat/completions" => post(chat),
+        "/v1/completions" => post(completions),
+        "/v1/models" => get(models),
+        "/v1/models/{id}" => get(model),
+        "/models/info" => get(info),
+        "/health" => get(health),
+        "/ready" => get(ready),
+        "/metrics" => get(metrics),
+        "/openapi.json" => get(openapi),
+        "/admin/blobs/missing" => post(admin::missing),
+        "/admin/blobs/{hash}" => put(admin::put_blob),
+        "/admin/deployments" => post(admin::deploy).get(admin::list),
+        "/admin/deployments/{id}/switch" => post(admin::switch),
+        "/admin/rollback" => post(admin::rollback),
+        other => unreachable!("{other} stands in the table without a handler"),
+    }
 }
 
 /// Keys before, counting after.
@@ -119,10 +147,14 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
 }
 
 async fn metrics(State(app): State<Arc<App>>) -> Response {
-    let mut response = app.metrics.render().into_response();
+    let mut response = app.metrics.render(&app.model_name).into_response();
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     response
+}
+
+async fn openapi() -> Response {
+    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], OPENAPI).into_response()
 }
 
 async fn unknown_route() -> ApiError {

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result};
 use hone_data::ChatContext;
+use hone_generate::Grammars;
 use hone_pipeline::ids::CheckpointId;
 use hone_pipeline::wire::DeployRequest;
 use serde_json::{Map, Value, json};
@@ -31,6 +32,8 @@ pub struct Served {
     pub manifest_hash: String,
     /// Template, tokenizer and profile.
     pub context: ChatContext,
+    /// Makes grammars of the model's tokens.
+    pub grammars: Grammars,
     /// Tokens that prompt and answer may have together.
     pub max_context: usize,
     /// Part of the model's `config.json`.
@@ -45,7 +48,9 @@ impl Served {
         let text = std::fs::read(model_dir.join("config.json")).context("read config.json")?;
         let config: Map<String, Value> = serde_json::from_slice(&text).context("parse config.json")?;
         let config = config.into_iter().filter(|(key, _)| INFO_KEYS.contains(&key.as_str())).collect();
+        let grammars = Grammars::new(&context.tokenizer).context("read the vocabulary for grammars")?;
         Ok(Served {
+            grammars,
             deployment,
             checkpoint: request.checkpoint,
             manifest_hash: request.manifest_hash.clone(),

@@ -14,6 +14,7 @@ use crate::app::App;
 use crate::door::files::Files;
 use crate::door::{DOOR_QUEUE, Door, DoorOptions, DoorView};
 use crate::engine_thread::{self, ORDER_QUEUE};
+use crate::keys::KeySet;
 use crate::metrics::Metrics;
 use crate::openai::request::Limits;
 use crate::options::ServeOptions;
@@ -43,7 +44,8 @@ const RUNTIME_STOP: Duration = Duration::from_secs(2);
 /// An address that cannot be bound, a public address without keys, a serve root that cannot be used, a thread of the
 /// server that ended.
 pub fn run(options: ServeOptions, stop: Arc<AtomicBool>, on_ready: impl FnOnce(SocketAddr)) -> Result<()> {
-    let access = Access::new(options.keys.clone(), options.listen)?;
+    let keys = KeySet::new(&options.keys, options.keys_file.clone()).context("read the keys")?;
+    let access = Access::new(keys, options.listen)?;
     ensure!(options.slots > 0, "slots must be at least 1");
     ensure!(options.max_choices > 0, "max_choices must be at least 1");
     let drain = Duration::from_millis(options.drain_ms);
@@ -88,6 +90,8 @@ fn start_threads(options: ServeOptions, access: Access) -> Result<(App, Vec<Join
             slots: options.slots,
             max_context: options.max_context,
             max_waiting: places,
+            cache_bytes: options.cache_bytes,
+            reuse_prefixes: true,
         },
         model_name: options.model_name.clone(),
         keep_deployments: options.keep_deployments,
@@ -104,6 +108,7 @@ fn start_threads(options: ServeOptions, access: Access) -> Result<(App, Vec<Join
         max_body_bytes: options.max_body_bytes,
         max_blob_bytes: options.max_blob_bytes,
         min_free_bytes: options.min_free_bytes,
+        request_timeout: (options.request_timeout_ms > 0).then(|| Duration::from_millis(options.request_timeout_ms)),
         access,
         metrics,
         places: Arc::new(Semaphore::new(places)),

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, anyhow};
 use hone_data::Message;
 use hone_data::pack::pack;
 use hone_data::tokenize::{ChatContext, TokenRow, prompt_ids, tokenize};
-use hone_generate::{Engine, EngineOptions, FinishReason, GenRequest, Sampling};
+use hone_generate::{Engine, EngineOptions, FinishReason, GenRequest, LogitRule, Sampling};
 use hone_model::{Batch, Config, HostWeights, Scorer, TrainerOptions, device};
 use hone_pipeline::config::TrainSettings;
 use hone_pipeline::state::SuiteResult;
@@ -253,6 +253,7 @@ impl<'a> Session<'a> {
             slots: ANSWER_SLOTS.min(requests.len()),
             max_context: requests.iter().map(|r| r.prompt.len() + r.max_tokens).max().unwrap_or(0),
             max_waiting: QUESTIONS_PER_ROUND,
+            ..EngineOptions::default()
         }
     }
 
@@ -301,6 +302,7 @@ fn question_request(ctx: &ChatContext, question: &Question, max_tokens: usize) -
         max_tokens,
         sampling: Sampling::default(),
         stop: ctx.profile.stop_strings(),
-        top_logprobs: None,
+        rules: LogitRule::of_profile(&*ctx.profile, &ctx.tokenizer),
+        ..GenRequest::default()
     })
 }

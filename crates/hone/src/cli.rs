@@ -1,7 +1,7 @@
 //! The command line: verbs, flags, and which function answers each.
 
 use crate::commands::{
-    checkpoints, compare, control, data, deploy, doctor, eval, export, history, init, model, roles, show, status,
+    checkpoints, compare, control, data, deploy, doctor, eval, export, history, init, keys, model, roles, show, status,
     submit, train,
 };
 use crate::exit;
@@ -107,6 +107,9 @@ enum Verb {
     Restore(history::FileArgs),
     /// Talk to the served model.
     Chat(chat::ChatArgs),
+    /// Keys of the server: make, list, rotate, remove.
+    #[command(subcommand)]
+    Keys(keys::KeysVerb),
     /// Model folders.
     #[command(subcommand)]
     Model(model::ModelVerb),
@@ -180,6 +183,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Backup(args) => history::backup(ws, &args),
         Verb::Restore(args) => history::restore(ws, &args),
         Verb::Chat(args) => chat::run(ws, &args),
+        Verb::Keys(verb) => keys::run(ws, &verb),
         Verb::Model(verb) => model::run(ws, &verb),
         Verb::Config(verb) => show::config(ws, &verb),
         Verb::Child(_) => unreachable!("answered before"),

@@ -3,10 +3,17 @@
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::time::Duration;
 
 /// Longest wait for one answer.
 const TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Lines of a stream that may wait to be shown.
+const STREAM_LINES: usize = 64;
+/// How soon a stop is seen.
+const STOP_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Where to ask, and with which key.
 #[derive(Clone)]
@@ -60,32 +67,48 @@ impl Client {
         Ok(Reply { text: text.to_string(), fingerprint })
     }
 
-    /// A streamed answer; every piece goes to `on_text` as it comes.
-    pub fn stream(&self, body: &Value, on_text: &mut dyn FnMut(&str)) -> Result<Reply> {
+    /// A streamed answer; every piece goes to `on_text` as it comes. When `stop` is set it ends with what came: the
+    /// connection is closed, so the server stops as well.
+    pub fn stream(&self, body: &Value, stop: &AtomicBool, on_text: &mut dyn FnMut(&str)) -> Result<Reply> {
+        let mut reply = Reply { text: String::new(), fingerprint: String::new() };
+        let (sender, lines) = mpsc::sync_channel(STREAM_LINES);
+        let (client, body) = (self.clone(), body.clone());
+        // Reading blocks, and a stop must not wait for the next token. The thread ends when its receiver is gone.
+        let reader = std::thread::spawn(move || client.read_stream(&body, &sender));
+        let ended = loop {
+            if stop.load(Ordering::SeqCst) {
+                return Ok(reply);
+            }
+            match lines.recv_timeout(STOP_INTERVAL) {
+                Ok(line) => {
+                    let Some(data) = line.strip_prefix("data: ") else { continue };
+                    if data == "[DONE]" {
+                        return Ok(reply);
+                    }
+                    read_chunk(data, &mut reply, on_text)?;
+                }
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+                Err(mpsc::RecvTimeoutError::Disconnected) => break reader.join(),
+            }
+        };
+        match ended {
+            Ok(result) => result?,
+            Err(_) => bail!("read the answer: its reader panicked"),
+        }
+        bail!("read the whole answer: the stream ended early")
+    }
+
+    fn read_stream(&self, body: &Value, lines: &mpsc::SyncSender<String>) -> Result<()> {
         let mut response = self.post(body)?;
         if response.status() != 200 {
             read_json(&mut response)?;
         }
-        let mut reply = Reply { text: String::new(), fingerprint: String::new() };
         for line in BufReader::new(response.into_body().into_reader()).lines() {
-            let line = line.context("read the stream")?;
-            let Some(data) = line.strip_prefix("data: ") else { continue };
-            if data == "[DONE]" {
-                return Ok(reply);
-            }
-            let chunk: Value = serde_json::from_str(data).context("read a chunk of the stream")?;
-            if let Some(message) = chunk["error"]["message"].as_str() {
-                bail!("get an answer: {message}");
-            }
-            if let Some(stamp) = chunk["system_fingerprint"].as_str() {
-                reply.fingerprint = stamp.to_string();
-            }
-            if let Some(text) = chunk["choices"][0]["delta"]["content"].as_str() {
-                reply.text.push_str(text);
-                on_text(text);
+            if lines.send(line.context("read the stream")?).is_err() {
+                break;
             }
         }
-        bail!("read the whole answer: the stream ended early")
+        Ok(())
     }
 
     fn post(&self, body: &Value) -> Result<ureq::http::Response<ureq::Body>> {
@@ -95,6 +118,21 @@ impl Client {
         }
         request.send_json(body).with_context(|| format!("reach {}", self.url))
     }
+}
+
+fn read_chunk(data: &str, reply: &mut Reply, on_text: &mut dyn FnMut(&str)) -> Result<()> {
+    let chunk: Value = serde_json::from_str(data).context("read a chunk of the stream")?;
+    if let Some(message) = chunk["error"]["message"].as_str() {
+        bail!("get an answer: {message}");
+    }
+    if let Some(stamp) = chunk["system_fingerprint"].as_str() {
+        reply.fingerprint = stamp.to_string();
+    }
+    if let Some(text) = chunk["choices"][0]["delta"]["content"].as_str() {
+        reply.text.push_str(text);
+        on_text(text);
+    }
+    Ok(())
 }
 
 fn read_json(response: &mut ureq::http::Response<ureq::Body>) -> Result<Value> {

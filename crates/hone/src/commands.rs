@@ -10,6 +10,7 @@ pub mod eval;
 pub mod export;
 pub mod history;
 pub mod init;
+pub mod keys;
 pub mod model;
 pub mod roles;
 pub mod show;

@@ -13,7 +13,7 @@ mod tests;
 pub use render::{commented_file, json_schema, markdown};
 
 use anyhow::{Context, Result, bail};
-use hone_daemon::Housekeeping;
+use hone_daemon::{Alerts, Housekeeping};
 use hone_pipeline::config::{
     LrSchedule, OnRegression, Overlong, PromotionPolicy, Retention, ScoreWeights, Settings, SuiteMargins, Target,
     TrainSettings, Transport,
@@ -97,6 +97,10 @@ pub struct Config {
     pub auto_generate: AutoGenerate,
     /// Retention of all but checkpoints, snapshots.
     pub housekeeping: Housekeeping,
+    /// How people are told.
+    pub alerts: Alerts,
+    /// Another trainer; empty = the built-in one.
+    pub trainer_command: Vec<String>,
     /// The inbox's rules.
     pub inbox: Inbox,
     /// The server's values.
@@ -163,6 +167,16 @@ pub struct Serve {
     pub threads: usize,
     /// Bytes of the disk that uploads leave free.
     pub min_free_bytes: u64,
+    /// Memory for keys and values of all requests together, in MiB.
+    pub cache_mb: u64,
+    /// How long an answer may take, in seconds; 0 = as long as it takes.
+    pub request_timeout_sec: u64,
+    /// How long running answers may go on after a stop, in seconds.
+    pub drain_sec: u64,
+    /// Largest JSON body in MiB.
+    pub max_body_mb: usize,
+    /// Most answers of one request.
+    pub max_choices: usize,
 }
 
 /// How a target is watched after a switch.
@@ -235,6 +249,11 @@ impl Config {
             max_queue: values.get("serve.max_queue"),
             threads: values.get("serve.threads"),
             min_free_bytes: values.get("serve.min_free_bytes"),
+            cache_mb: values.get("serve.cache_mb"),
+            request_timeout_sec: values.get("serve.request_timeout_sec"),
+            drain_sec: values.get("serve.drain_sec"),
+            max_body_mb: values.get("serve.max_body_mb"),
+            max_choices: values.get("serve.max_choices"),
         };
         let schema_origin = match values.origin("schema_id") {
             Origin::Default => SchemaOrigin::Default,
@@ -256,6 +275,8 @@ impl Config {
                 priority: values.get("auto_generate.priority"),
             },
             housekeeping: housekeeping(values),
+            alerts: Alerts { command: values.get("alerts.command"), url: values.get("alerts.url") },
+            trainer_command: values.get("trainer.command"),
             inbox: Inbox {
                 scan_interval: values.seconds("queue.scan_sec"),
                 settle: values.seconds("queue.settle_sec"),

@@ -56,6 +56,7 @@ fn run_check_child(
     let (run_dir, limits) = (env.layout.check_run(id), &given.config.limits);
     let spec = ChildSpec {
         program: env.program.clone(),
+        instead: Vec::new(),
         kind: "check-job",
         request: write_request(&run_dir, request)?,
         run_dir,
@@ -110,6 +111,7 @@ pub(super) fn slice(env: &Env, given: Given, job: JobId, token: LeaseToken, hand
         let request = requests::train(&env.layout, &given.state, &given.config, job, token)?;
         let run_dir = request.run_dir.clone();
         let spec = worker_spec(env, "train-job", token, run_dir, &request)?;
+        let spec = ChildSpec { instead: given.config.trainer_command.clone(), ..spec };
         env.send(Message::Live(LiveUpdate::Started));
         run_child(&spec, handle, &mut |message| {
             staged |= matches!(message, WorkerMessage::Staged(_));
@@ -179,7 +181,7 @@ fn worker_spec(
 ) -> Result<ChildSpec> {
     let request = write_request(&run_dir, request).context("write the request")?;
     let (program, max_memory_bytes, time_limit) = (env.program.clone(), 0, None);
-    Ok(ChildSpec { program, kind, run_dir, request, token, max_memory_bytes, time_limit })
+    Ok(ChildSpec { program, instead: Vec::new(), kind, run_dir, request, token, max_memory_bytes, time_limit })
 }
 
 /// A child that could not be started may go better another time.

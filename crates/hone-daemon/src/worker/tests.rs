@@ -17,6 +17,7 @@ fn bench(script: &str) -> Bench {
     let request = write_request(dir.path(), &serde_json::json!({})).unwrap();
     let spec = ChildSpec {
         program,
+        instead: Vec::new(),
         kind: "train-job",
         run_dir: dir.path().to_path_buf(),
         request,

@@ -1,6 +1,6 @@
 //! One request in a slot: from logits to events.
 
-use crate::request::{FinishReason, GenEventKind, GenRequest, RequestId, TokenLogprob, TokenLogprobs, Usage};
+use crate::request::{FinishReason, GenEventKind, GenRequest, MAX_BIAS, RequestId, TokenLogprob, TokenLogprobs, Usage};
 use crate::sample::{Sampler, log_probabilities};
 use crate::stop::StopScanner;
 use hone_data::{DecodeStream, Tokenizer};
@@ -30,6 +30,10 @@ impl Running {
         }
     }
 
+    pub(super) fn prompt(&self) -> &[u32] {
+        &self.request.prompt
+    }
+
     /// Chooses a token. Gives one token event, then the end if this is it; or a failure alone.
     pub(super) fn advance(&mut self, mut logits: Vec<f32>, tokenizer: &Tokenizer) -> Vec<GenEventKind> {
         if let Some(token) = logits.iter().position(|logit| !logit.is_finite()) {
@@ -38,15 +42,31 @@ impl Running {
         }
         // Log-probabilities are the model's own, so they are taken before penalties change the logits.
         let untouched = self.request.top_logprobs.map(|count| (count, logits.clone()));
-        let token = self.sampler.choose(&mut logits);
+        self.sampler.penalise(&mut logits);
+        self.apply_rules(&mut logits);
+        if let Some(grammar) = &mut self.request.grammar
+            && let Err(error) = grammar.mask(&mut logits)
+        {
+            return vec![GenEventKind::Failed { message: format!("the grammar allows no token: {error}") }];
+        }
+        let token = self.sampler.choose(&logits);
         let logprobs = untouched.map(|(count, logits)| describe(&logits, token, count, tokenizer));
         self.last_token = token;
         self.num_generated += 1;
 
         let is_end = tokenizer.eos_ids().contains(&token);
+        let mut complete = is_end;
+        if let (Some(grammar), false) = (&mut self.request.grammar, is_end) {
+            match grammar.take(token) {
+                Ok(ended) => complete = ended,
+                Err(error) => {
+                    return vec![GenEventKind::Failed { message: format!("the grammar refuses a token: {error}") }];
+                }
+            }
+        }
         let piece = if is_end { None } else { self.text.push(token) };
         let mut scanned = self.stops.push(&piece.unwrap_or_default());
-        let mut reason = match (is_end || scanned.stopped, self.num_generated >= self.request.max_tokens) {
+        let mut reason = match (complete || scanned.stopped, self.num_generated >= self.request.max_tokens) {
             (true, _) => Some(FinishReason::Stop),
             (false, true) => Some(FinishReason::Length),
             (false, false) => None,
@@ -68,6 +88,17 @@ impl Running {
             kinds.push(GenEventKind::Finished { reason, usage });
         }
         kinds
+    }
+}
+
+impl Running {
+    /// Rules hold back tokens of this answer only, by how long it is.
+    fn apply_rules(&self, logits: &mut [f32]) {
+        for rule in &self.request.rules {
+            let amount =
+                rule.schedule.iter().find(|(until, _)| self.num_generated < *until).map_or(0.0, |(_, amount)| *amount);
+            logits[rule.token as usize] -= amount.clamp(-MAX_BIAS, MAX_BIAS);
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //! a random one, whose logits depend on everything before.
 
 use super::*;
-use crate::request::{Sampling, Usage};
+use crate::request::{LogitRule, Sampling, Usage};
 use hone_data::tiny;
 use serde_json::json;
 
@@ -18,7 +18,7 @@ fn byte_tokenizer() -> Tokenizer {
 }
 
 fn options(slots: usize) -> EngineOptions {
-    EngineOptions { device: "reference".into(), threads: 1, slots, max_context: 0, max_waiting: 4 }
+    EngineOptions { device: "reference".into(), threads: 1, slots, max_waiting: 4, ..EngineOptions::default() }
 }
 
 fn on_cpu(slots: usize) -> EngineOptions {
@@ -409,4 +409,51 @@ fn smollm2_answers_as_transformers_does() {
         compared += 1;
     }
     assert_eq!(compared, 2, "the prime number and the translation have clear margins");
+}
+
+#[test]
+fn a_bias_moves_one_token_and_a_rule_ends_after_its_schedule() {
+    // After `>` and `a` come `a` (10) or `b` (9), after `b` come `a` (12), `b` (11) or the end (10).
+    let also = [
+        (b'>', b'a', 10.0),
+        (b'>', b'b', 9.0),
+        (b'a', b'a', 10.0),
+        (b'a', b'b', 9.0),
+        (b'b', b'a', 12.0),
+        (b'b', b'b', 11.0),
+    ];
+    let mut engine = scripted_with(">ab", &also, &options(1));
+    let [a, b] = ["a", "b"].map(|text| engine.tokenizer().encode(text).unwrap()[0]);
+    let plain = request(&engine, 4);
+    assert_eq!(answer(&mut engine, &plain).0, "aaaa");
+    let biased = |bias: &[(u32, f32)]| GenRequest {
+        sampling: Sampling { logit_bias: bias.iter().copied().collect(), ..Sampling::default() },
+        ..plain.clone()
+    };
+    assert_eq!(answer(&mut engine, &biased(&[(b, 1.5)])).0, "bbbb");
+    assert_eq!(answer(&mut engine, &biased(&[(b, 0.5)])).0, "aaaa");
+    assert_eq!(answer(&mut engine, &biased(&[(a, -100.0)])).0, "bbbb");
+    // Held back for the first two tokens, less for the third, then free.
+    let rule = LogitRule { token: a, schedule: vec![(2, 5.0), (3, 0.5)] };
+    assert_eq!(answer(&mut engine, &GenRequest { rules: vec![rule], ..plain.clone() }).0, "bbaa");
+    let outside = biased(&[(VOCAB as u32, 1.0)]);
+    assert_eq!(
+        engine.submit(RequestId(1), outside).unwrap_err().to_string(),
+        format!("logit_bias: ids must be below {VOCAB}")
+    );
+}
+
+#[test]
+fn a_grammar_holds_an_answer_whatever_the_model_says() {
+    let mut engine = scripted(">abc");
+    let grammars = crate::Grammars::new(engine.tokenizer()).unwrap();
+    let schema = json!({"enum": ["yes", "no"]});
+    let held = GenRequest { grammar: Some(grammars.json_schema(&schema).unwrap()), ..request(&engine, 20) };
+    let (text, reason, _) = answer(&mut engine, &held);
+    assert!(text == "\"yes\"" || text == "\"no\"", "{text}");
+    assert_eq!(reason, FinishReason::Stop);
+    // Its neighbour in the batch is free; the same grammar begins anew in each request.
+    let outputs = engine.generate(&[held.clone(), request(&engine, 20), held]).unwrap();
+    assert_eq!((outputs[0].text.as_str(), outputs[1].text.as_str()), (text.as_str(), "abc"));
+    assert_eq!(outputs[2].text, text);
 }

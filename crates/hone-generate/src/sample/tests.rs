@@ -15,7 +15,7 @@ fn logits() -> Vec<f32> {
 fn counts(sampling: &Sampling, draws: u64) -> [u64; 4] {
     let mut counts = [0; 4];
     for seed in 0..draws {
-        let token = sampler(Sampling { seed, ..sampling.clone() }, &[]).choose(&mut logits());
+        let token = sampler(Sampling { seed, ..sampling.clone() }, &[]).choose(&logits());
         counts[token as usize] += 1;
     }
     counts
@@ -58,14 +58,14 @@ fn cuts_leave_the_rest_in_proportion() {
 
 #[test]
 fn greedy_takes_the_lowest_id_on_a_tie() {
-    assert_eq!(sampler(Sampling::default(), &[]).choose(&mut [1.0, 3.0, 3.0, -1.0]), 1);
+    assert_eq!(sampler(Sampling::default(), &[]).choose(&[1.0, 3.0, 3.0, -1.0]), 1);
 }
 
 #[test]
 fn a_seed_fixes_the_draws() {
     let draws = |seed| {
         let mut sampler = sampler(Sampling { seed, ..warm() }, &[]);
-        (0..40).map(|_| sampler.choose(&mut logits())).collect::<Vec<u32>>()
+        (0..40).map(|_| sampler.choose(&logits())).collect::<Vec<u32>>()
     };
     assert_eq!(draws(1), draws(1));
     assert_ne!(draws(1), draws(2));
@@ -78,15 +78,18 @@ fn penalties_change_the_logits_as_stated() {
     let mut sampler = sampler(sampling, &[0, 1]);
     // Prompt tokens: 4 / 2 and -1 * 2. Token 2 is new.
     let mut logits = [4.0, -1.0, 3.0];
-    assert_eq!(sampler.choose(&mut logits), 2);
+    sampler.penalise(&mut logits);
+    assert_eq!(sampler.choose(&logits), 2);
     assert_eq!(logits, [2.0, -2.0, 3.0]);
     // Token 2 was generated once: 3 / 2 - 0.5 - 0.25.
     let mut logits = [0.0, 0.0, 3.0];
-    assert_eq!(sampler.choose(&mut logits), 2);
+    sampler.penalise(&mut logits);
+    assert_eq!(sampler.choose(&logits), 2);
     assert_eq!(logits, [0.0, 0.0, 0.75]);
     // Twice: 3 / 2 - 0.5 - 2 * 0.25; the other penalties do not touch prompt tokens.
     let mut logits = [1.0, 0.0, 3.0];
-    assert_eq!(sampler.choose(&mut logits), 0);
+    sampler.penalise(&mut logits);
+    assert_eq!(sampler.choose(&logits), 0);
     assert_eq!(logits, [0.5, 0.0, 0.5]);
 }
 

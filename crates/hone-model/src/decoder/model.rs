@@ -1,6 +1,6 @@
 //! The decoder's arena and its pass: the layers of [`crate::model`], with attention over the cache.
 
-use super::DecoderOptions;
+use super::{CACHE_BLOCK, DecoderOptions};
 use crate::config::Config;
 use crate::device::{Cache, CacheRow, Device, HeadNorms, Heads, Rotation, Span};
 use crate::model::{Cursor, LayerWeights, Weights};
@@ -33,6 +33,8 @@ struct Layout {
     /// Numbers in all.
     len: usize,
     max_rows: usize,
+    /// Blocks of the cache.
+    num_blocks: usize,
     /// All parameters, in the order of [`Config::parameters`].
     parameters: Span,
     weights: Weights,
@@ -73,8 +75,24 @@ impl<'a> Pass<'a> {
 }
 
 impl Model {
-    pub(super) fn plan(config: &Config, options: &DecoderOptions) -> Result<Model> {
-        Ok(Model { config: config.clone(), layout: Layout::plan(config, options)? })
+    pub(super) fn plan(config: &Config, options: &DecoderOptions, num_blocks: usize) -> Result<Model> {
+        Ok(Model { config: config.clone(), layout: Layout::plan(config, options, num_blocks)? })
+    }
+
+    pub(super) fn num_blocks(&self) -> usize {
+        self.layout.num_blocks
+    }
+
+    /// The first tokens behind block `from` also stand behind block `to`, in every layer.
+    pub(super) fn copy_cache(&self, device: &mut dyn Device, from: usize, to: usize, num_tokens: usize) -> Result<()> {
+        let width = heads(&self.config).kv_width();
+        let mut numbers = vec![0.0; num_tokens * width];
+        let part = |span: Span, block: usize| span.part(block * CACHE_BLOCK * width, num_tokens * width);
+        for span in self.layout.caches.iter().flat_map(|cache| [cache.keys, cache.values]) {
+            device.download(part(span, from), &mut numbers)?;
+            device.upload(part(span, to), &numbers)?;
+        }
+        Ok(())
     }
 
     pub(super) fn num_bytes(&self) -> u64 {
@@ -162,7 +180,7 @@ impl Model {
 }
 
 impl Layout {
-    fn plan(config: &Config, options: &DecoderOptions) -> Result<Layout> {
+    fn plan(config: &Config, options: &DecoderOptions, num_blocks: usize) -> Result<Layout> {
         let DecoderOptions { slots, max_context } = *options;
         ensure!(slots > 0 && max_context > 0, "slots and max_context must be above 0");
         ensure!(
@@ -171,7 +189,7 @@ impl Layout {
             config.max_positions
         );
         let heads = heads(config);
-        let cache = [slots, max_context, heads.kv_width(), 2, config.num_layers];
+        let cache = [num_blocks, CACHE_BLOCK, heads.kv_width(), 2, config.num_layers];
         let numbers: u128 = cache.iter().map(|&factor| factor as u128).product();
         ensure!(
             numbers < MOST_NUMBERS,
@@ -186,6 +204,7 @@ impl Layout {
         let mut layout = Layout {
             len: 0,
             max_rows: n,
+            num_blocks,
             parameters,
             weights: Weights::at(parameters, config, &config.parameters()),
             rope_table,
@@ -203,9 +222,9 @@ impl Layout {
             logits: cursor.take(slots * config.vocab_size),
         };
         // Last, because only this part grows with use: memory that was never written is not yet taken from the system.
-        let size = slots * max_context * heads.kv_width();
+        let size = num_blocks * CACHE_BLOCK * heads.kv_width();
         layout.caches = (0..config.num_layers)
-            .map(|_| Cache { keys: cursor.take(size), values: cursor.take(size), max_context })
+            .map(|_| Cache { keys: cursor.take(size), values: cursor.take(size), max_context: CACHE_BLOCK })
             .collect();
         layout.len = cursor.taken();
         Ok(layout)

@@ -218,3 +218,41 @@ fn refuses_sizes_that_cannot_be() {
     let (one, two) = (plan(257, 4).unwrap(), plan(258, 4).unwrap());
     assert!(two - one >= 4 * (2 * 4 * 2 * 64 + 160), "{one} {two}");
 }
+
+#[test]
+fn a_copied_prefix_goes_on_like_the_original() {
+    for_each(|device, name, f| {
+        let length = f.prompt.len();
+        let mut decoder = f.decoder(device, 2, 2 * CACHE_BLOCK);
+        let whole = decoder.prefill(0, &f.prompt).unwrap();
+        let [from, to] = [0, 2].map(|first| Region { first, num_blocks: 2 });
+        decoder.copy(from, to, length - 1).unwrap();
+        decoder.attach(1, to, length - 1);
+        let last = decoder.prefill(1, &f.prompt[length - 1..]).unwrap();
+        let difference = relative_difference(&last, &whole);
+        assert!(difference < 1e-5, "{device} {name}: {difference}");
+        assert_eq!((decoder.length(0), decoder.length(1)), (length, length));
+        // Both go on alike, and neither writes where the other stands.
+        let next = decoder.decode(&[(0, f.greedy[0]), (1, f.greedy[0])]).unwrap();
+        assert!(relative_difference(&next[0], &next[1]) < 1e-5, "{device} {name}");
+    });
+}
+
+#[test]
+fn a_prompt_in_two_parts_gives_the_same_bits_as_in_one() {
+    // What reuse of a prompt's beginning relies on: parts end at multiples of 16 and leave at least 8 tokens.
+    let f = fixture("qwen3");
+    let mut decoder = f.decoder("cpu", 2, 256);
+    for length in [40, 65, 90, 129, 193, 230, 256] {
+        let ids: Vec<u32> = (0..length).map(|at| (at * 7 + 3) % f.config.vocab_size as u32).collect();
+        decoder.reset(0);
+        let whole = decoder.prefill(0, &ids).unwrap();
+        for split in (16..=ids.len() - 8).step_by(16) {
+            decoder.reset(1);
+            decoder.prefill(1, &ids[..split]).unwrap();
+            let last = decoder.prefill(1, &ids[split..]).unwrap();
+            let same = last.iter().zip(&whole).all(|(a, b)| a.to_bits() == b.to_bits());
+            assert!(same, "{length} split at {split}: {}", relative_difference(&last, &whole));
+        }
+    }
+}

@@ -1,12 +1,16 @@
 //! Keys and the rule for none.
 
 use super::*;
+use crate::options::Keys;
 use axum::http::HeaderValue;
+
+fn set(keys: &Keys) -> KeySet {
+    KeySet::new(keys, None).unwrap()
+}
 
 fn access(read: &[&str], admin: &[&str]) -> Access {
     let list = |keys: &[&str]| keys.iter().map(|key| key.to_string()).collect();
-    let keys = Keys { read: list(read), admin: list(admin) };
-    Access::new(keys, "127.0.0.1:0".parse().unwrap()).unwrap()
+    Access::new(set(&Keys { read: list(read), admin: list(admin) }), "127.0.0.1:0".parse().unwrap()).unwrap()
 }
 
 fn status(access: &Access, path: &str, headers: &[(&'static str, &str)]) -> u16 {
@@ -19,12 +23,12 @@ fn status(access: &Access, path: &str, headers: &[(&'static str, &str)]) -> u16 
 
 #[test]
 fn public_addresses_need_a_key() {
-    let error = Access::new(Keys::default(), "0.0.0.0:8765".parse().unwrap()).err().unwrap().to_string();
+    let error = Access::new(set(&Keys::default()), "0.0.0.0:8765".parse().unwrap()).err().unwrap().to_string();
     assert!(error.contains("HONE_ADMIN_KEY"), "{error}");
     let keys = Keys { read: vec!["r".into()], admin: vec![] };
-    assert!(Access::new(keys, "0.0.0.0:8765".parse().unwrap()).is_ok());
+    assert!(Access::new(set(&keys), "0.0.0.0:8765".parse().unwrap()).is_ok());
     let empty = Keys { read: vec![" ".into()], admin: vec![] };
-    assert!(Access::new(empty, "127.0.0.1:8765".parse().unwrap()).is_err());
+    assert!(KeySet::new(&empty, None).is_err());
 }
 
 #[test]

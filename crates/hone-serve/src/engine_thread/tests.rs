@@ -119,7 +119,7 @@ fn a_request_in_flight_ends_on_the_model_that_admitted_it() {
     rig.admitted(&new, vec![request(1)]).blocking_recv();
     let metrics = rig.metrics.clone();
     rig.end();
-    assert!(metrics.render().contains("hone_serve_models 1\n"));
+    assert!(metrics.render("tiny").contains("hone_serve_models 1\n"));
 }
 
 #[test]
@@ -146,7 +146,7 @@ fn an_abandoned_request_frees_its_place() {
     drop(abandoned);
     // Both slots were taken for thousands of tokens; this one is answered all the same, long before that.
     assert_eq!(tokens(&mut rig.admitted(&served, vec![request(3)])).len(), 3);
-    let metrics = rig.metrics.render();
+    let metrics = rig.metrics.render("tiny");
     let line = metrics.lines().find(|line| line.starts_with("hone_serve_generated_tokens_total ")).unwrap();
     let generated: usize = line.rsplit(' ').next().unwrap().parse().unwrap();
     assert!(generated < model::CONTEXT, "{generated} tokens");

@@ -1,10 +1,11 @@
 //! Chunks of a streamed answer, as server-sent events.
 
+use super::calls::Call;
 use super::logprobs;
 use super::request::Endpoint;
-use super::response::{Head, TotalUsage, reason_name};
+use super::response::{Head, TotalUsage};
 use crate::error::ApiError;
-use hone_generate::{FinishReason, TokenLogprobs};
+use hone_generate::TokenLogprobs;
 use serde_json::{Value, json};
 
 /// The event that ends a stream.
@@ -24,14 +25,30 @@ pub enum Delta<'a> {
         /// Characters of the tokens reported before.
         offset: usize,
     },
-    /// The last chunk.
-    Finish(FinishReason),
+    /// A tool call begins: its name.
+    Call {
+        /// Which of the choice's calls.
+        index: usize,
+        /// Its id.
+        id: &'a str,
+        /// The call.
+        call: &'a Call,
+    },
+    /// The arguments of a call.
+    Arguments {
+        /// Which of the choice's calls.
+        index: usize,
+        /// JSON text.
+        arguments: &'a str,
+    },
+    /// The last chunk, with its reason.
+    Finish(&'static str),
 }
 
 /// One event about one choice.
 pub fn event(head: &Head, index: usize, delta: &Delta) -> String {
     let reason = match delta {
-        Delta::Finish(reason) => Some(reason_name(*reason)),
+        Delta::Finish(reason) => Some(*reason),
         _ => None,
     };
     let probabilities = match delta {
@@ -48,6 +65,12 @@ pub fn event(head: &Head, index: usize, delta: &Delta) -> String {
             let delta = match delta {
                 Delta::Role => json!({"role": "assistant", "content": ""}),
                 Delta::Text { text, .. } => json!({"content": text}),
+                Delta::Call { index, id, call } => json!({"tool_calls": [{
+                    "index": index, "id": id, "type": "function", "function": {"name": call.name, "arguments": ""},
+                }]}),
+                Delta::Arguments { index, arguments } => {
+                    json!({"tool_calls": [{"index": index, "function": {"arguments": arguments}}]})
+                }
                 Delta::Finish(_) => json!({}),
             };
             json!({"index": index, "delta": delta, "logprobs": probabilities, "finish_reason": reason})

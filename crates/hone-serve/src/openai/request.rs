@@ -2,11 +2,13 @@
 //! wrong type or value are refused, and what this server cannot do is refused rather than left out.
 
 use super::fields::{Fields, wrong_type};
+use super::format::{ResponseFormat, Tools, read_response_format, read_tools};
 use super::messages;
 use crate::error::ApiError;
 use hone_data::Message;
 use hone_generate::Sampling;
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 
 /// Most stop strings of a request.
 pub const MAX_STOP_STRINGS: usize = 4;
@@ -14,6 +16,8 @@ pub const MAX_STOP_STRINGS: usize = 4;
 const MAX_STOP_BYTES: usize = 1024;
 /// Most alternatives that are reported for each token.
 const MAX_TOP_LOGPROBS: usize = 20;
+/// Most tokens with a bias.
+const MAX_BIASED_TOKENS: usize = 1024;
 /// What `/v1/completions` generates when no limit is named, as OpenAI has it.
 const COMPLETION_MAX_TOKENS: usize = 16;
 
@@ -34,7 +38,9 @@ pub enum Input {
         /// At least one message.
         messages: Vec<Message>,
         /// Passed to the template.
-        tools: Option<Value>,
+        tools: Option<Tools>,
+        /// What the text must be.
+        format: Box<ResponseFormat>,
         /// Laid over the deployment's own template variables.
         template_kwargs: Map<String, Value>,
     },
@@ -124,51 +130,50 @@ fn read_chat(fields: &Fields) -> Result<Input, ApiError> {
         return Err(ApiError::invalid("messages", "`messages` is missing"));
     };
     refuse_chat_only(fields)?;
-    let tools = fields.list("tools")?.filter(|tools| !tools.is_empty());
-    let tools = match fields.get("tool_choice") {
-        None => tools,
-        Some(Value::String(choice)) if choice == "auto" => tools,
-        Some(Value::String(choice)) if choice == "none" => None,
-        Some(_) => {
-            return Err(ApiError::unsupported(
-                "tool_choice",
-                "this server cannot force a tool call: `tool_choice` must be \"auto\" or \"none\"",
-            ));
-        }
-    };
+    let (tools, format) = (read_tools(fields)?, read_response_format(fields)?);
+    if tools.is_some() && format != ResponseFormat::Text {
+        let message = "`response_format` together with `tools` is not supported; set `tool_choice` to \"none\"";
+        return Err(ApiError::unsupported("response_format", message));
+    }
     Ok(Input::Chat {
         messages: messages::read(list)?,
-        tools: tools.map(|tools| Value::Array(tools.clone())),
+        tools,
+        format: Box::new(format),
         template_kwargs: fields.object("chat_template_kwargs")?.cloned().unwrap_or_default(),
     })
 }
 
-/// Fields that change an answer and are not built: to leave them out silently would be a wrong answer.
+/// Older names of `tools`: to leave them out silently would be a wrong answer.
 fn refuse_chat_only(fields: &Fields) -> Result<(), ApiError> {
-    if let Some(format) = fields.object("response_format")? {
-        let kind = format.get("type").and_then(Value::as_str).unwrap_or("");
-        if kind != "text" {
-            let message = format!("`response_format` of type {kind:?} is not supported yet; only \"text\" is");
-            return Err(ApiError::unsupported("response_format", message));
-        }
-    }
     for name in ["functions", "function_call"] {
         if fields.get(name).is_some() {
             return Err(ApiError::unsupported(name, format!("`{name}` is not supported; use `tools`")));
         }
     }
-    refuse_logit_bias(fields)
+    Ok(())
 }
 
-fn refuse_logit_bias(fields: &Fields) -> Result<(), ApiError> {
-    match fields.object("logit_bias")? {
-        Some(bias) if !bias.is_empty() => Err(ApiError::unsupported("logit_bias", "`logit_bias` is not supported")),
-        _ => Ok(()),
+/// `{"token id": bias}`.
+fn read_logit_bias(fields: &Fields) -> Result<BTreeMap<u32, f32>, ApiError> {
+    let Some(map) = fields.object("logit_bias")? else { return Ok(BTreeMap::new()) };
+    if map.len() > MAX_BIASED_TOKENS {
+        let message = format!("`logit_bias` must name at most {MAX_BIASED_TOKENS} tokens");
+        return Err(ApiError::invalid("logit_bias", message));
     }
+    let read = |(token, bias): (&String, &Value)| {
+        let token = token.parse::<u32>().map_err(|_| {
+            ApiError::invalid("logit_bias", format!("the keys of `logit_bias` are token ids, not {token:?}"))
+        })?;
+        let bias = bias.as_f64().ok_or_else(|| wrong_type("logit_bias", "a number for each token", bias))?;
+        if !(-100.0..=100.0).contains(&bias) {
+            return Err(ApiError::invalid("logit_bias", format!("a bias must be from -100 to 100, not {bias}")));
+        }
+        Ok((token, bias as f32))
+    };
+    map.iter().map(read).collect()
 }
 
 fn read_prompts(fields: &Fields, max_prompts: usize) -> Result<Vec<Prompt>, ApiError> {
-    refuse_logit_bias(fields)?;
     if fields.flag("echo")? == Some(true) {
         return Err(ApiError::unsupported("echo", "`echo` is not supported"));
     }
@@ -244,6 +249,7 @@ fn read_sampling(fields: &Fields) -> Result<Sampling, ApiError> {
         presence_penalty: fields.number("presence_penalty", -2.0..=2.0)?.unwrap_or(0.0),
         frequency_penalty: fields.number("frequency_penalty", -2.0..=2.0)?.unwrap_or(0.0),
         repetition_penalty,
+        logit_bias: read_logit_bias(fields)?,
     })
 }
 

@@ -1,5 +1,6 @@
 //! Whole answers.
 
+use super::calls::{Call, CallScanner, Piece};
 use super::logprobs;
 use super::request::Endpoint;
 use hone_generate::{FinishReason, TokenLogprobs};
@@ -27,14 +28,72 @@ pub struct Head {
 /// One answer of possibly several.
 #[derive(Clone, Debug, Default)]
 pub struct Choice {
-    /// The text so far.
+    /// The text so far, without tool calls.
     pub text: String,
+    /// Where tool calls are looked for.
+    pub scanner: Option<CallScanner>,
+    /// What the ids of its tool calls begin with.
+    pub call_prefix: String,
+    /// Tool calls so far, each with its id.
+    pub calls: Vec<(String, Call)>,
     /// One for each reported token.
     pub logprobs: Vec<TokenLogprobs>,
     /// Characters of the tokens reported so far.
     pub reported_chars: usize,
     /// Why it ended; `None` while it runs.
     pub reason: Option<FinishReason>,
+}
+
+impl Choice {
+    /// Takes generated text; tells what it means, each new call with its id.
+    pub fn take(&mut self, text: String, ends: bool) -> Vec<Part> {
+        let pieces = match &mut self.scanner {
+            None if text.is_empty() => Vec::new(),
+            None => vec![Piece::Text(text)],
+            Some(scanner) => {
+                let mut pieces = scanner.push(&text);
+                if ends {
+                    pieces.extend(scanner.finish());
+                }
+                pieces
+            }
+        };
+        let mut parts = Vec::with_capacity(pieces.len());
+        for piece in pieces {
+            parts.push(match piece {
+                Piece::Text(text) => Part::Text(text),
+                Piece::Call(call) => {
+                    let id = format!("{}_{}", self.call_prefix, self.calls.len());
+                    self.calls.push((id, call));
+                    Part::Call(self.calls.len() - 1)
+                }
+            });
+        }
+        parts
+    }
+
+    /// `stop`, `length` or `tool_calls`.
+    pub fn reason_name(&self) -> Option<&'static str> {
+        self.reason.map(|reason| match reason {
+            FinishReason::Stop if !self.calls.is_empty() => "tool_calls",
+            FinishReason::Stop => "stop",
+            FinishReason::Length => "length",
+        })
+    }
+}
+
+/// A part of an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Text.
+    Text(String),
+    /// The call with this index.
+    Call(usize),
+}
+
+/// A call in the protocol's shape.
+pub fn call_json((id, call): &(String, Call)) -> Value {
+    json!({"id": id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}})
 }
 
 /// Tokens of a request: each prompt counts once, all its answers count.
@@ -74,20 +133,12 @@ pub fn whole(head: &Head, choices: &[Choice], usage: TotalUsage) -> Value {
     })
 }
 
-/// `stop` or `length`.
-pub fn reason_name(reason: FinishReason) -> &'static str {
-    match reason {
-        FinishReason::Stop => "stop",
-        FinishReason::Length => "length",
-    }
-}
-
 fn one(head: &Head, index: usize, choice: &Choice) -> Value {
-    let reason = choice.reason.map(reason_name);
+    let reason = choice.reason_name();
     match head.endpoint {
         Endpoint::Chat => json!({
             "index": index,
-            "message": {"role": "assistant", "content": choice.text, "refusal": null},
+            "message": message(choice),
             "logprobs": head.logprobs.then(|| logprobs::chat(&choice.logprobs)),
             "finish_reason": reason,
         }),
@@ -98,4 +149,14 @@ fn one(head: &Head, index: usize, choice: &Choice) -> Value {
             "finish_reason": reason,
         }),
     }
+}
+
+/// Without text beside calls, the content is `null`.
+fn message(choice: &Choice) -> Value {
+    if choice.calls.is_empty() {
+        return json!({"role": "assistant", "content": choice.text, "refusal": null});
+    }
+    let content = if choice.text.is_empty() { Value::Null } else { json!(choice.text) };
+    let calls: Vec<Value> = choice.calls.iter().map(call_json).collect();
+    json!({"role": "assistant", "content": content, "refusal": null, "tool_calls": calls})
 }

@@ -1,6 +1,7 @@
 //! The protocol as values: bodies in, shapes out.
 
 use super::chunk::{self, Delta};
+use super::format::ResponseFormat;
 use super::request::{ApiRequest, Endpoint, Input, Limits, Prompt, parse};
 use super::response::{Choice, Head, TotalUsage, whole};
 use hone_generate::{FinishReason, TokenLogprob, TokenLogprobs};
@@ -40,9 +41,9 @@ fn chat_defaults_are_openai_defaults() {
     assert_eq!(request.sampling.top_k, 0);
     assert_eq!((request.max_tokens, request.num_answers, request.seed), (None, 1, None));
     assert!(!request.stream && !request.include_usage && request.top_logprobs.is_none() && request.stop.is_empty());
-    let Input::Chat { messages, tools, template_kwargs } = request.input else { panic!("not a chat") };
+    let Input::Chat { messages, tools, template_kwargs, format } = request.input else { panic!("not a chat") };
     assert_eq!((messages[0].role.as_str(), messages[0].content.as_str()), ("user", "hi"));
-    assert!(tools.is_none() && template_kwargs.is_empty());
+    assert!(tools.is_none() && template_kwargs.is_empty() && *format == ResponseFormat::Text);
 }
 
 #[test]
@@ -73,7 +74,7 @@ fn every_parameter_is_read() {
     assert_eq!((request.num_answers, request.top_logprobs, request.max_tokens), (2, Some(5), Some(9)));
     assert!(request.stream && request.include_usage);
     let Input::Chat { tools, template_kwargs, .. } = request.input else { panic!("not a chat") };
-    assert_eq!(tools.unwrap()[0]["function"]["name"], "f");
+    assert_eq!(tools.unwrap().list[0]["function"]["name"], "f");
     assert_eq!(template_kwargs["enable_thinking"], false);
 
     body["tool_choice"] = json!("none");
@@ -115,9 +116,9 @@ fn wrong_types_and_values_are_refused_by_name() {
         ("tools", json!({})),
         ("tool_choice", json!("required")),
         ("tool_choice", json!({"type": "function"})),
-        ("response_format", json!({"type": "json_schema"})),
-        ("response_format", json!({"type": "json_object"})),
-        ("logit_bias", json!({"5": 1})),
+        ("response_format", json!("json")),
+        ("logit_bias", json!({"5": 101})),
+        ("logit_bias", json!({"five": 1})),
         ("functions", json!([{}])),
         ("messages", json!("hi")),
         ("messages", json!([])),
@@ -128,10 +129,15 @@ fn wrong_types_and_values_are_refused_by_name() {
     }
     let message = refused(Endpoint::Chat, &with("temperature", json!("hot")), "temperature");
     assert_eq!(message, "`temperature` must be a number, not a string");
-    assert!(
-        refused(Endpoint::Chat, &with("response_format", json!({"type": "json_schema"})), "response_format")
-            .contains("not supported yet")
-    );
+    for (param, value) in [
+        ("response_format.type", json!({})),
+        ("response_format.type", json!({"type": "xml"})),
+        ("response_format.json_schema", json!({"type": "json_schema"})),
+        ("response_format.json_schema.schema", json!({"type": "json_schema", "json_schema": {"name": "n"}})),
+        ("response_format.json_schema.schema", json!({"type": "json_schema", "json_schema": {"schema": 3}})),
+    ] {
+        refused(Endpoint::Chat, &with("response_format", value), param);
+    }
     for body in ["", "{", "[]", "7", "{\"messages\": [}"] {
         let error = parse(Endpoint::Chat, body.as_bytes(), &LIMITS).unwrap_err();
         assert_eq!(error.status.as_u16(), 400, "{body}");
@@ -287,7 +293,7 @@ fn chunks_have_the_protocol_shape() {
     let text = parsed(chunk::event(&head, 0, &Delta::Text { text: "a\nb", logprobs: &[position()], offset: 0 }));
     assert_eq!(text["choices"][0]["delta"], json!({"content": "a\nb"}));
     assert_eq!(text["choices"][0]["logprobs"]["content"][0]["logprob"], -0.5);
-    let end = parsed(chunk::event(&head, 0, &Delta::Finish(FinishReason::Length)));
+    let end = parsed(chunk::event(&head, 0, &Delta::Finish("length")));
     assert_eq!(end["choices"][0]["finish_reason"], "length");
     assert_eq!(end["choices"][0]["delta"], json!({}));
     let usage = parsed(chunk::usage_event(&head, TotalUsage { prompt_tokens: 1, completion_tokens: 2 }));

@@ -197,6 +197,16 @@ impl Server {
         self.raw("POST", path, body, sent)
     }
 
+    /// Sends a whole request by hand and returns the whole answer; it must ask for the connection to be closed.
+    pub fn exchange(&self, request: &str) -> String {
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).unwrap();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
     /// A request whose head was taken (it asked to be told so) and whose body is still to be sent.
     pub fn raw_post_of_head(&self, path: &str, body: &str) -> BufReader<TcpStream> {
         let mut stream = TcpStream::connect(self.address).unwrap();

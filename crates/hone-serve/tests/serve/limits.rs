@@ -36,7 +36,7 @@ fn wrong_requests_get_errors_in_openai_shape() {
     assert_eq!(chat(&with(greedy("a", 4), &json!({"top_p": "x"}))), named(400, "invalid_type", "top_p"));
     assert_eq!(chat(&with(greedy("a", 4), &json!({"n": 17}))), named(400, "invalid_value", "n"));
     let schema = json!({"response_format": {"type": "json_schema", "json_schema": {}}});
-    assert_eq!(chat(&with(greedy("a", 4), &schema)), named(400, "unsupported_parameter", "response_format"));
+    assert_eq!(chat(&with(greedy("a", 4), &schema)), named(400, "invalid_value", "response_format.json_schema.schema"));
     assert_eq!(error_of(server.post_bytes("/v1/chat/completions", b"{")).0, 400);
     assert_eq!(error_of(server.post_bytes("/v1/chat/completions", b"\xff\xfe{}")).0, 400);
     let large = json!({"messages": [{"role": "user", "content": "x".repeat(100_000)}]});

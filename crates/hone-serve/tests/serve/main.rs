@@ -4,5 +4,7 @@ mod chat;
 mod door;
 mod fixture;
 mod limits;
+mod manners;
 mod model;
 mod peer;
+mod safety;

@@ -1,11 +1,13 @@
 //! The roles of a host: `hone up` runs them all, each also runs alone in the foreground.
 
+use super::keys::keys_file;
 use crate::config::Config;
 use crate::exit::UsageError;
 use crate::output;
 use crate::workspace::{CONTROL_TIMEOUT, Workspace};
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
+use hone_daemon::notify::Notifier;
 use hone_daemon::supervisor::{self, Role, SupervisorEvent, SupervisorOptions};
 use hone_daemon::{DaemonOptions, DataManagerConfig, Limits, LoopConfig, SkillEndpoint};
 use hone_monitor::{ControlDoor, MonitorOptions};
@@ -166,6 +168,7 @@ pub fn daemon(ws: &Workspace) -> Result<()> {
         settle: config.inbox.settle,
         torn: config.inbox.torn,
         admin_key: std::env::var("HONE_ADMIN_KEY").ok(),
+        notifier: Notifier::new(std::env::var("NOTIFY_SOCKET").ok().as_deref())?,
         started_by_hand: std::env::var_os("HONE_RESTARTED").is_none(),
         ..DaemonOptions::new(ws.root.clone(), program, load)
     };
@@ -210,6 +213,8 @@ pub fn loop_config(config: &Config) -> LoopConfig {
             ..Limits::default()
         },
         housekeeping: config.housekeeping.clone(),
+        alerts: config.alerts.clone(),
+        trainer_command: config.trainer_command.clone(),
         data_manager: DataManagerConfig {
             enabled: config.auto_generate.enabled,
             count: config.auto_generate.count,
@@ -229,9 +234,15 @@ pub fn serve(ws: &Workspace, args: &ListenArgs) -> Result<()> {
         device: config.settings.train.device.clone(),
         threads: config.serve.threads,
         slots: config.serve.slots,
-        max_context: if config.serve.max_context == 0 { usize::MAX } else { config.serve.max_context },
+        max_context: config.serve.max_context,
         max_queue: config.serve.max_queue,
         min_free_bytes: config.serve.min_free_bytes,
+        cache_bytes: config.serve.cache_mb << 20,
+        request_timeout_ms: config.serve.request_timeout_sec * 1000,
+        drain_ms: config.serve.drain_sec * 1000,
+        max_body_bytes: config.serve.max_body_mb << 20,
+        max_choices: config.serve.max_choices,
+        keys_file: Some(keys_file(ws)),
         keys: Keys { read: key("HONE_READ_KEY"), admin: key("HONE_ADMIN_KEY") },
         ..ServeOptions::new(
             args.listen.unwrap_or(config.serve.listen),

@@ -30,6 +30,8 @@ pub enum Kind {
     Choice(&'static [&'static str]),
     /// `host:port` with a numeric host.
     Address,
+    /// A list of texts.
+    Texts,
     /// `HH:MM` in UTC, or `null`.
     TimeOfDay,
     /// An object with any content.
@@ -145,9 +147,17 @@ pub const KEYS: &[Key] = &[
     key("deployment.max_error_share", float(0.0, 1.0), "0.05", "Largest share of a target's answers after a switch that may be errors of the server (of at least five)."),
     key("deployment.canary_file", Kind::OptionalText, "null", "JSONL of questions that a target must answer after a switch: {\"messages\": […], \"expect\": \"text in the answer\"}."),
     key("deployment.min_canary_share", float(0.0, 1.0), "0.9", "Least share of canaries that must be answered as expected."),
+    key("alerts.command", Kind::Texts, "[]", "A program with its arguments that is run for what people must see (errors, rollbacks, rewinds, lost workers); the alert is JSON on its stdin."),
+    key("alerts.url", Kind::OptionalText, "null", "A webhook for the same: the alert is the body of a POST."),
+    key("trainer.command", Kind::Texts, "[]", "A program with its arguments that trains instead of the built-in `train-job`, under the same contract (docs/trainer.md); it gets `--request FILE` after them."),
     key("serve.listen", Kind::Address, "\"127.0.0.1:8765\"", "Address of the OpenAI-compatible server."),
     key("serve.slots", int(1, 4096), "8", "Sequences generated at the same time."),
-    key("serve.max_context", int(0, 1_048_576), "2048", "Longest prompt and answer together, in tokens; 0 = the model's own limit."),
+    key("serve.max_context", int(0, 1_048_576), "2048", "Longest prompt and answer together, in tokens; 0 = the model's own limit, or what `serve.cache_mb` holds."),
+    key("serve.cache_mb", int(1, 16_777_216), "1024", "Memory for keys and values of all requests together, in MiB; a request takes what its prompt and `max_tokens` need and waits until there is room."),
+    key("serve.request_timeout_sec", int(0, 86_400), "600", "How long an answer may take from the arrival of its request, in seconds; 0 = as long as it takes."),
+    key("serve.drain_sec", int(0, 86_400), "10", "How long running answers may go on after a stop, in seconds."),
+    key("serve.max_body_mb", int(1, 4096), "8", "Largest JSON body in MiB; a larger one is answered with 413."),
+    key("serve.max_choices", int(1, 1024), "16", "Most answers of one request: `n` times its prompts."),
     key("serve.max_queue", int(1, 100_000), "64", "Waiting requests before new ones are answered with 429."),
     key("serve.min_free_bytes", int(0, 1 << 50), "1073741824", "Bytes of the disk that uploads of checkpoints leave free; what would not is refused before it comes."),
     key("serve.threads", int(0, 1024), "0", "Threads of the serving engine; 0 = all cores."),

@@ -138,6 +138,7 @@ pub fn check(kind: Kind, value: &Value) -> Result<(), String> {
         Kind::OptionalText => value.is_null() || value.as_str().is_some_and(|s| !s.trim().is_empty()),
         Kind::Choice(words) => value.as_str().is_some_and(|s| words.contains(&s)),
         Kind::Address => value.as_str().is_some_and(|s| s.parse::<SocketAddr>().is_ok()),
+        Kind::Texts => value.as_array().is_some_and(|list| list.iter().all(Value::is_string)),
         Kind::TimeOfDay => value.is_null() || value.as_str().is_some_and(|s| minute_of(s).is_some()),
         Kind::Object => value.is_object(),
         Kind::Words(words) => {
@@ -160,6 +161,7 @@ pub fn allowed(kind: Kind) -> String {
         Kind::OptionalText => "a text or null".to_string(),
         Kind::Choice(words) => words.iter().map(|w| format!("{w:?}")).collect::<Vec<_>>().join(", "),
         Kind::Address => "an address such as \"127.0.0.1:8765\" (port 0 = any free one)".to_string(),
+        Kind::Texts => "a list of texts".to_string(),
         Kind::TimeOfDay => "a time \"HH:MM\" (UTC) or null".to_string(),
         Kind::Object => "an object { … }".to_string(),
         Kind::Words(words) => {

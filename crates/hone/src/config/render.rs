@@ -96,6 +96,7 @@ fn schema_of(key: &Key) -> Value {
         Kind::Int { min, max } => json!({"type": "integer", "minimum": min, "maximum": max}),
         Kind::Float { min, max } => json!({"type": "number", "minimum": min, "maximum": max}),
         Kind::Text | Kind::Address => json!({"type": "string", "minLength": 1}),
+        Kind::Texts => json!({"type": "array", "items": {"type": "string"}}),
         Kind::TimeOfDay => json!({"type": ["string", "null"], "pattern": "^([01][0-9]|2[0-3]):[0-5][0-9]$"}),
         Kind::OptionalText => json!({"type": ["string", "null"]}),
         Kind::Choice(words) => json!({"enum": words}),

@@ -60,7 +60,6 @@ pub(super) fn store(
 ) {
     let width = heads.kv_width();
     for (i, row) in rows.iter().enumerate() {
-        assert!(row.position < max_context, "position {} is inside a context of {max_context}", row.position);
         let place = (row.slot * max_context + row.position) * width;
         keys[place..place + width]
             .copy_from_slice(&rotated[i * heads.rotated_width() + heads.query_width()..][..width]);
@@ -120,7 +119,6 @@ fn stretch(
     kv_head: usize,
 ) -> Stretch {
     let (heads, d) = (cache.heads, cache.heads.head_dim);
-    assert!(row.position + count <= cache.max_context, "the rows are inside a context");
     let head = kv_head * (heads.num_heads / heads.num_kv_heads);
     let start = row.slot * cache.max_context * heads.kv_width();
     let positions = start..start + (row.position + count) * heads.kv_width();

@@ -144,9 +144,16 @@ mod wide {
         let count = BLOCK.min(W - place);
         let present = count.min(x.lanes.saturating_sub(lane));
         let mut rows = [_mm256_setzero_ps(); BLOCK];
-        for (i, row) in rows.iter_mut().enumerate().take(present) {
-            // SAFETY: eight steps of this lane are inside x.
-            *row = unsafe { _mm256_loadu_ps(x.at(lane + i, step)) };
+        // SAFETY: eight steps of this lane are inside x.
+        let load = |i: usize| unsafe { _mm256_loadu_ps(x.at(lane + i, step)) };
+        // A loop of unknown length would keep the rows in memory instead of registers.
+        if present == BLOCK {
+            rows = [load(0), load(1), load(2), load(3), load(4), load(5), load(6), load(7)];
+        } else if present == 6 {
+            let zero = _mm256_setzero_ps();
+            rows = [load(0), load(1), load(2), load(3), load(4), load(5), zero, zero];
+        } else {
+            rows.iter_mut().enumerate().take(present).for_each(|(i, row)| *row = load(i));
         }
         let columns = transpose(rows);
         let part = &mut panel[step * W..(step + BLOCK) * W];
