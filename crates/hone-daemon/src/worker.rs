@@ -6,6 +6,7 @@
 //! (until then its number cannot be reused), so that nothing of it works on.
 
 mod earlier;
+mod memory;
 mod pipe;
 #[cfg(test)]
 mod tests;
@@ -131,6 +132,8 @@ pub(crate) struct ChildEnd {
     pub killed: Option<String>,
     /// True for exit code 0.
     pub success: bool,
+    /// Whether it ended for want of memory.
+    pub out_of_memory: bool,
     /// Exit code or signal in words, with the last lines of its stderr.
     pub explanation: String,
 }
@@ -142,6 +145,7 @@ impl ChildEnd {
             ChildEnd { killed: Some(reason), .. } => WorkerExit::Crashed { reason },
             ChildEnd { failed: Some(reason), .. } => WorkerExit::Failed { reason },
             ChildEnd { success: true, .. } => WorkerExit::Done,
+            ChildEnd { out_of_memory: true, explanation: reason, .. } => WorkerExit::OutOfMemory { reason },
             ChildEnd { explanation: reason, .. } => WorkerExit::Crashed { reason },
         }
     }
@@ -156,6 +160,7 @@ pub(crate) fn run_child(
 ) -> Result<ChildEnd> {
     let events = hone_disk::create_file(&spec.run_dir.join("events.jsonl"))?;
     let log = hone_disk::create_file(&spec.run_dir.join("stderr.log"))?;
+    let kills_before = memory::kernel_kills();
     let mut child = spawn(spec)?;
     if let Err(error) = handle.started(&mut child) {
         let _ = child.kill().and_then(|()| child.wait());
@@ -184,7 +189,9 @@ pub(crate) fn run_child(
     });
     let killed = handle.lock().kill_reason.clone();
     let status = status.context("wait for the child")?;
-    Ok(ChildEnd { failed, killed, success: status.success(), explanation: explain(status, &last_lines) })
+    let out_of_memory = memory::ran_out(status, &last_lines, kills_before);
+    let explanation = explain(status, &last_lines);
+    Ok(ChildEnd { failed, killed, success: status.success(), out_of_memory, explanation })
 }
 
 fn spawn(spec: &ChildSpec) -> Result<Child> {

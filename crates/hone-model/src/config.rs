@@ -274,6 +274,7 @@ fn refuse_unsupported(object: &Object, family: Family) -> Result<(), ConfigError
         "attention_dropout",
         "attention_sink",
         "attn_logit_softcapping",
+        "attn_output_gate",
         "attn_temperature_tuning",
         "embd_pdrop",
         "embedding_dropout",
@@ -304,6 +305,15 @@ fn refuse_unsupported(object: &Object, family: Family) -> Result<(), ConfigError
         "use_sliding_window",
         "vision_config",
         "audio_config",
+        "clip_qkv",
+        "dual_chunk_attention_config",
+        "global_attn_every_n_layers",
+        "qk_norm",
+        "query_pre_attn_scalar",
+        "rope_local_base_freq",
+        "scale_attn_by_inverse_layer_idx",
+        "sliding_window_pattern",
+        "use_qk_norm",
     ];
     for &key in MUST_BE_OFF {
         if let Some(value) = object.get(key).filter(|v| !is_off(v)) {

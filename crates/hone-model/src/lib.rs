@@ -18,6 +18,7 @@ mod lora;
 mod method;
 mod model;
 mod score;
+pub mod selftest;
 mod train;
 mod weights;
 

@@ -80,42 +80,23 @@ impl HostWeights {
     /// A file that is absent, cut short or not safetensors; a tensor that is missing, unknown, misshaped, stored in
     /// another type than f32, bf16 or f16, or holds a number that is not finite. Each is named.
     pub fn load(dir: &Path, config: &Config) -> Result<HostWeights> {
-        let parameters = config.parameters();
-        let mut found: BTreeMap<String, Vec<f32>> = BTreeMap::new();
-        let mut dtypes = BTreeSet::new();
+        let mut found = Found::default();
         for (file, named) in files_of(dir)? {
             let path = dir.join(&file);
             let bytes = map(&path).with_context(|| format!("open {}", path.display()))?;
-            let tensors = SafeTensors::deserialize(&bytes)
-                .map_err(|e| anyhow::anyhow!("{} is not a whole safetensors file: {e}", path.display()))?;
-            if let Some(name) = named.iter().find(|name| tensors.tensor(name).is_err()) {
-                bail!("{INDEX} places tensor `{name}` in {file}, which does not hold it");
-            }
-            for (name, view) in tensors.iter() {
-                if is_derived(name) || (config.tied && name == "lm_head.weight" && equals_embedding(&tensors, &view)) {
-                    continue;
-                }
-                let Some(spec) = parameters.iter().find(|spec| spec.name == name) else {
-                    bail!("{file} holds tensor `{name}`, which is no parameter of this model");
-                };
-                let (dtype, values) = read_tensor(&file, spec, &view)?;
-                dtypes.insert(dtype.safetensors_name());
-                ensure!(found.insert(spec.name.clone(), values).is_none(), "tensor `{name}` stands in two files");
-            }
+            found.take(&file, &bytes, &named, config).with_context(|| format!("read {}", path.display()))?;
         }
-        let mut tensors = Vec::with_capacity(parameters.len());
-        for spec in &parameters {
-            let values =
-                found.remove(&spec.name).with_context(|| format!("{} lacks tensor `{}`", dir.display(), spec.name))?;
-            tensors.push((spec.name.clone(), values));
-        }
-        // Mixed files are read as the widest type, so that writing them again loses nothing.
-        let dtype = match (dtypes.contains("F32"), dtypes.contains("BF16"), dtypes.contains("F16")) {
-            (false, true, false) => Dtype::Bf16,
-            (false, false, true) => Dtype::F16,
-            _ => Dtype::F32,
-        };
-        Ok(HostWeights { tensors, dtype })
+        found.in_order(config, &dir.display().to_string())
+    }
+
+    /// Reads the bytes of one whole safetensors file.
+    ///
+    /// # Errors
+    /// As [`HostWeights::load`].
+    pub fn from_bytes(bytes: &[u8], config: &Config) -> Result<HostWeights> {
+        let mut found = Found::default();
+        found.take(SINGLE, bytes, &[], config)?;
+        found.in_order(config, SINGLE)
     }
 
     /// A new model: normal numbers of standard deviation 0.02 for matrices, 1 for norms, 0 for biases. Equal seeds
@@ -156,6 +137,54 @@ impl HostWeights {
     /// The numbers of one parameter.
     pub fn tensor(&self, name: &str) -> Option<&[f32]> {
         self.tensors.iter().find(|(n, _)| n == name).map(|(_, values)| values.as_slice())
+    }
+}
+
+/// Tensors read so far.
+#[derive(Default)]
+struct Found {
+    tensors: BTreeMap<String, Vec<f32>>,
+    dtypes: BTreeSet<&'static str>,
+}
+
+impl Found {
+    /// Takes the tensors of one file, which must hold all of `named`.
+    fn take(&mut self, file: &str, bytes: &[u8], named: &[String], config: &Config) -> Result<()> {
+        let parameters = config.parameters();
+        let tensors = SafeTensors::deserialize(bytes)
+            .map_err(|e| anyhow::anyhow!("{file} is not a whole safetensors file: {e}"))?;
+        if let Some(name) = named.iter().find(|name| tensors.tensor(name).is_err()) {
+            bail!("{INDEX} places tensor `{name}` in {file}, which does not hold it");
+        }
+        for (name, view) in tensors.iter() {
+            if is_derived(name) || (config.tied && name == "lm_head.weight" && equals_embedding(&tensors, &view)) {
+                continue;
+            }
+            let Some(spec) = parameters.iter().find(|spec| spec.name == name) else {
+                bail!("{file} holds tensor `{name}`, which is no parameter of this model");
+            };
+            let (dtype, values) = read_tensor(file, spec, &view)?;
+            self.dtypes.insert(dtype.safetensors_name());
+            ensure!(self.tensors.insert(spec.name.clone(), values).is_none(), "tensor `{name}` stands in two files");
+        }
+        Ok(())
+    }
+
+    fn in_order(mut self, config: &Config, place: &str) -> Result<HostWeights> {
+        let mut tensors = Vec::new();
+        for spec in config.parameters() {
+            let values = self.tensors.remove(&spec.name);
+            let values = values.with_context(|| format!("{place} lacks tensor `{}`", spec.name))?;
+            tensors.push((spec.name, values));
+        }
+        // Mixed files are read as the widest type, so that writing them again loses nothing.
+        let has = |name: &str| self.dtypes.contains(name);
+        let dtype = match (has("F32"), has("BF16"), has("F16")) {
+            (false, true, false) => Dtype::Bf16,
+            (false, false, true) => Dtype::F16,
+            _ => Dtype::F32,
+        };
+        Ok(HostWeights { tensors, dtype })
     }
 }
 
@@ -228,16 +257,38 @@ fn read_numbers(file: &str, name: &str, view: &TensorView<'_>) -> Result<(Dtype,
 }
 
 /// Name, shape and numbers of every tensor of one safetensors file.
-pub(crate) fn read_file(path: &Path) -> Result<Vec<(String, Vec<usize>, Vec<f32>)>> {
-    let file = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+pub(crate) fn read_tensors(file: &str, bytes: &[u8]) -> Result<Vec<(String, Vec<usize>, Vec<f32>)>> {
+    let mut tensors = Vec::new();
+    visit_bytes(file, bytes, &mut |name, view, values| {
+        tensors.push((name.to_owned(), view.shape().to_vec(), values));
+        Ok(())
+    })?;
+    Ok(tensors)
+}
+
+/// Name and numbers of every tensor of one safetensors file, one at a time.
+pub(crate) fn each_tensor(path: &Path, work: &mut dyn FnMut(&str, Vec<f32>) -> Result<()>) -> Result<()> {
+    visit(path, &mut |name, _, values| work(name, values))
+}
+
+fn visit(path: &Path, work: &mut dyn FnMut(&str, &TensorView<'_>, Vec<f32>) -> Result<()>) -> Result<()> {
     let bytes = map(path).with_context(|| format!("open {}", path.display()))?;
-    let tensors = SafeTensors::deserialize(&bytes)
-        .map_err(|e| anyhow::anyhow!("{} is not a whole safetensors file: {e}", path.display()))?;
-    let read = |(name, view): (&str, TensorView<'_>)| -> Result<(String, Vec<usize>, Vec<f32>)> {
-        let (_, values) = read_numbers(&file, name, &view)?;
-        Ok((name.to_owned(), view.shape().to_vec(), values))
-    };
-    tensors.iter().map(read).collect()
+    let file = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    visit_bytes(&file, &bytes, work)
+}
+
+fn visit_bytes(
+    file: &str,
+    bytes: &[u8],
+    work: &mut dyn FnMut(&str, &TensorView<'_>, Vec<f32>) -> Result<()>,
+) -> Result<()> {
+    let tensors =
+        SafeTensors::deserialize(bytes).map_err(|e| anyhow::anyhow!("{file} is not a whole safetensors file: {e}"))?;
+    for (name, view) in tensors.iter() {
+        let (_, values) = read_numbers(file, name, &view)?;
+        work(name, &view, values)?;
+    }
+    Ok(())
 }
 
 /// Normal numbers by the Box-Muller transform.

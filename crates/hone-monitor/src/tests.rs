@@ -142,6 +142,7 @@ fn progress(job_step: u64, loss: f64) -> Progress {
         learning_rate: 1e-3,
         grad_norm: 0.5,
         tokens_per_s: 9_000.0,
+        trained_tokens_per_s: 4_000.0,
         memory_bytes: 1 << 30,
         at_ms: crate::clock::now_ms(),
     }

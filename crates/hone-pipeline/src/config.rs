@@ -46,6 +46,55 @@ pub struct TrainSettings {
     pub threads: usize,
     /// Device name: `cpu` or `reference`.
     pub device: String,
+    /// Adapters that are trained in place of the model; none = the model itself.
+    #[serde(default)]
+    pub lora: Option<LoraSettings>,
+    /// Parameters that stay as they are: names, or patterns in which `*` stands for any characters.
+    #[serde(default)]
+    pub freeze: Vec<String>,
+    /// Compute layers again in the backward pass in place of keeping their activations.
+    #[serde(default)]
+    pub recompute: bool,
+    /// Rows of a micro-batch in place of `batch_size`, which still counts the rows of a step; 0 = `batch_size`. Set after
+    /// a worker ran out of memory.
+    #[serde(default)]
+    pub micro_batch: usize,
+    /// Take the largest micro-batch that fits into memory, up to the rows of a step.
+    #[serde(default)]
+    pub auto_batch: bool,
+    /// Memory that a run may plan for; 0 = most of what the host has available.
+    #[serde(default)]
+    pub max_memory_bytes: u64,
+    /// Largest weight file of a checkpoint; 0 = one file.
+    #[serde(default)]
+    pub max_shard_bytes: u64,
+}
+
+/// Low-rank adapters (LoRA).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LoraSettings {
+    /// Rank of the adapters.
+    pub rank: usize,
+    /// Their output is multiplied by `alpha / rank`.
+    pub alpha: f64,
+    /// Share of their inputs that training leaves out.
+    pub dropout: f64,
+    /// Products that get one, as `peft` names them; `all-linear` alone means all.
+    pub targets: Vec<String>,
+}
+
+impl TrainSettings {
+    /// Rows of one optimizer step.
+    #[must_use]
+    pub fn rows_per_step(&self) -> usize {
+        self.batch_size.max(1) * self.gradient_accumulation.max(1)
+    }
+
+    /// Rows of a micro-batch, before `auto_batch` has its say.
+    #[must_use]
+    pub fn micro_rows(&self) -> usize {
+        if self.micro_batch > 0 { self.micro_batch } else { self.batch_size.max(1) }
+    }
 }
 
 impl Default for TrainSettings {
@@ -70,6 +119,13 @@ impl Default for TrainSettings {
             max_trained_share: 1.0,
             threads: 0,
             device: "cpu".to_string(),
+            lora: None,
+            freeze: Vec::new(),
+            recompute: false,
+            micro_batch: 0,
+            auto_batch: false,
+            max_memory_bytes: 0,
+            max_shard_bytes: 5_000_000_000,
         }
     }
 }

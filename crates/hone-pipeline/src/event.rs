@@ -169,6 +169,11 @@ pub enum WorkerExit {
         /// Signal or exit code, in words.
         reason: String,
     },
+    /// It got no memory, or the system ended it for want of memory: a slice is tried once with smaller micro-batches.
+    OutOfMemory {
+        /// How that is known, in words.
+        reason: String,
+    },
 }
 
 /// What was seen of a target in the watch window after a switch.

@@ -316,6 +316,9 @@ pub struct Progress {
     pub grad_norm: f64,
     /// Tokens per second, smoothed.
     pub tokens_per_s: f64,
+    /// Tokens that carry loss per second, smoothed.
+    #[serde(default)]
+    pub trained_tokens_per_s: f64,
     /// Resident memory of the worker in bytes.
     pub memory_bytes: u64,
     /// When this was reported.

@@ -1,7 +1,9 @@
 //! A checkpoint folder: a complete Hugging Face model plus where it comes from.
 //!
 //! `config.json`, tokenizer, chat template and generation files as they stand in the parent's folder;
-//! `model.safetensors` in the parent's number type (masters rounded to nearest even);
+//! `model.safetensors` in the parent's number type (masters rounded to nearest even), or shards with their index above
+//! the configured size; with LoRA the adapters are merged into these weights, and `adapter/` beside them holds the
+//! adapter alone in `peft`'s format (it belongs to the model that its `base_model_name_or_path` names);
 //! `trainer_state.json` in the shape that `transformers` reads (steps of this slice);
 //! `lineage.json`: what the request's `lineage` holds, and over it `format_version`, `checkpoint`, `parent`,
 //! `job`, `steps_from_base`, `position`, `rows_digest`, `slice` (first and last step of the job, range of
@@ -10,7 +12,7 @@
 
 use anyhow::{Context, Result};
 use hone_disk::manifest;
-use hone_model::{Config, Dtype, HostWeights};
+use hone_model::{Adapter, Config, Dtype, INDEX_FILE, Shards, Stored, Trainer};
 use serde_json::Value;
 use std::io::{BufWriter, Write};
 use std::path::Path;
@@ -45,39 +47,60 @@ pub struct Contents<'a> {
     pub model_dir: &'a Path,
     /// Its configuration.
     pub config: &'a Config,
-    /// The weights (f32 masters).
-    pub weights: &'a HostWeights,
     /// The number type on disk.
     pub dtype: Dtype,
+    /// Largest weight file in bytes; 0 = one file.
+    pub max_shard_bytes: u64,
+    /// The folder of the model under the adapter, for `adapter_config.json`.
+    pub adapter_base: &'a str,
     /// Content of `trainer_state.json`.
     pub trainer_state: &'a Value,
     /// Content of `lineage.json`.
     pub lineage: &'a Value,
 }
 
-/// Writes a whole checkpoint into `staging` (emptied first). Returns the BLAKE3 of its manifest.
+/// Writes a whole checkpoint of what `trainer` holds into `staging` (emptied first). Returns the BLAKE3 of its manifest.
 ///
 /// # Errors
-/// Whatever the disk answers; `staging` is then without a manifest, so nobody takes it for complete.
-pub fn write(staging: &Path, contents: &Contents<'_>) -> Result<String> {
+/// A number that is not finite; whatever the disk answers. `staging` is then without a manifest, so nobody takes it for
+/// complete.
+pub fn write(staging: &Path, contents: &Contents<'_>, trainer: &mut Trainer) -> Result<String> {
     hone_disk::remove_tree(staging)?;
     hone_disk::create_dir(staging)?;
     for name in MODEL_FILES {
         copy(&contents.model_dir.join(name), &staging.join(name))?;
     }
-    write_weights(&staging.join("model.safetensors"), contents.config, contents.weights, contents.dtype)?;
+    let shards = Shards::plan(contents.config, contents.dtype, contents.max_shard_bytes);
+    for (name, range) in shards.files {
+        write_file(&staging.join(name), &mut |out| {
+            trainer.write(&Stored::Weights(range.clone()), contents.dtype, out)
+        })?;
+    }
+    if let Some(index) = shards.index {
+        hone_disk::write_json(&staging.join(INDEX_FILE), &index)?;
+    }
+    if let Some(adapter) = trainer.adapter()? {
+        write_adapter(&staging.join("adapter"), contents.config, &adapter, contents.adapter_base)?;
+    }
     hone_disk::write_json(&staging.join("trainer_state.json"), contents.trainer_state)?;
     hone_disk::write_json(&staging.join("lineage.json"), contents.lineage)?;
     manifest::write(staging)
 }
 
-/// Writes one safetensors file.
-pub(crate) fn write_weights(path: &Path, config: &Config, weights: &HostWeights, dtype: Dtype) -> Result<()> {
+/// Writes `peft`'s two files into `dir`; `base` is the folder of the adapted model.
+///
+/// # Errors
+/// Whatever the disk answers.
+pub fn write_adapter(dir: &Path, config: &Config, adapter: &Adapter, base: &str) -> Result<()> {
+    hone_disk::create_dir(dir)?;
+    hone_disk::write_json(&dir.join("adapter_config.json"), &adapter.config_json(base))?;
+    write_file(&dir.join("adapter_model.safetensors"), &mut |out| adapter.write(config, out))
+}
+
+/// Writes one file through a buffer.
+pub(crate) fn write_file(path: &Path, content: &mut dyn FnMut(&mut dyn Write) -> Result<()>) -> Result<()> {
     let mut file = BufWriter::new(hone_disk::create_file(path)?);
-    weights
-        .write(config, dtype, &mut file)
-        .and_then(|()| Ok(file.flush()?))
-        .with_context(|| format!("write {}", path.display()))
+    content(&mut file).and_then(|()| Ok(file.flush()?)).with_context(|| format!("write {}", path.display()))
 }
 
 /// Copies the bytes (no link: a published folder shares nothing with its parent that someone may edit).

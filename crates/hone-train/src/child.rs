@@ -24,6 +24,8 @@ mod tests;
 
 /// An error that may pass: disk, memory, a lock still held.
 pub const EXIT_TRANSIENT: u8 = 75;
+/// The system gave no memory: worth another try with smaller micro-batches.
+pub const EXIT_OUT_OF_MEMORY: u8 = 76;
 /// The parent closed stdin.
 pub const EXIT_ORPHAN: u8 = 3;
 
@@ -50,9 +52,15 @@ fn exit_code(kind: &str, request: &Path) -> u8 {
         Ok(code) => code,
         Err(error) => {
             tracing::error!(kind, "failed to {error:#}");
-            EXIT_TRANSIENT
+            if is_out_of_memory(&error) { EXIT_OUT_OF_MEMORY } else { EXIT_TRANSIENT }
         }
     }
+}
+
+fn is_out_of_memory(error: &anyhow::Error) -> bool {
+    let io =
+        |cause: &(dyn std::error::Error + 'static)| cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+    error.chain().filter_map(io).any(|kind| kind == std::io::ErrorKind::OutOfMemory)
 }
 
 fn check(path: &Path) -> Result<u8> {

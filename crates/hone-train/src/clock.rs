@@ -11,8 +11,32 @@ pub fn now_ms() -> u64 {
 /// Resident memory of this process in bytes; 0 where the system does not tell.
 #[must_use]
 pub fn resident_bytes() -> u64 {
-    let Ok(status) = std::fs::read_to_string("/proc/self/status") else { return 0 };
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    field("/proc/self/status", "VmRSS:")
+}
+
+/// Highest resident memory of this process so far, in bytes; 0 where the system does not tell.
+#[must_use]
+pub fn peak_resident_bytes() -> u64 {
+    field("/proc/self/status", "VmHWM:")
+}
+
+/// Memory that this process could still take, in bytes: what the system has available, and what the limit of its control
+/// group leaves; 0 where the system does not tell.
+#[must_use]
+pub fn available_bytes() -> u64 {
+    let number = |path: &str| std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<u64>().ok());
+    let system = field("/proc/meminfo", "MemAvailable:");
+    let used = number("/sys/fs/cgroup/memory.current").unwrap_or(0);
+    match number("/sys/fs/cgroup/memory.max") {
+        Some(limit) => system.min(limit.saturating_sub(used)),
+        None => system,
+    }
+}
+
+/// A field in kB, as bytes.
+fn field(path: &str, name: &str) -> u64 {
+    let Ok(text) = std::fs::read_to_string(path) else { return 0 };
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
     let kib = line.and_then(|rest| rest.trim().strip_suffix("kB")).and_then(|n| n.trim().parse::<u64>().ok());
     kib.unwrap_or(0) * 1024
 }

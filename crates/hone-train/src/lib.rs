@@ -31,7 +31,7 @@ mod testing;
 
 pub use child::run_child;
 pub use evaluate::evaluate_file;
-pub use plan::{Plan, plan};
+pub use plan::{MicroBatchPlan, Plan, plan};
 pub use slice::{YieldFlag, train_slice};
 
 /// A deterministic failure: trying the same request again gives the same. Its text says why and what to do.

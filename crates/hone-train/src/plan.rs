@@ -1,18 +1,30 @@
-//! What a job will take, before it starts.
+//! What a job will take, before it starts: rows, tokens and steps; memory at its peak and time for each micro-batch.
+//!
+//! Memory is what this process holds when the data are loaded, and on top of it the highest of: the engine's buffers and
+//! one tensor on its way to disk; the weights on the host while they go into the buffers; buffers, weights and a decoder
+//! during previews. Time is that of the job's own first steps, measured.
 
-use crate::slice::{job_order, trainer_options};
-use crate::{refuse, rows};
-use anyhow::Result;
-use hone_data::ChatContext;
-use hone_model::{Config, Trainer, device};
+use crate::order::Order;
+use crate::rows::Examples;
+use crate::slice::{job_order, method, trainer_options};
+use crate::{clock, refuse, rows};
+use anyhow::{Result, bail};
+use hone_data::pack::pack;
+use hone_data::{ChatContext, TokenRow};
+use hone_model::device::{self, Device};
+use hone_model::{AdamW, Batch, Config, HostWeights, Trainer, TrainerOptions};
 use hone_pipeline::config::TrainSettings;
 use hone_pipeline::ids::JobId;
 use hone_pipeline::wire::TrainFile;
 use serde::Serialize;
 use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Share of the available memory that a run may plan for when no limit is configured.
+const SHARE_OF_AVAILABLE: f64 = 0.9;
 
 /// The size of a job.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Plan {
     /// Rows of all files.
     pub rows: u64,
@@ -24,38 +36,223 @@ pub struct Plan {
     pub tokens: u64,
     /// Tokens of one pass that carry loss.
     pub trained_tokens: u64,
+    /// Passes.
+    pub epochs: u32,
     /// Optimizer steps of the whole job.
     pub steps: u64,
+    /// Rows of one step.
+    pub rows_per_step: u64,
     /// Tokens of the longest example.
     pub longest: u64,
-    /// Tokens of the largest micro-batch, for the order of job 1.
-    pub largest_micro_batch: u64,
-    /// Memory that the engine plans for weights, gradients, optimizer and activations, in bytes.
-    pub planned_bytes: u64,
+    /// Memory that a run may plan for, in bytes; 0 where the system does not tell.
+    pub memory_limit_bytes: u64,
+    /// Every micro-batch, the largest first.
+    pub micro_batches: Vec<MicroBatchPlan>,
+    /// Rows of the micro-batch that the run would take.
+    pub chosen: Option<u64>,
 }
 
-/// Reads and tokenises the files and counts; trains nothing.
+/// What one size of the micro-batch takes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct MicroBatchPlan {
+    /// Its rows.
+    pub rows: u64,
+    /// Tokens of the largest one, for the order of job 1.
+    pub largest_tokens: u64,
+    /// The engine's buffers: weights, gradients, optimizer and activations, in bytes.
+    pub planned_bytes: u64,
+    /// Resident memory of the whole process at its peak, in bytes.
+    pub peak_bytes: u64,
+    /// Whether that is within the limit.
+    pub fits: bool,
+    /// Tokens per second over the measured steps; absent when nothing was measured.
+    pub tokens_per_s: Option<f64>,
+    /// Duration of all steps of the job, without loading, saving and previews.
+    pub seconds: Option<f64>,
+}
+
+/// What decides about the size of micro-batches.
+pub(crate) struct Sizer<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) order: &'a Order,
+    pub(crate) examples: &'a Examples,
+    pub(crate) settings: &'a TrainSettings,
+    pub(crate) device: &'a dyn Device,
+    /// Whether previews will be made.
+    pub(crate) previews: bool,
+    /// Resident memory before any weight is loaded.
+    pub(crate) resident_bytes: u64,
+}
+
+impl Sizer<'_> {
+    /// Rows of a micro-batch: as configured; with `batch_size` "auto", those that the job began with (0 = it begins), or the
+    /// largest that fits, at most as many as are allowed after a worker ran out of memory.
+    ///
+    /// # Errors
+    /// Not even one row fits.
+    pub(crate) fn micro_rows(&self, begun_with: usize) -> Result<usize> {
+        if !self.settings.auto_batch {
+            return Ok(self.settings.micro_rows());
+        }
+        let most = if self.settings.micro_batch > 0 { self.settings.micro_batch } else { usize::MAX };
+        if (1..=most).contains(&begun_with) {
+            return Ok(begun_with);
+        }
+        let limit = memory_limit(self.settings);
+        for rows in self.candidates().into_iter().filter(|rows| *rows <= most) {
+            if limit == 0 || self.peak_bytes(rows)? <= limit {
+                return Ok(rows);
+            }
+        }
+        let needed = self.peak_bytes(1)?;
+        bail!(
+            "one row at a time needs {} MB of memory, {} MB may be used (hint: a smaller max_length, recompute, LoRA, or \
+             limits.max_memory_gb)",
+            needed / 1_000_000,
+            limit / 1_000_000
+        )
+    }
+
+    /// The rows of a step, halved again and again.
+    fn candidates(&self) -> Vec<usize> {
+        let largest = self.settings.rows_per_step().min(self.order.num_examples.max(1));
+        std::iter::successors(Some(largest), |rows| (*rows > 1).then(|| rows.div_ceil(2))).collect()
+    }
+
+    pub(crate) fn options(&self, micro_rows: usize) -> Result<TrainerOptions> {
+        Ok(trainer_options(self.order, self.examples, micro_rows, method(self.settings)?))
+    }
+
+    fn peak_bytes(&self, micro_rows: usize) -> Result<u64> {
+        let options = self.options(micro_rows)?;
+        let arena = Trainer::planned_bytes(self.config, &options, self.device)?;
+        let parameters = self.config.parameters();
+        let weights = 4 * self.config.num_parameters() as u64;
+        let largest = 4 * parameters.iter().map(hone_model::ParameterSpec::len).max().unwrap_or(0) as u64;
+        let loading = 2 * weights;
+        let previewing = if self.previews { arena + 2 * weights } else { 0 };
+        Ok(self.resident_bytes + loading.max(arena + largest).max(previewing))
+    }
+}
+
+/// Reads and tokenises the files and counts. With `calibrate`, measures each micro-batch that fits for its share of that
+/// time (at least one step); the model folder is only read.
 ///
 /// # Errors
 /// As [`crate::train_slice`] would fail before its first step, but for the self-check of shares.
-pub fn plan(model_dir: &Path, files: &[TrainFile], settings: &TrainSettings) -> Result<Plan> {
+pub fn plan(
+    model_dir: &Path,
+    files: &[TrainFile],
+    settings: &TrainSettings,
+    calibrate: Option<Duration>,
+) -> Result<Plan> {
     let config = Config::from_dir(model_dir).map_err(|e| refuse(e.into()))?;
     let ctx = ChatContext::from_dir(model_dir, &settings.profile, &settings.chat_template_kwargs).map_err(refuse)?;
     let limits =
         rows::Limits { max_length: settings.max_length.min(config.max_positions), overlong: settings.overlong };
     let examples = rows::load(&ctx, files, limits, &mut |_| {})?;
     let order = job_order(&examples, settings, JobId(1));
-    let options = trainer_options(&order, &examples, settings);
     let device = device::open(&settings.device, settings.threads).map_err(refuse)?;
-    Ok(Plan {
+    let sizer = Sizer {
+        config: &config,
+        order: &order,
+        examples: &examples,
+        settings,
+        device: &*device,
+        previews: false,
+        resident_bytes: clock::resident_bytes(),
+    };
+    let limit = memory_limit(settings);
+    let mut candidates = sizer.candidates();
+    candidates.extend((!settings.auto_batch).then(|| settings.micro_rows()));
+    candidates.sort_unstable_by_key(|rows| std::cmp::Reverse(*rows));
+    candidates.dedup();
+    let mut micro_batches = Vec::new();
+    for rows in candidates {
+        let options = sizer.options(rows)?;
+        let peak_bytes = sizer.peak_bytes(rows)?;
+        micro_batches.push(MicroBatchPlan {
+            rows: rows as u64,
+            largest_tokens: options.max_tokens as u64,
+            planned_bytes: Trainer::planned_bytes(&config, &options, &*device)?,
+            peak_bytes,
+            fits: limit == 0 || peak_bytes <= limit,
+            ..MicroBatchPlan::default()
+        });
+    }
+    let mut plan = Plan {
         rows: examples.rows,
         rows_skipped: examples.rows_overlong + examples.rows_refused,
         examples: examples.list.len() as u64,
         tokens: examples.num_tokens(),
         trained_tokens: examples.num_trained_tokens(),
+        epochs: settings.epochs,
         steps: order.total_steps(),
+        rows_per_step: settings.rows_per_step() as u64,
         longest: examples.longest() as u64,
-        largest_micro_batch: options.max_tokens as u64,
-        planned_bytes: Trainer::planned_bytes(&config, &options, device.as_ref())?,
-    })
+        memory_limit_bytes: limit,
+        chosen: sizer.micro_rows(0).ok().map(|rows| rows as u64),
+        micro_batches,
+    };
+    if let Some(time) = calibrate {
+        let weights = HostWeights::load(model_dir, &config).map_err(refuse)?;
+        measure(&sizer, &weights, &mut plan, time)?;
+    }
+    Ok(plan)
+}
+
+/// Fills in the speed of every micro-batch that fits.
+fn measure(sizer: &Sizer<'_>, weights: &HostWeights, plan: &mut Plan, time: Duration) -> Result<()> {
+    let num_measured = plan.micro_batches.iter().filter(|micro| micro.fits).count().max(1);
+    for micro in plan.micro_batches.iter_mut().filter(|micro| micro.fits) {
+        let device = device::open(&sizer.settings.device, sizer.settings.threads).map_err(refuse)?;
+        let rows = micro.rows as usize;
+        let mut trainer = Trainer::new(device, sizer.config, weights, &sizer.options(rows)?)?;
+        let (mut tokens, mut seconds, begun) = (0, 0.0, Instant::now());
+        for (step, indices) in sizer.order.steps_from(0).enumerate() {
+            let started = Instant::now();
+            let step_tokens = train_step(&mut trainer, sizer.examples, &indices, (rows, step as u64 + 1))?;
+            // The first step touches every page for the first time.
+            if step > 0 || plan.steps == 1 {
+                tokens += step_tokens;
+                seconds += started.elapsed().as_secs_f64();
+            }
+            if step > 0 && begun.elapsed() * num_measured as u32 > time {
+                break;
+            }
+        }
+        let tokens_per_s = tokens as f64 / seconds.max(1e-9);
+        micro.tokens_per_s = Some(tokens_per_s);
+        micro.seconds = Some((plan.tokens * u64::from(plan.epochs)) as f64 / tokens_per_s);
+    }
+    Ok(())
+}
+
+/// One step as [`crate::slice`] makes it, with a learning rate of 0; its tokens.
+fn train_step(
+    trainer: &mut Trainer,
+    examples: &Examples,
+    indices: &[usize],
+    (micro_rows, step): (usize, u64),
+) -> Result<u64> {
+    let mut tokens = 0;
+    trainer.zero_grad();
+    for micro in indices.chunks(micro_rows) {
+        let rows: Vec<&TokenRow> = micro.iter().map(|i| &examples.list[*i].tokens).collect();
+        let packed = pack(&rows);
+        tokens += packed.ids.len() as u64;
+        trainer.accumulate(&Batch { ids: packed.ids, targets: packed.targets, segments: packed.segments }, 1.0)?;
+    }
+    trainer.grad_norm()?;
+    let rest = AdamW { lr: 0.0, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, step, grad_scale: 1.0 };
+    trainer.adamw_step(&rest)?;
+    Ok(tokens)
+}
+
+/// Memory that a run may plan for; 0 where neither the settings nor the system tell.
+fn memory_limit(settings: &TrainSettings) -> u64 {
+    match settings.max_memory_bytes {
+        0 => (clock::available_bytes() as f64 * SHARE_OF_AVAILABLE) as u64,
+        bytes => bytes,
+    }
 }

@@ -1,18 +1,21 @@
 //! The resume folder: what training needs beside a checkpoint to go on as if it had never stopped.
 //!
 //! `masters/`, `first_moment/`, `second_moment/`: one `model.safetensors` each, f32, with the names of the
-//! parameters; `resume.json`: a [`ResumeState`]; `manifest.json` last. The published weights may be rounded
-//! (bf16); training always goes on from the masters.
+//! parameters (moments: of those that are trained); `resume.json`: a [`ResumeState`]; `manifest.json` last. The
+//! published weights may be rounded (bf16); training always goes on from the masters.
+//!
+//! With LoRA `masters/` is absent: `base/` holds the frozen model in its own number type and `adapter/` the adapter in
+//! f32, `peft`'s format; the moments are those of the adapter's matrices. So a resume state needs no other folder.
 
-use crate::Refusal;
-use crate::checkpoint::write_weights;
+use crate::{Refusal, checkpoint};
 use anyhow::{Context, Result};
 use hone_disk::manifest;
-use hone_model::{Config, Dtype, HostWeights, OptimizerState};
+use hone_model::{Adapter, Config, Dtype, HostWeights, Stored, Trainer};
+use hone_pipeline::config::LoraSettings;
 use hone_pipeline::ids::{CheckpointId, JobId};
 use hone_pipeline::state::Position;
 use serde::{Deserialize, Serialize};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 #[cfg(test)]
 mod tests;
@@ -23,6 +26,9 @@ pub const FORMAT_VERSION: u32 = 1;
 const MASTERS: &str = "masters";
 const FIRST_MOMENT: &str = "first_moment";
 const SECOND_MOMENT: &str = "second_moment";
+const BASE: &str = "base";
+const ADAPTER: &str = "adapter";
+const WEIGHTS: &str = "model.safetensors";
 
 /// Content of `resume.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -47,43 +53,78 @@ pub struct ResumeState {
     pub last_loss: f64,
     /// Number type of the published weights: `float32`, `bfloat16` or `float16`.
     pub dtype: String,
+    /// The adapters that were trained; none = the model itself. Older states have none.
+    #[serde(default)]
+    pub lora: Option<LoraSettings>,
+    /// The patterns of frozen parameters.
+    #[serde(default)]
+    pub freeze: Vec<String>,
+    /// How many tensors were trained; 0 in older states.
+    #[serde(default)]
+    pub trained_tensors: u64,
+    /// Rows of a micro-batch; 0 in older states.
+    #[serde(default)]
+    pub micro_batch: usize,
+    /// The folder that the model came from: the base under an adapter.
+    #[serde(default)]
+    pub base_model: String,
 }
 
-/// Everything that a slice goes on from.
+/// What a slice goes on from. The moments stay on disk until the trainer takes them.
 #[derive(Debug)]
 pub struct Resumed {
     /// Counters and position.
     pub state: ResumeState,
-    /// f32 masters; `dtype` is that of the published weights.
-    pub masters: HostWeights,
-    /// What AdamW remembers.
-    pub optimizer: OptimizerState,
+    /// f32 masters, or the frozen model under the adapter; `dtype` is that of the published weights.
+    pub weights: HostWeights,
+    /// The adapter, with LoRA.
+    pub adapter: Option<Adapter>,
+    dir: PathBuf,
 }
 
-/// Writes a whole resume folder into `staging` (emptied first).
+impl Resumed {
+    /// Puts adapter and moments into a trainer that was made of the weights.
+    ///
+    /// # Errors
+    /// Another set of trained tensors, by count or name.
+    pub fn put_into(&self, trainer: &mut Trainer) -> Result<()> {
+        if let Some(adapter) = &self.adapter {
+            trainer.load_adapter(adapter)?;
+        }
+        let [first, second] = [FIRST_MOMENT, SECOND_MOMENT].map(|folder| self.dir.join(folder).join(WEIGHTS));
+        trainer.load_moments(&first, &second, self.state.optimizer_step)
+    }
+}
+
+/// Writes a whole resume folder of what `trainer` holds into `staging` (emptied first).
 ///
 /// # Errors
-/// Whatever the disk answers; `staging` is then without a manifest.
-pub fn write(staging: &Path, config: &Config, content: Resumed) -> Result<String> {
+/// A number that is not finite; whatever the disk answers. `staging` is then without a manifest.
+pub fn write(staging: &Path, config: &Config, state: &ResumeState, trainer: &mut Trainer) -> Result<String> {
     hone_disk::remove_tree(staging)?;
     hone_disk::create_dir(staging)?;
-    let put = |name: &str, weights: &HostWeights| {
-        hone_disk::create_dir(&staging.join(name))?;
-        write_weights(&staging.join(name).join("model.safetensors"), config, weights, Dtype::F32)
+    let mut put = |folder: &str, what: Stored, dtype: Dtype| {
+        hone_disk::create_dir(&staging.join(folder))?;
+        checkpoint::write_file(&staging.join(folder).join(WEIGHTS), &mut |out| trainer.write(&what, dtype, out))
     };
-    let Resumed { state, masters, optimizer } = content;
-    put(MASTERS, &masters)?;
-    put(FIRST_MOMENT, &HostWeights { tensors: optimizer.m, dtype: Dtype::F32 })?;
-    put(SECOND_MOMENT, &HostWeights { tensors: optimizer.v, dtype: Dtype::F32 })?;
-    hone_disk::write_json(&staging.join("resume.json"), &state)?;
+    put(FIRST_MOMENT, Stored::FirstMoments, Dtype::F32)?;
+    put(SECOND_MOMENT, Stored::SecondMoments, Dtype::F32)?;
+    match state.lora {
+        None => put(MASTERS, Stored::Base, Dtype::F32)?,
+        Some(_) => put(BASE, Stored::Base, dtype_by_name(&state.dtype)?)?,
+    }
+    if let Some(adapter) = trainer.adapter()? {
+        checkpoint::write_adapter(&staging.join(ADAPTER), config, &adapter, &state.base_model)?;
+    }
+    hone_disk::write_json(&staging.join("resume.json"), state)?;
     manifest::write(staging)
 }
 
-/// Reads a resume folder after holding it against its manifest.
+/// The state alone, after the folder was held against its manifest.
 ///
 /// # Errors
 /// A folder that is not complete or not that of `parent`.
-pub fn load(dir: &Path, config: &Config, parent: CheckpointId) -> Result<Resumed> {
+pub fn read_state(dir: &Path, parent: CheckpointId) -> Result<ResumeState> {
     manifest::verify(dir, None).context("verify the resume state")?;
     let path = dir.join("resume.json");
     let bytes = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
@@ -96,14 +137,19 @@ pub fn load(dir: &Path, config: &Config, parent: CheckpointId) -> Result<Resumed
         let found = state.checkpoint;
         return Err(Refusal(format!("{} belongs to {found}, not to {parent}", path.display())).into());
     }
-    let mut masters = HostWeights::load(&dir.join(MASTERS), config)?;
-    masters.dtype = dtype_by_name(&state.dtype)?;
-    let optimizer = OptimizerState {
-        step: state.optimizer_step,
-        m: HostWeights::load(&dir.join(FIRST_MOMENT), config)?.tensors,
-        v: HostWeights::load(&dir.join(SECOND_MOMENT), config)?.tensors,
-    };
-    Ok(Resumed { state, masters, optimizer })
+    Ok(state)
+}
+
+/// Reads the weights (and the adapter) that belong to a state.
+///
+/// # Errors
+/// Files that are not those of `config`.
+pub fn load(dir: &Path, config: &Config, state: ResumeState) -> Result<Resumed> {
+    let folder = if state.lora.is_some() { BASE } else { MASTERS };
+    let mut weights = HostWeights::load(&dir.join(folder), config)?;
+    weights.dtype = dtype_by_name(&state.dtype)?;
+    let adapter = state.lora.as_ref().map(|_| Adapter::load(&dir.join(ADAPTER), config)).transpose()?;
+    Ok(Resumed { state, weights, adapter, dir: dir.to_path_buf() })
 }
 
 fn dtype_by_name(name: &str) -> Result<Dtype> {

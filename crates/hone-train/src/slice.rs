@@ -10,7 +10,7 @@ mod load;
 mod stage;
 mod step;
 
-pub(crate) use load::{job_order, trainer_options};
+pub(crate) use load::{job_order, method, trainer_options};
 pub use step::StepRecord;
 
 use crate::clock;
@@ -62,12 +62,14 @@ struct Slice<'a> {
     prompts: Vec<Prompt>,
     trainer: Trainer,
     dtype: Dtype,
+    /// Rows of a micro-batch.
+    micro_rows: usize,
     digest: RowsDigest,
     /// Position, optimizer step and the like as the next checkpoint will hold them.
     state: ResumeState,
     records: Vec<StepRecord>,
-    /// Smoothed tokens per second.
-    speed: f64,
+    /// Smoothed tokens per second, all and trained.
+    speed: (f64, f64),
 }
 
 /// Trains from `request.position` to the next checkpoint and stages it. `report` gets `Alive`, `Step`,
@@ -117,7 +119,8 @@ impl Slice<'_> {
             loss: record.loss.unwrap_or(self.state.last_loss),
             learning_rate: record.learning_rate,
             grad_norm: record.grad_norm.unwrap_or(0.0),
-            tokens_per_s: self.speed,
+            tokens_per_s: self.speed.0,
+            trained_tokens_per_s: self.speed.1,
             memory_bytes: clock::resident_bytes(),
             at_ms: clock::now_ms(),
         }

@@ -1,8 +1,7 @@
 //! The command line: verbs, flags, and which function answers each.
 
 use crate::commands::{
-    checkpoints, compare, control, data, deploy, doctor, eval, export, history, init, keys, model, roles, show, status,
-    submit, train,
+    checkpoints, compare, control, data, deploy, doctor, eval, export, history, init, keys, model, plan, roles, selftest, show, status, submit, train,
 };
 use crate::exit;
 use crate::workspace::{Workspace, find_root};
@@ -77,6 +76,10 @@ enum Verb {
     Doctor,
     /// One training run in the foreground, no daemon needed.
     Train(train::TrainArgs),
+    /// What a job will take, before it starts: steps, and memory and time of each micro-batch.
+    Plan(plan::PlanArgs),
+    /// The numeric suite with PyTorch's values on this machine, and a short benchmark.
+    Selftest(selftest::SelftestArgs),
     /// The ledger.
     Checkpoints(checkpoints::CheckpointsArgs),
     /// Loss and token accuracy of a checkpoint, or of any model folder, on files.
@@ -168,6 +171,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Doctor => doctor::run(ws),
         Verb::Status => status::run(ws),
         Verb::Train(args) => train::run(ws, &args),
+        Verb::Plan(args) => plan::run(ws, &args),
+        Verb::Selftest(args) => selftest::run(ws, &args),
         Verb::Checkpoints(args) => checkpoints::run(ws, &args),
         Verb::Eval(args) => eval::run(ws, &args),
         Verb::Compare(args) => compare::run(ws, &args),

@@ -15,8 +15,7 @@ pub use render::{commented_file, json_schema, markdown};
 use anyhow::{Context, Result, bail};
 use hone_daemon::{Alerts, Housekeeping};
 use hone_pipeline::config::{
-    LrSchedule, OnRegression, Overlong, PromotionPolicy, Retention, ScoreWeights, Settings, SuiteMargins, Target,
-    TrainSettings, Transport,
+    LoraSettings, LrSchedule, OnRegression, Overlong, PromotionPolicy, Retention, ScoreWeights, Settings, SuiteMargins, Target, TrainSettings, Transport,
 };
 use hone_pipeline::finding::{Level, SchemaOrigin};
 use hone_pipeline::state::Priority;
@@ -411,9 +410,32 @@ fn suite_margins(values: &Values) -> Result<BTreeMap<String, SuiteMargins>, Vec<
     if problems.is_empty() { Ok(margins) } else { Err(problems) }
 }
 
+/// Rows of a step, before accumulation, when `batch_size` is "auto".
+const AUTO_BATCH_ROWS: usize = 8;
+
+/// None when the model itself is trained.
+fn lora_settings(values: &Values) -> Option<LoraSettings> {
+    let rank = values.get("lora.rank");
+    (rank > 0).then(|| LoraSettings {
+        rank,
+        alpha: values.get("lora.alpha"),
+        dropout: values.get("lora.dropout"),
+        targets: values.get("lora.targets"),
+    })
+}
+
 fn train_settings(values: &Values) -> TrainSettings {
+    let bytes = |path: &str| (values.get::<f64>(path) * 1e9) as u64;
+    let batch_size = values.get::<Value>("batch_size").as_u64().map(|rows| rows as usize);
     TrainSettings {
-        batch_size: values.get("batch_size"),
+        batch_size: batch_size.unwrap_or(AUTO_BATCH_ROWS),
+        auto_batch: batch_size.is_none(),
+        micro_batch: 0,
+        lora: lora_settings(values),
+        freeze: values.get("freeze"),
+        recompute: values.get("recompute"),
+        max_shard_bytes: bytes("max_shard_gb"),
+        max_memory_bytes: bytes("limits.max_memory_gb"),
         gradient_accumulation: values.get("gradient_accumulation"),
         learning_rate: values.get("learning_rate"),
         max_length: values.get("max_length"),

@@ -5,7 +5,7 @@
 
 use super::{Adapter, LoraConfig, PREFIX, Target, known_targets};
 use crate::config::{Config, is_off};
-use crate::weights::{Dtype, read_file, write_tensors};
+use crate::weights::{Dtype, read_tensors, write_tensors};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -43,15 +43,25 @@ impl Adapter {
     pub fn load(dir: &Path, config: &Config) -> Result<Adapter> {
         let path = dir.join(CONFIG);
         let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-        let value: Value = serde_json::from_str(&text).with_context(|| format!("parse {}", path.display()))?;
+        let path = dir.join(MODEL);
+        let bytes = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+        Adapter::from_bytes(&text, &bytes, config).with_context(|| format!("use the adapter in {}", dir.display()))
+    }
+
+    /// Reads the text of `adapter_config.json` and the bytes of `adapter_model.safetensors`.
+    ///
+    /// # Errors
+    /// As [`Adapter::load`].
+    pub fn from_bytes(text: &str, bytes: &[u8], config: &Config) -> Result<Adapter> {
+        let value: Value = serde_json::from_str(text).with_context(|| format!("parse {CONFIG}"))?;
         let object = value.as_object().with_context(|| format!("{CONFIG} is not a JSON object"))?;
         refuse_unsupported(object)?;
         let mut found = BTreeMap::new();
-        for (name, shape, values) in read_file(&dir.join(MODEL))? {
+        for (name, shape, values) in read_tensors(MODEL, bytes)? {
             found.insert(name, (shape, values));
         }
         let lora = lora_config(object, targets(object, found.keys().map(String::as_str))?)?;
-        lora.check(config).with_context(|| format!("use {}", path.display()))?;
+        lora.check(config)?;
         let mut tensors = Vec::new();
         for spec in lora.parameters(config) {
             let (shape, values) = found.remove(&spec.name).with_context(|| format!("{MODEL} lacks `{}`", spec.name))?;

@@ -5,7 +5,8 @@ use super::{OptimizerState, Trainer, upload_tensors};
 use crate::config::ParameterSpec;
 use crate::device::Span;
 use crate::lora::Adapter;
-use crate::weights::{Dtype, HostWeights, read_file, write_tensors};
+use crate::model::Training;
+use crate::weights::{Dtype, HostWeights, each_tensor, write_tensors};
 use anyhow::{Context, Result, ensure};
 use std::io::Write;
 use std::ops::Range;
@@ -104,6 +105,11 @@ impl Trainer {
         self.read_tensors(&spans)
     }
 
+    /// How many tensors are trained.
+    pub fn num_trained_tensors(&self) -> usize {
+        self.training().tensors.len()
+    }
+
     /// What AdamW remembers.
     ///
     /// # Errors
@@ -130,13 +136,20 @@ impl Trainer {
     /// # Errors
     /// A broken file; tensors that are not those that are trained, by count or name.
     pub fn load_moments(&mut self, first: &Path, second: &Path, step: u64) -> Result<()> {
-        for (path, what) in [(first, Stored::FirstMoments), (second, Stored::SecondMoments)] {
-            let names: Vec<String> = self.training().tensors.iter().map(|t| t.spec.name.clone()).collect();
-            let mut tensors: Vec<(String, Vec<f32>)> =
-                read_file(path)?.into_iter().map(|(name, _, values)| (name, values)).collect();
-            // A file may hold its tensors in any order.
-            tensors.sort_by_key(|(name, _)| names.iter().position(|known| known == name).unwrap_or(usize::MAX));
-            self.put_moments(&tensors, what).with_context(|| format!("use {}", path.display()))?;
+        let Training { first_moments, second_moments, .. } = *self.training();
+        for (path, all) in [(first, first_moments), (second, second_moments)] {
+            let spans = self.trained_spans(all);
+            let mut num_found = 0;
+            let mut put = |name: &str, values: Vec<f32>| -> Result<()> {
+                let found = spans.iter().find(|(spec, _)| spec.name == name);
+                let (spec, span) = found.with_context(|| format!("tensor `{name}` is not one that is trained"))?;
+                ensure!(values.len() == span.len, "tensor `{}` has {} numbers", spec.name, values.len());
+                num_found += 1;
+                self.device.upload(*span, &values)
+            };
+            each_tensor(path, &mut put).with_context(|| format!("use {}", path.display()))?;
+            let count = spans.len();
+            ensure!(num_found == count, "{} holds {num_found} tensors, {count} are trained", path.display());
         }
         self.step = step;
         Ok(())

@@ -312,6 +312,6 @@ fn a_step_from_saved_adapter_and_state_equals_a_step_without_stopping() {
     let open = device::open("cpu", 1).unwrap();
     let mut other = Trainer::new(open, &case.config, &case.weights, &options).unwrap();
     let error = format!("{:#}", other.load_moments(&m, &v, 1).unwrap_err());
-    assert!(error.contains("28 tensors given, expected 8"), "{error}");
+    assert!(error.contains("is not one that is trained"), "{error}");
     assert!(format!("{:#}", other.load_adapter(&adapter).unwrap_err()).contains("28 tensors given, expected 8"));
 }

@@ -178,7 +178,10 @@ fn slice_ended(draft: &mut Draft, id: JobId, lease: &Lease, exit: &WorkerExit) {
                 end_skipped(draft, id);
             }
         }
-        WorkerExit::Done | WorkerExit::Crashed { .. } => job_try_failed(draft, id, &in_words(exit)),
+        WorkerExit::OutOfMemory { reason } if halve_micro_batch(draft, id, reason) => {}
+        WorkerExit::Done | WorkerExit::Crashed { .. } | WorkerExit::OutOfMemory { .. } => {
+            job_try_failed(draft, id, &in_words(exit));
+        }
     }
 }
 
@@ -190,6 +193,28 @@ fn wait_for_room(draft: &mut Draft, id: JobId, exit: &WorkerExit) {
     }
     draft.put_job(Job { not_before_ms: draft.now + ROOM_WAIT_MS, ..job });
     draft.warning("job_waits_for_room", id, format!("{}; it goes on when the disk has room", in_words(exit)));
+}
+
+/// Once per job: half the rows of a micro-batch and twice the accumulation, so that a step keeps its rows. False when
+/// that was done already, or a micro-batch has but one row.
+fn halve_micro_batch(draft: &mut Draft, id: JobId, reason: &str) -> bool {
+    let Some(mut job) = open_job(draft.state(), id) else { return false };
+    let Some(settings) = job.settings.as_mut().filter(|settings| settings.micro_batch == 0) else { return false };
+    let rows = settings.micro_rows();
+    if rows < 2 {
+        return false;
+    }
+    let (halved, steps) = (rows.div_ceil(2), settings.rows_per_step());
+    settings.micro_batch = halved;
+    job.state = JobState::Queued;
+    job.progress = None;
+    draft.put_job(job);
+    let message = format!(
+        "out of memory ({reason}): it is started again with micro-batches of {halved} rows in place of {rows}; a step \
+         keeps its {steps} rows"
+    );
+    draft.warning("out_of_memory", id, message);
+    true
 }
 
 fn end_failed(draft: &mut Draft, id: JobId, reason: &str) {
@@ -206,6 +231,7 @@ fn in_words(exit: &WorkerExit) -> String {
         WorkerExit::Done => "the worker ended without a result".to_string(),
         WorkerExit::Failed { reason } => reason.clone(),
         WorkerExit::Crashed { reason } => format!("the worker crashed: {reason}"),
+        WorkerExit::OutOfMemory { reason } => format!("the worker ran out of memory: {reason}"),
     }
 }
 

@@ -44,6 +44,7 @@ pub(super) fn ended_without(draft: &mut Draft, id: CheckpointId, lease: &Lease, 
         WorkerExit::Done => ("the evaluation ended without results".to_string(), true),
         WorkerExit::Failed { reason } => (reason.clone(), false),
         WorkerExit::Crashed { reason } => (format!("the evaluation crashed: {reason}"), true),
+        WorkerExit::OutOfMemory { reason } => (format!("the evaluation ran out of memory: {reason}"), true),
     };
     let again = transient && tries < draft.settings.max_tries;
     let evaluation = Evaluation {

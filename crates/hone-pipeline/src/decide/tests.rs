@@ -6,6 +6,7 @@
 mod deployments;
 mod evaluations;
 mod files;
+mod memory;
 mod rewinding;
 mod room;
 mod sharing;
@@ -184,6 +185,9 @@ impl World {
             ["exit", "done"] => Event::WorkerExited { token, exit: WorkerExit::Done },
             ["exit", "crashed"] => {
                 Event::WorkerExited { token, exit: WorkerExit::Crashed { reason: "signal 9".to_string() } }
+            }
+            ["exit", "out-of-memory"] => {
+                Event::WorkerExited { token, exit: WorkerExit::OutOfMemory { reason: "exit code 76".to_string() } }
             }
             ["exit", "failed"] => {
                 Event::WorkerExited { token, exit: WorkerExit::Failed { reason: "no row is left".to_string() } }

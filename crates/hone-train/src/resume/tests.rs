@@ -11,15 +11,20 @@ fn a_damaged_resume_folder_is_not_read() {
     let staged = staged(&run(&request, &YieldFlag::default()).unwrap());
     let dir = workspace.root().join(&staged.resume_staging);
     let config = Config::from_dir(&workspace.base()).unwrap();
-    let resumed = load(&dir, &config, staged.checkpoint).unwrap();
-    assert_eq!(resumed.state.position, staged.position);
-    assert_eq!(resumed.optimizer.step, 3);
-    assert!(resumed.optimizer.v.iter().any(|(_, values)| values.iter().any(|x| *x > 0.0)));
+    let state = read_state(&dir, staged.checkpoint).unwrap();
+    assert_eq!((state.position.clone(), state.optimizer_step), (staged.position, 3));
+    let resumed = load(&dir, &config, state).unwrap();
+    let device = hone_model::device::open("cpu", 1).unwrap();
+    let options = hone_model::TrainerOptions::full(64, 64);
+    let mut trainer = Trainer::new(device, &config, &resumed.weights, &options).unwrap();
+    resumed.put_into(&mut trainer).unwrap();
+    let optimizer = trainer.optimizer_state().unwrap();
+    assert!(optimizer.v.iter().any(|(_, values)| values.iter().any(|x| *x > 0.0)));
 
     let path = dir.join("first_moment/model.safetensors");
     let mut bytes = std::fs::read(&path).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     std::fs::write(&path, bytes).unwrap();
-    let error = load(&dir, &config, staged.checkpoint).unwrap_err();
+    let error = read_state(&dir, staged.checkpoint).unwrap_err();
     assert!(format!("{error:#}").contains("first_moment"), "{error:#}");
 }

@@ -2,13 +2,15 @@
 
 use super::Slice;
 use crate::order::{Order, RowsDigest};
-use crate::resume::{self, ResumeState};
+use crate::plan::Sizer;
+use crate::resume::{self, ResumeState, Resumed};
 use crate::rows::{self, Examples};
-use crate::{Refusal, preview, refuse, selfcheck};
+use crate::{Refusal, clock, preview, refuse, selfcheck};
 use anyhow::{Context, Result};
 use hone_data::ChatContext;
-use hone_model::{Config, HostWeights, OptimizerState, Trainer, TrainerOptions, device};
-use hone_pipeline::config::TrainSettings;
+use hone_model::device::{self, Device};
+use hone_model::{Config, Dtype, HostWeights, LoraConfig, Method, Target, Trainer, TrainerOptions};
+use hone_pipeline::config::{LoraSettings, TrainSettings};
 use hone_pipeline::ids::JobId;
 use hone_pipeline::state::Position;
 use hone_pipeline::wire::{TrainRequest, WIRE_FORMAT_VERSION, WorkerMessage};
@@ -40,18 +42,40 @@ impl<'a> Slice<'a> {
         let (position, digest) = position(request, &order, &examples)?;
 
         report(WorkerMessage::Alive { phase: "loading".to_string() });
-        let (weights, optimizer, mut state) = start(request, &config)?;
-        state.rows_digest = digest.hex();
-        state.position = position;
-        let options = trainer_options(&order, &examples, settings);
         let device = device::open(&settings.device, settings.threads).map_err(refuse)?;
-        let mut trainer = Trainer::new(device, &config, &weights, &options).context("prepare the trainer")?;
-        if let Some(optimizer) = optimizer {
-            trainer.load_optimizer_state(&optimizer)?;
-        }
-        let dtype = weights.dtype;
+        let sizer = Sizer {
+            config: &config,
+            order: &order,
+            examples: &examples,
+            settings,
+            device: &*device,
+            previews: !prompts.is_empty(),
+            resident_bytes: clock::resident_bytes(),
+        };
+        let mut start = start(request, &config, report)?;
+        start.state.rows_digest = digest.hex();
+        start.state.position = position;
+        let micro_rows = sizer.micro_rows(start.state.micro_batch)?;
+        start.state.micro_batch = micro_rows;
+        let options = sizer.options(micro_rows)?;
+        let (trainer, state, dtype) = start.trainer(&config, device, &options)?;
         let records = Vec::new();
-        Ok(Slice { request, config, ctx, examples, order, prompts, trainer, dtype, digest, state, records, speed: 0.0 })
+        let speed = (0.0, 0.0);
+        Ok(Slice {
+            request,
+            config,
+            ctx,
+            examples,
+            order,
+            prompts,
+            trainer,
+            dtype,
+            micro_rows,
+            digest,
+            state,
+            records,
+            speed,
+        })
     }
 }
 
@@ -59,34 +83,83 @@ impl<'a> Slice<'a> {
 pub(crate) fn job_order(examples: &Examples, settings: &TrainSettings, job: JobId) -> Order {
     Order {
         num_examples: examples.list.len(),
-        examples_per_step: settings.batch_size.max(1) * settings.gradient_accumulation.max(1),
+        examples_per_step: settings.rows_per_step(),
         epochs: settings.epochs,
         seed: settings.seed,
         job,
     }
 }
 
-/// Sizes that hold every micro-batch of the job, whichever slice trains it.
-pub(crate) fn trainer_options(order: &Order, examples: &Examples, settings: &TrainSettings) -> TrainerOptions {
+/// What is trained.
+///
+/// # Errors
+/// A [`Refusal`] of a target that no product has.
+pub(crate) fn method(settings: &TrainSettings) -> Result<Method> {
+    let lora = settings.lora.as_ref().map(|lora| -> Result<LoraConfig> {
+        let targets = Target::parse_list(&lora.targets).context("use lora.targets").map_err(refuse)?;
+        Ok(LoraConfig { rank: lora.rank, alpha: lora.alpha, dropout: lora.dropout, targets })
+    });
+    Ok(Method {
+        recompute: settings.recompute,
+        frozen: settings.freeze.clone(),
+        lora: lora.transpose()?,
+        seed: settings.seed,
+    })
+}
+
+/// Sizes that hold every micro-batch of `micro_rows` rows of the job, whichever slice trains it.
+pub(crate) fn trainer_options(order: &Order, examples: &Examples, micro_rows: usize, method: Method) -> TrainerOptions {
     let tokens = |micro: &[usize]| micro.iter().map(|i| examples.list[*i].tokens.ids.len()).sum::<usize>();
-    let largest_of = |step: Vec<usize>| step.chunks(settings.batch_size.max(1)).map(tokens).max().unwrap_or(0);
+    let largest_of = |step: Vec<usize>| step.chunks(micro_rows).map(tokens).max().unwrap_or(0);
     let max_tokens = order.steps_from(0).map(largest_of).max().unwrap_or(0);
-    TrainerOptions::full(max_tokens, examples.longest())
+    TrainerOptions { max_tokens, max_segment_tokens: examples.longest(), method }
+}
+
+/// What a slice starts from.
+struct Start {
+    /// Present when training goes on with the optimizer of before.
+    resumed: Option<Resumed>,
+    /// Present when it does not.
+    fresh: Option<HostWeights>,
+    state: ResumeState,
+}
+
+impl Start {
+    /// The trainer with everything in it, the counters, and the number type of the published weights.
+    fn trainer(
+        self,
+        config: &Config,
+        device: Box<dyn Device>,
+        options: &TrainerOptions,
+    ) -> Result<(Trainer, ResumeState, Dtype)> {
+        let mut state = self.state;
+        let new = |weights: &HostWeights| Trainer::new(device, config, weights, options).context("prepare the trainer");
+        let (mut trainer, dtype) = match (self.resumed, self.fresh) {
+            (Some(mut resumed), _) => {
+                let mut trainer = new(&resumed.weights)?;
+                let dtype = resumed.weights.dtype;
+                resumed.weights.tensors = Vec::new();
+                resumed.put_into(&mut trainer).map_err(refuse)?;
+                (trainer, dtype)
+            }
+            (None, Some(weights)) => (new(&weights)?, weights.dtype),
+            (None, None) => unreachable!("a start has weights"),
+        };
+        let trained = trainer.num_trained_tensors() as u64;
+        if state.trained_tensors != 0 && state.trained_tensors != trained {
+            let before = state.trained_tensors;
+            return Err(Refusal(format!("{before} tensors were trained before, {trained} would be now")).into());
+        }
+        state.trained_tensors = trained;
+        trainer.zero_grad();
+        Ok((trainer, state, dtype))
+    }
 }
 
 /// Weights, optimizer state and counters to start from.
-fn start(request: &TrainRequest, config: &Config) -> Result<(HostWeights, Option<OptimizerState>, ResumeState)> {
-    if let Some(dir) = &request.resume_dir {
-        let resumed = resume::load(dir, config, request.parent).map_err(refuse)?;
-        let mut state = resumed.state;
-        if state.job != request.job {
-            state.nonfinite_in_a_row = 0;
-        }
-        state.job = request.job;
-        return Ok((resumed.masters, Some(resumed.optimizer), state));
-    }
-    let weights = HostWeights::load(&request.model_dir, config).map_err(refuse)?;
-    let state = ResumeState {
+fn start(request: &TrainRequest, config: &Config, report: &mut dyn FnMut(WorkerMessage)) -> Result<Start> {
+    let settings = &request.settings;
+    let mut state = ResumeState {
         format_version: resume::FORMAT_VERSION,
         checkpoint: request.parent,
         job: request.job,
@@ -96,9 +169,59 @@ fn start(request: &TrainRequest, config: &Config) -> Result<(HostWeights, Option
         steps_from_base: 0,
         nonfinite_in_a_row: 0,
         last_loss: 0.0,
-        dtype: weights.dtype.name().to_string(),
+        dtype: String::new(),
+        lora: settings.lora.clone(),
+        freeze: settings.freeze.clone(),
+        trained_tensors: 0,
+        micro_batch: 0,
+        base_model: request.model_dir.display().to_string(),
     };
-    Ok((weights, None, state))
+    if let Some(dir) = &request.resume_dir {
+        let before = resume::read_state(dir, request.parent).map_err(refuse)?;
+        let Some(change) = change(&before, settings) else {
+            let micro_batch = if before.job == request.job { before.micro_batch } else { 0 };
+            let state = ResumeState {
+                job: request.job,
+                nonfinite_in_a_row: if before.job == request.job { before.nonfinite_in_a_row } else { 0 },
+                micro_batch,
+                lora: settings.lora.clone(),
+                ..before.clone()
+            };
+            let resumed = Some(resume::load(dir, config, before).map_err(refuse)?);
+            return Ok(Start { resumed, fresh: None, state });
+        };
+        if before.job == request.job && request.position.job_step > 0 {
+            return Err(Refusal(format!("{} cannot go on: {change}", request.job)).into());
+        }
+        let message = format!(
+            "{change}: training starts from the published weights of {} with new optimizer state",
+            request.parent
+        );
+        report(WorkerMessage::Warning { code: "optimizer_reset".to_string(), message });
+        state.steps_from_base = before.steps_from_base;
+        state.last_loss = before.last_loss;
+    }
+    let weights = HostWeights::load(&request.model_dir, config).map_err(refuse)?;
+    state.dtype = weights.dtype.name().to_string();
+    Ok(Start { resumed: None, fresh: Some(weights), state })
+}
+
+/// Why the optimizer state of before does not fit these settings; none when it does.
+fn change(before: &ResumeState, settings: &TrainSettings) -> Option<String> {
+    let shape = |lora: &Option<LoraSettings>| match lora {
+        None => "full fine-tuning".to_string(),
+        Some(lora) => {
+            let targets = Target::parse_list(&lora.targets).unwrap_or_default();
+            let names: Vec<&str> = targets.into_iter().map(Target::name).collect();
+            format!("LoRA of rank {} and alpha {} on {}", lora.rank, lora.alpha, names.join(", "))
+        }
+    };
+    let (old, new) = (shape(&before.lora), shape(&settings.lora));
+    if old != new {
+        return Some(format!("this job asks for {new}, the steps before it were {old}"));
+    }
+    let (old, new) = (before.freeze.join(", "), settings.freeze.join(", "));
+    (old != new).then(|| format!("this job freezes [{new}], the steps before it froze [{old}]"))
 }
 
 /// The position to begin at and the digest of the rows before it, held against what the request says: if the

@@ -2,10 +2,8 @@
 
 use super::{Slice, StepRecord};
 use crate::checkpoint::{self, Contents};
-use crate::resume::{self, Resumed};
-use crate::{Refusal, replay};
-use anyhow::{Context, Result};
-use hone_model::HostWeights;
+use crate::{Refusal, replay, resume};
+use anyhow::Result;
 use hone_pipeline::event::StagedCheckpoint;
 use hone_pipeline::ids::CheckpointId;
 use serde_json::{Value, json};
@@ -16,25 +14,25 @@ impl Slice<'_> {
     /// # Errors
     /// A [`Refusal`] when the weights are not finite; whatever the disk answers.
     pub(super) fn stage(mut self, ends_job: bool, yielded: bool) -> Result<StagedCheckpoint> {
-        let weights = self.trainer.weights().context("read the weights back")?;
-        refuse_nonfinite(&weights, self.global_step())?;
         self.state.checkpoint = CheckpointId(self.global_step());
         self.state.rows_digest = self.digest.hex();
         let request = self.request;
+        let (trainer_state, lineage) = (self.trainer_state(), self.lineage());
         let contents = Contents {
             model_dir: &request.model_dir,
             config: &self.config,
-            weights: &weights,
             dtype: self.dtype,
-            trainer_state: &self.trainer_state(),
-            lineage: &self.lineage(),
+            max_shard_bytes: request.settings.max_shard_bytes,
+            adapter_base: &self.state.base_model,
+            trainer_state: &trainer_state,
+            lineage: &lineage,
         };
-        let manifest_hash =
-            checkpoint::write(&request.root.join(&request.staging), &contents).context("write the checkpoint")?;
-        let optimizer = self.trainer.optimizer_state().context("read the optimizer state back")?;
-        let content = Resumed { state: self.state.clone(), masters: weights, optimizer };
-        resume::write(&request.root.join(&request.resume_staging), &self.config, content)
-            .context("write the resume state")?;
+        let staging = request.root.join(&request.staging);
+        let written = checkpoint::write(&staging, &contents, &mut self.trainer);
+        let manifest_hash = written.map_err(|e| self.no_checkpoint(e))?;
+        let staging = request.root.join(&request.resume_staging);
+        let written = resume::write(&staging, &self.config, &self.state, &mut self.trainer);
+        written.map_err(|e| self.no_checkpoint(e))?;
         Ok(StagedCheckpoint {
             checkpoint: self.state.checkpoint,
             parent: request.parent,
@@ -72,7 +70,7 @@ impl Slice<'_> {
             "num_input_tokens_seen": self.records.iter().map(|r| r.tokens).sum::<u64>(),
             "num_train_epochs": settings.epochs,
             "save_steps": settings.save_steps,
-            "train_batch_size": settings.batch_size,
+            "train_batch_size": self.micro_rows,
             "trial_name": null,
             "trial_params": null,
         })
@@ -133,16 +131,18 @@ impl Slice<'_> {
         }
         Value::Object(lineage)
     }
-}
 
-/// A checkpoint with a number that is not finite would poison everything after it.
-fn refuse_nonfinite(weights: &HostWeights, step: u64) -> Result<()> {
-    for (name, values) in &weights.tensors {
-        if values.iter().any(|x| !x.is_finite()) {
-            let reason =
-                format!("after step {step}, {name} holds a number that is not finite: no checkpoint is written");
-            return Err(Refusal(format!("{reason} (hint: lower learning_rate)")).into());
+    /// A checkpoint with a number that is not finite would poison everything after it: nothing of it stays.
+    fn no_checkpoint(&self, error: anyhow::Error) -> anyhow::Error {
+        if error.chain().any(|cause| cause.is::<std::io::Error>()) {
+            return error.context("write the checkpoint");
         }
+        for staging in [&self.request.staging, &self.request.resume_staging] {
+            if let Err(error) = hone_disk::remove_tree(&self.request.root.join(staging)) {
+                return error.context("remove the unfinished checkpoint");
+            }
+        }
+        let step = self.global_step();
+        Refusal(format!("after step {step} no checkpoint is written: {error:#} (hint: lower learning_rate)")).into()
     }
-    Ok(())
 }

@@ -83,7 +83,8 @@ impl Slice<'_> {
         self.state.steps_from_base += 1;
         add_to_digest(&mut self.digest, &self.examples, indices);
         let seconds = started.elapsed().as_secs_f64();
-        self.note_speed(tokens as f64 / seconds.max(1e-9));
+        let per_s = |count: u64| count as f64 / seconds.max(1e-9);
+        self.speed = (smoothed(self.speed.0, per_s(tokens)), smoothed(self.speed.1, per_s(stats.trained_tokens)));
         let record = StepRecord {
             step: self.global_step(),
             job_step: self.state.position.job_step,
@@ -112,7 +113,7 @@ impl Slice<'_> {
         let loss_scale = 1.0 / trained as f32;
         let mut sum = BatchStats::default();
         self.trainer.zero_grad();
-        for micro in indices.chunks(self.request.settings.batch_size.max(1)) {
+        for micro in indices.chunks(self.micro_rows) {
             let rows: Vec<&TokenRow> = micro.iter().map(|i| &examples[*i].tokens).collect();
             let packed = pack(&rows);
             let batch = Batch { ids: packed.ids, targets: packed.targets, segments: packed.segments };
@@ -123,11 +124,6 @@ impl Slice<'_> {
         }
         assert_eq!(sum.trained_tokens, trained as u64, "the mask survives packing");
         Ok((sum, self.trainer.grad_norm()?))
-    }
-
-    fn note_speed(&mut self, tokens_per_s: f64) {
-        let first = self.speed == 0.0;
-        self.speed = if first { tokens_per_s } else { self.speed + SPEED_SMOOTHING * (tokens_per_s - self.speed) };
     }
 
     /// Names the rows of a refused update; fails after too many in a row.
@@ -154,4 +150,9 @@ impl Slice<'_> {
         }
         Ok(())
     }
+}
+
+/// The first value, or the average that leans on the newest.
+fn smoothed(before: f64, newest: f64) -> f64 {
+    if before == 0.0 { newest } else { before + SPEED_SMOOTHING * (newest - before) }
 }

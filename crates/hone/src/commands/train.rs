@@ -38,9 +38,9 @@ pub struct TrainArgs {
     /// Schema of the files (default: schema_id of config.json).
     #[arg(long, value_name = "ID")]
     schema: Option<String>,
-    /// Rows per micro-batch.
+    /// Rows per micro-batch, or auto.
     #[arg(long)]
-    batch_size: Option<usize>,
+    batch_size: Option<String>,
     /// Peak learning rate.
     #[arg(long)]
     learning_rate: Option<f64>,
@@ -53,6 +53,72 @@ pub struct TrainArgs {
     /// Data profile.
     #[arg(long)]
     profile: Option<String>,
+    /// Rank of LoRA adapters; 0 = full fine-tuning.
+    #[arg(long)]
+    lora_rank: Option<usize>,
+    /// The adapters' output is multiplied by alpha / rank.
+    #[arg(long)]
+    lora_alpha: Option<f64>,
+    /// Share of the adapters' inputs that training leaves out.
+    #[arg(long)]
+    lora_dropout: Option<f64>,
+    /// Products that get an adapter: peft's names, separated by commas, or all-linear.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    lora_targets: Option<Vec<String>>,
+    /// Compute layers again in the backward pass: less memory, more time.
+    #[arg(long)]
+    recompute: bool,
+}
+
+impl TrainArgs {
+    /// The configuration with these flags over it.
+    pub fn config(&self, ws: &Workspace) -> Result<crate::config::Config> {
+        let mut pairs = ws.set.clone();
+        pairs.extend(self.pairs()?);
+        crate::config::Config::load(&ws.root, &pairs)
+    }
+
+    /// The schema of the files.
+    pub fn schema(&self, config: &crate::config::Config) -> String {
+        self.schema.clone().unwrap_or_else(|| config.schema_id.0.clone())
+    }
+
+    /// The files, in order.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+
+    /// The model's folder: the one that is named, else the newest checkpoint of the workspace.
+    pub fn model_dir(&self, ws: &Workspace) -> Result<PathBuf> {
+        if let Some(dir) = &self.model {
+            return absolute(dir);
+        }
+        let Ok(state) = ws.state() else {
+            return Err(
+                UsageError("train: name a model folder with --model DIR (there is no workspace here)".into()).into()
+            );
+        };
+        let latest = state.latest_checkpoint().context("find a checkpoint to start from")?.id;
+        ws.layout().checkpoint_model_dir(&state, latest)
+    }
+
+    /// The flags as configuration keys.
+    fn pairs(&self) -> Result<Vec<(String, String)>> {
+        let targets = self.lora_targets.as_ref().map(serde_json::to_string).transpose()?;
+        let flags = [
+            ("batch_size", self.batch_size.clone()),
+            ("learning_rate", self.learning_rate.map(|v| v.to_string())),
+            ("max_length", self.max_length.map(|v| v.to_string())),
+            ("epochs", self.epochs.map(|v| v.to_string())),
+            ("profile.name", self.profile.clone()),
+            ("lora.rank", self.lora_rank.map(|v| v.to_string())),
+            ("lora.alpha", self.lora_alpha.map(|v| v.to_string())),
+            ("lora.dropout", self.lora_dropout.map(|v| v.to_string())),
+            ("lora.targets", targets),
+            ("recompute", self.recompute.then(|| "true".to_string())),
+        ];
+        Ok(flags.into_iter().filter_map(|(key, value)| value.map(|v| (key.to_string(), v))).collect())
+    }
 }
 
 /// Where a run stands, in its folder.
@@ -73,18 +139,9 @@ struct RunState {
 
 /// Runs the verb.
 pub fn run(ws: &Workspace, args: &TrainArgs) -> Result<()> {
-    let mut pairs = ws.set.clone();
-    let flags = [
-        ("batch_size", args.batch_size.map(|v| v.to_string())),
-        ("learning_rate", args.learning_rate.map(|v| v.to_string())),
-        ("max_length", args.max_length.map(|v| v.to_string())),
-        ("epochs", args.epochs.map(|v| v.to_string())),
-        ("profile.name", args.profile.clone()),
-    ];
-    pairs.extend(flags.into_iter().filter_map(|(key, value)| value.map(|v| (key.to_string(), v))));
-    let config = crate::config::Config::load(&ws.root, &pairs)?;
-    let schema = args.schema.clone().unwrap_or_else(|| config.schema_id.0.clone());
-    let model_dir = model_dir(ws, args)?;
+    let config = args.config(ws)?;
+    let schema = args.schema(&config);
+    let model_dir = args.model_dir(ws)?;
     let mut files = Vec::new();
     for file in &args.files {
         let path = absolute(file)?;
@@ -95,19 +152,6 @@ pub fn run(ws: &Workspace, args: &TrainArgs) -> Result<()> {
     let out = absolute(&args.out)?;
     disk::create_dir(&out.join(RESUME_DIR))?;
     train(ws, &config, &out, &model_dir, files)
-}
-
-fn model_dir(ws: &Workspace, args: &TrainArgs) -> Result<PathBuf> {
-    if let Some(dir) = &args.model {
-        return absolute(dir);
-    }
-    let Ok(state) = ws.state() else {
-        return Err(
-            UsageError("train: name a model folder with --model DIR (there is no workspace here)".into()).into()
-        );
-    };
-    let latest = state.latest_checkpoint().context("find a checkpoint to start from")?.id;
-    ws.layout().checkpoint_model_dir(&state, latest)
 }
 
 /// Both gates; nothing is trained that they refuse.
@@ -266,29 +310,32 @@ fn report(ws: &Workspace, bar: &ProgressBar, message: &WorkerMessage) {
 #[must_use]
 pub fn figures(progress: &Progress) -> String {
     format!(
-        "loss {:.4}  lr {:.1e}  {:.0} tokens/s  {}",
+        "loss {:.4}  lr {:.1e}  {:.0} tokens/s ({:.0} trained)  {}",
         progress.loss,
         progress.learning_rate,
         progress.tokens_per_s,
+        progress.trained_tokens_per_s,
         output::bytes(progress.memory_bytes)
     )
 }
 
 fn summary(ws: &Workspace, out: &Path, state: &RunState, seconds: f64) {
     let folder = out.join(CheckpointId(state.checkpoint).to_string());
+    let peak = hone_train::clock::peak_resident_bytes();
     if ws.json {
         output::json(
             &json!({"type": "summary", "done": state.done, "checkpoint": folder, "steps": state.position.job_step,
-            "rows_trained": state.position.rows_trained, "seconds": seconds}),
+            "rows_trained": state.position.rows_trained, "seconds": seconds, "peak_memory_bytes": peak}),
         );
         return;
     }
     let verb = if state.done { "trained" } else { "stopped early (the same command goes on): trained" };
     output::line(&format!(
-        "{verb} {} rows in {} steps, {}; the model is in {}",
+        "{verb} {} rows in {} steps, {}, at most {} of memory; the model is in {}",
         state.position.rows_trained,
         state.position.job_step,
         output::duration(seconds),
+        output::bytes(peak),
         folder.display()
     ));
 }

@@ -15,6 +15,15 @@ pub enum Kind {
         /// Largest.
         max: u64,
     },
+    /// A whole number, or `"auto"`.
+    IntOrAuto {
+        /// Smallest.
+        min: u64,
+        /// Largest.
+        max: u64,
+    },
+    /// A list of texts.
+    Texts,
     /// A number.
     Float {
         /// Smallest.
@@ -83,7 +92,7 @@ pub const KEYS: &[Key] = &[
     key("schema_id", Kind::Choice(SCHEMAS), "\"chat_sft_v1\"", "Schema of files that name none themselves."),
     key("profile.name", Kind::Choice(&["plain"]), "\"plain\"", "The data profile, applied alike in training, preview, evaluation and serving."),
     key("chat_template_kwargs", Kind::Object, "{}", "Extra variables of the chat template, e.g. {\"enable_thinking\": false}."),
-    key("batch_size", int(1, 65_536), "8", "Rows per micro-batch. Rows are packed without padding."),
+    key("batch_size", Kind::IntOrAuto { min: 1, max: 65_536 }, "8", "Rows per micro-batch. Rows are packed without padding. \"auto\": a step has 8 rows times `gradient_accumulation`, cut into the largest micro-batches that fit into memory."),
     key("gradient_accumulation", int(1, 65_536), "1", "Micro-batches per optimizer step."),
     key("learning_rate", float(1e-9, 1.0), "2e-5", "Peak learning rate."),
     key("lr_schedule", Kind::Choice(&["constant", "cosine", "linear", "warmup_stable_decay"]), "\"constant\"", "Learning-rate schedule; its horizon is the job."),
@@ -98,6 +107,13 @@ pub const KEYS: &[Key] = &[
     key("seed", int(0, u64::MAX), "42", "Seed of the order of rows."),
     key("device", Kind::Choice(&["cpu", "reference"]), "\"cpu\"", "Where training and evaluation compute; `reference` is the slow plain twin for checks."),
     key("threads", int(0, 1024), "0", "Threads of the training engine; 0 = all cores. The same number gives the same bits."),
+    key("recompute", Kind::Bool, "false", "Compute layers again in the backward pass in place of keeping their activations: less memory, about a third more time, the same numbers."),
+    key("freeze", Kind::Texts, "[]", "Parameters that are not trained: names, or patterns such as \"model.layers.0.*\" or \"*norm.weight\" (full fine-tuning only)."),
+    key("max_shard_gb", float(0.0, 1e6), "5", "Weights above so many gigabytes are written as several files with an index; 0 = one file."),
+    key("lora.rank", int(0, 65_536), "0", "Rank of the adapters; 0 = full fine-tuning. A change between LoRA and full fine-tuning starts new optimizer state."),
+    key("lora.alpha", float(1e-6, 1e6), "32", "The adapters' output is multiplied by alpha / rank."),
+    key("lora.dropout", float(0.0, 0.99), "0", "Share of the adapters' inputs that training leaves out."),
+    key("lora.targets", Kind::Words(&["all-linear", "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]), "[\"all-linear\"]", "Products that get an adapter, as `peft` names them; \"all-linear\" alone means all seven."),
     key("auto_generate.enabled", Kind::Bool, "false", "Ask skill servers for data when the queue runs dry."),
     key("auto_generate.count", int(1, 100_000), "500", "Samples per generated file."),
     key("auto_generate.threshold", int(0, 1000), "0", "Generate only while at most this many jobs are open."),
@@ -169,6 +185,7 @@ pub const KEYS: &[Key] = &[
     key("limits.min_free_gb", float(0.0, 1e6), "2", "Below this free room on the workspace's disk the daemon begins nothing new and says so; 0 = never."),
     key("limits.housekeeping_sec", float(1.0, 1e6), "60", "Seconds between two looks at retention."),
     key("limits.housekeeping_max_sec", float(1.0, 1e6), "300", "Time limit of one look at retention, in seconds."),
+    key("limits.max_memory_gb", float(0.0, 1e6), "0", "Memory that a training run may plan for, for `batch_size` \"auto\" and `hone plan`; 0 = nine tenths of what the host has available."),
     key("limits.min_trained_share", float(0.0, 1.0), "0.005", "Training refuses to start when the share of trained tokens is below this."),
     key("limits.max_trained_share", float(0.0, 1.0), "1.0", "Training refuses to start when the share of trained tokens is above this."),
 ];

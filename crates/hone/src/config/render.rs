@@ -94,6 +94,10 @@ fn schema_of(key: &Key) -> Value {
         Kind::Bool => json!({"type": "boolean"}),
         Kind::Int { min, max: u64::MAX } => json!({"type": "integer", "minimum": min}),
         Kind::Int { min, max } => json!({"type": "integer", "minimum": min, "maximum": max}),
+        Kind::IntOrAuto { min, max } => {
+            json!({"anyOf": [{"type": "integer", "minimum": min, "maximum": max}, {"const": "auto"}]})
+        }
+        Kind::Texts => json!({"type": "array", "items": {"type": "string", "minLength": 1}}),
         Kind::Float { min, max } => json!({"type": "number", "minimum": min, "maximum": max}),
         Kind::Text | Kind::Address => json!({"type": "string", "minLength": 1}),
         Kind::Texts => json!({"type": "array", "items": {"type": "string"}}),

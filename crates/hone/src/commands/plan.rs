@@ -1,0 +1,81 @@
+//! `hone plan FILE…`: what a job will take before it starts: rows, tokens, steps, and for each micro-batch its memory at
+//! the peak and its time.
+
+use crate::commands::train::TrainArgs;
+use crate::output;
+use crate::workspace::{Workspace, absolute};
+use anyhow::Result;
+use clap::Args;
+use hone_pipeline::wire::TrainFile;
+use hone_train::Plan;
+use std::time::Duration;
+
+/// Flags of `hone plan`.
+#[derive(Args, Debug)]
+pub struct PlanArgs {
+    #[command(flatten)]
+    train: TrainArgs,
+    /// Train first steps for so many seconds in all, to tell the time (0 = do not measure).
+    #[arg(long, value_name = "SECONDS", default_value_t = 30.0)]
+    calibrate: f64,
+}
+
+/// Runs the verb.
+pub fn run(ws: &Workspace, args: &PlanArgs) -> Result<()> {
+    let config = args.train.config(ws)?;
+    let schema = args.train.schema(&config);
+    let model_dir = args.train.model_dir(ws)?;
+    let mut files = Vec::new();
+    for file in args.train.files() {
+        let path = absolute(file)?;
+        let name = path.file_name().map_or_else(|| "file".to_string(), |n| n.to_string_lossy().into_owned());
+        files.push(TrainFile { name, path, schema_id: schema.clone() });
+    }
+    let time = (args.calibrate > 0.0).then(|| Duration::from_secs_f64(args.calibrate.min(3600.0)));
+    let plan = hone_train::plan(&model_dir, &files, &config.settings.train, time)?;
+    if ws.json {
+        output::json(&plan);
+    } else {
+        print(&plan);
+    }
+    Ok(())
+}
+
+fn print(plan: &Plan) {
+    output::line(&format!(
+        "{} rows ({} left out), {} examples, the longest of {} tokens",
+        plan.rows, plan.rows_skipped, plan.examples, plan.longest
+    ));
+    output::line(&format!(
+        "{} tokens a pass, {} of them trained; {} steps of {} rows in {} epoch{}",
+        plan.tokens,
+        plan.trained_tokens,
+        plan.steps,
+        plan.rows_per_step,
+        plan.epochs,
+        if plan.epochs == 1 { "" } else { "s" }
+    ));
+    let unmeasured = || "-".to_string();
+    let rows: Vec<Vec<String>> = plan
+        .micro_batches
+        .iter()
+        .map(|micro| {
+            vec![
+                micro.rows.to_string(),
+                micro.largest_tokens.to_string(),
+                output::bytes(micro.peak_bytes),
+                if micro.fits { "yes" } else { "no" }.to_string(),
+                micro.tokens_per_s.map_or_else(unmeasured, |speed| format!("{speed:.0}")),
+                micro.seconds.map_or_else(unmeasured, output::duration),
+            ]
+        })
+        .collect();
+    output::table(&["rows", "tokens at most", "peak memory", "fits", "tokens/s", "time"], &rows);
+    if plan.memory_limit_bytes > 0 {
+        output::line(&format!("at most {} may be used", output::bytes(plan.memory_limit_bytes)));
+    }
+    output::line(&match plan.chosen {
+        Some(rows) => format!("a run takes micro-batches of {rows} row{}", if rows == 1 { "" } else { "s" }),
+        None => "no micro-batch fits (hint: a smaller --max-length, --recompute, --lora-rank)".to_string(),
+    });
+}

@@ -1,0 +1,162 @@
+//! `hone train` and `hone plan` with the real binary on a tiny model: kills at random instants change nothing, memory is
+//! what was planned.
+
+#![expect(clippy::disallowed_methods, reason = "tests write their own fixtures")]
+
+use hone_model::{Config, Dtype, HostWeights};
+use hone_skills::{GenerateRequest, Split};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+struct Rig {
+    dir: tempfile::TempDir,
+}
+
+impl Rig {
+    /// A workspace with a tiny model, and `rows` rows of Binary in `data.jsonl`.
+    fn new(rows: usize) -> Rig {
+        let rig = Rig { dir: tempfile::tempdir().unwrap() };
+        let output = rig.hone(&["init", "--tiny"]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let request = GenerateRequest { level: 1, count: rows, seed: 5, split: Split::Train, steps: false };
+        let batch = hone_skills::find("binary").unwrap().generate(&request).unwrap();
+        let lines = batch.samples.iter().map(|s| json!({"messages": s.messages}).to_string() + "\n");
+        std::fs::write(rig.path("data.jsonl"), lines.collect::<String>()).unwrap();
+        rig
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn hone(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hone"));
+        command.arg("--root").arg(self.path("root")).args(args).stdin(Stdio::null());
+        command
+    }
+
+    /// `hone train data.jsonl --out OUT`, with two threads.
+    fn train(&self, out: &str, extra: &[&str]) -> Command {
+        let (file, out) = (self.path("data.jsonl"), self.path(out));
+        let mut command = self.hone(&["--json", "train"]);
+        command.arg(file).arg("--out").arg(out).args(["--set", "threads=2", "--set", "preview_steps=0"]).args(extra);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+}
+
+/// The last line of a program that ended well.
+#[track_caller]
+fn last_line(mut command: Command) -> Value {
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_str(text.lines().last().unwrap()).unwrap()
+}
+
+/// The loss of each step, as bits; a step that was trained twice must have had the same both times.
+fn losses(out: &Path) -> BTreeMap<u64, u64> {
+    let mut losses = BTreeMap::new();
+    for line in std::fs::read_to_string(out.join("metrics.jsonl")).unwrap().lines() {
+        // A kill may cut the last line of its process; the step is trained again.
+        let Ok(record) = serde_json::from_str::<Value>(line) else { continue };
+        let (step, loss) = (record["step"].as_u64().unwrap(), record["loss"].as_f64().unwrap().to_bits());
+        let before = losses.insert(step, loss);
+        assert!(before.is_none_or(|before| before == loss), "step {step} had another loss before the kill");
+    }
+    losses
+}
+
+// budget: 60 s
+#[test]
+fn thirty_random_kills_change_neither_losses_nor_weights() {
+    if std::env::var("HONE_SLOW").is_err() {
+        return;
+    }
+    let rig = Rig::new(280);
+    let settings = ["--batch-size", "4", "--learning-rate", "1e-3", "--set", "save_steps=2", "--lora-rank", "4"];
+    let settings = [&settings[..], &["--lora-dropout", "0.1"]].concat();
+    let whole = last_line(rig.train("whole", &settings));
+    assert_eq!((&whole["done"], &whole["steps"]), (&json!(true), &json!(70)));
+
+    // SplitMix64: which line of its output is the last that a process lives to see.
+    let mut state = 20_251_125u64;
+    let mut random = |below: u64| {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        (z ^ (z >> 27)) % below
+    };
+    for _ in 0..30 {
+        let mut child = rig.train("killed", &settings).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        for _ in 0..=random(9) {
+            if lines.next().is_none() {
+                break;
+            }
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    let killed = last_line(rig.train("killed", &settings));
+    assert_eq!(killed["done"], true);
+    assert_eq!(losses(&rig.path("killed")), losses(&rig.path("whole")));
+    let read = |out: &str, file: &str| std::fs::read(rig.path(out).join(file)).unwrap();
+    for file in ["checkpoint-70/model.safetensors", "checkpoint-70/adapter/adapter_model.safetensors"] {
+        assert!(read("killed", file) == read("whole", file), "{file} differs");
+    }
+    let digest = |out: &str| serde_json::from_slice::<Value>(&read(out, "run.json")).unwrap()["rows_digest"].clone();
+    assert_eq!(digest("killed"), digest("whole"), "the same rows in the same order");
+}
+
+/// The workspace's tiny tokenizer with a model of several million parameters.
+fn larger_model(rig: &Rig) -> PathBuf {
+    let tiny = rig.path("root/models/tiny");
+    let dir = rig.path("larger");
+    std::fs::create_dir(&dir).unwrap();
+    for entry in std::fs::read_dir(&tiny).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, dir.join(path.file_name().unwrap())).unwrap();
+    }
+    let mut json: Value = serde_json::from_slice(&std::fs::read(tiny.join("config.json")).unwrap()).unwrap();
+    for (key, value) in [("hidden_size", 512), ("intermediate_size", 1024), ("num_hidden_layers", 6), ("head_dim", 64)]
+    {
+        json[key] = json!(value);
+    }
+    json["num_attention_heads"] = json!(8);
+    std::fs::write(dir.join("config.json"), json.to_string()).unwrap();
+    let config = Config::from_json(&json).unwrap();
+    let mut file = std::io::BufWriter::new(std::fs::File::create(dir.join("model.safetensors")).unwrap());
+    HostWeights::random(&config, 3).write(&config, Dtype::F32, &mut file).unwrap();
+    std::io::Write::flush(&mut file).unwrap();
+    dir
+}
+
+// budget: 60 s
+#[test]
+fn a_run_takes_the_memory_that_was_planned() {
+    if std::env::var("HONE_SLOW").is_err() {
+        return;
+    }
+    let rig = Rig::new(64);
+    let model = larger_model(&rig);
+    let model = model.to_str().unwrap();
+    for (name, extra) in [
+        ("full", vec!["--batch-size", "16"]),
+        ("small", vec!["--batch-size", "2"]),
+        ("lora", vec!["--batch-size", "16", "--lora-rank", "8"]),
+        ("again", vec!["--batch-size", "16", "--recompute"]),
+    ] {
+        let flags = [&["--model", model, "--set", "save_steps=3"], &extra[..]].concat();
+        let mut plan = rig.hone(&["--json", "plan", "--calibrate", "0", "--set", "threads=2"]);
+        plan.arg(rig.path("data.jsonl")).args(&flags);
+        let plan = last_line(plan);
+        let micro = plan["micro_batches"].as_array().unwrap().iter().find(|micro| micro["rows"] == plan["chosen"]);
+        let planned = micro.unwrap()["peak_bytes"].as_f64().unwrap();
+        let used = last_line(rig.train(name, &flags))["peak_memory_bytes"].as_f64().unwrap();
+        let difference = used / planned - 1.0;
+        assert!(difference.abs() < 0.05, "{name}: {used} bytes used, {planned} planned ({:.1} %)", 100.0 * difference);
+    }
+}
