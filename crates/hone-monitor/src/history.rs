@@ -276,6 +276,8 @@ struct MetricsLine {
     learning_rate: f64,
     grad_norm: Option<f64>,
     tokens: u64,
+    #[serde(default)]
+    trained_tokens: u64,
     ms: f64,
     at_ms: Option<u64>,
 }
@@ -291,6 +293,7 @@ impl MetricsLine {
             learning_rate: self.learning_rate,
             grad_norm: self.grad_norm.unwrap_or(f64::NAN),
             tokens_per_s: self.tokens as f64 * 1000.0 / self.ms,
+            trained_tokens_per_s: self.trained_tokens as f64 * 1000.0 / self.ms,
             memory_bytes: told.memory_bytes,
             at_ms: self.at_ms.unwrap_or(told.at_ms),
         }
@@ -308,6 +311,7 @@ struct StepWithGaps {
     learning_rate: Option<f64>,
     grad_norm: Option<f64>,
     tokens_per_s: Option<f64>,
+    trained_tokens_per_s: Option<f64>,
     memory_bytes: u64,
     at_ms: u64,
 }
@@ -330,6 +334,7 @@ impl StepWithGaps {
             learning_rate: number(self.learning_rate),
             grad_norm: number(self.grad_norm),
             tokens_per_s: number(self.tokens_per_s),
+            trained_tokens_per_s: number(self.trained_tokens_per_s),
             memory_bytes: self.memory_bytes,
             at_ms: self.at_ms,
         }
