@@ -256,8 +256,14 @@ fn read_numbers(file: &str, name: &str, view: &TensorView<'_>) -> Result<(Dtype,
     Ok((dtype, values))
 }
 
-/// Name, shape and numbers of every tensor of one safetensors file.
-pub(crate) fn read_tensors(file: &str, bytes: &[u8]) -> Result<Vec<(String, Vec<usize>, Vec<f32>)>> {
+/// Name, shape and numbers of a tensor.
+pub(crate) type NamedTensor = (String, Vec<usize>, Vec<f32>);
+
+/// Gets the name, the view and the numbers of each tensor.
+type Visit<'a> = &'a mut dyn FnMut(&str, &TensorView<'_>, Vec<f32>) -> Result<()>;
+
+/// Every tensor of one safetensors file.
+pub(crate) fn read_tensors(file: &str, bytes: &[u8]) -> Result<Vec<NamedTensor>> {
     let mut tensors = Vec::new();
     visit_bytes(file, bytes, &mut |name, view, values| {
         tensors.push((name.to_owned(), view.shape().to_vec(), values));
@@ -271,17 +277,13 @@ pub(crate) fn each_tensor(path: &Path, work: &mut dyn FnMut(&str, Vec<f32>) -> R
     visit(path, &mut |name, _, values| work(name, values))
 }
 
-fn visit(path: &Path, work: &mut dyn FnMut(&str, &TensorView<'_>, Vec<f32>) -> Result<()>) -> Result<()> {
+fn visit(path: &Path, work: Visit<'_>) -> Result<()> {
     let bytes = map(path).with_context(|| format!("open {}", path.display()))?;
     let file = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
     visit_bytes(&file, &bytes, work)
 }
 
-fn visit_bytes(
-    file: &str,
-    bytes: &[u8],
-    work: &mut dyn FnMut(&str, &TensorView<'_>, Vec<f32>) -> Result<()>,
-) -> Result<()> {
+fn visit_bytes(file: &str, bytes: &[u8], work: Visit<'_>) -> Result<()> {
     let tensors =
         SafeTensors::deserialize(bytes).map_err(|e| anyhow::anyhow!("{file} is not a whole safetensors file: {e}"))?;
     for (name, view) in tensors.iter() {

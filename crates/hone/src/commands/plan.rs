@@ -1,5 +1,6 @@
 //! `hone plan FILE…`: what a job will take before it starts: rows, tokens, steps, and for each micro-batch its memory at
-//! the peak and its time.
+//! the peak and its time. The memory is that of one slice in a process of its own, as the daemon trains; `hone train` keeps
+//! up to the size of the weights on top of it after its first checkpoint, because its allocator does.
 
 use crate::commands::train::TrainArgs;
 use crate::output;
