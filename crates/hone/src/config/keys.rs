@@ -22,8 +22,6 @@ pub enum Kind {
         /// Largest.
         max: u64,
     },
-    /// A list of texts.
-    Texts,
     /// A number.
     Float {
         /// Smallest.

@@ -134,9 +134,6 @@ pub fn check(kind: Kind, value: &Value) -> Result<(), String> {
         Kind::Bool => value.is_boolean(),
         Kind::Int { min, max } => value.as_u64().is_some_and(|n| (min..=max).contains(&n)),
         Kind::IntOrAuto { min, max } => value == "auto" || value.as_u64().is_some_and(|n| (min..=max).contains(&n)),
-        Kind::Texts => {
-            value.as_array().is_some_and(|list| list.iter().all(|v| v.as_str().is_some_and(|s| !s.trim().is_empty())))
-        }
         Kind::Float { min, max } => value.as_f64().is_some_and(|n| (min..=max).contains(&n)),
         Kind::Text => value.as_str().is_some_and(|s| !s.trim().is_empty()),
         Kind::OptionalText => value.is_null() || value.as_str().is_some_and(|s| !s.trim().is_empty()),
@@ -161,7 +158,6 @@ pub fn allowed(kind: Kind) -> String {
         Kind::Int { min, max: u64::MAX } => format!("a whole number from {min}"),
         Kind::Int { min, max } => format!("a whole number from {min} to {max}"),
         Kind::IntOrAuto { min, max } => format!("a whole number from {min} to {max}, or \"auto\""),
-        Kind::Texts => "a list of texts".to_string(),
         Kind::Float { min, max } => format!("a number from {min} to {max}"),
         Kind::Text => "a text".to_string(),
         Kind::OptionalText => "a text or null".to_string(),

@@ -97,7 +97,6 @@ fn schema_of(key: &Key) -> Value {
         Kind::IntOrAuto { min, max } => {
             json!({"anyOf": [{"type": "integer", "minimum": min, "maximum": max}, {"const": "auto"}]})
         }
-        Kind::Texts => json!({"type": "array", "items": {"type": "string", "minLength": 1}}),
         Kind::Float { min, max } => json!({"type": "number", "minimum": min, "maximum": max}),
         Kind::Text | Kind::Address => json!({"type": "string", "minLength": 1}),
         Kind::Texts => json!({"type": "array", "items": {"type": "string"}}),
