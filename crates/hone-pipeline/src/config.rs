@@ -1,6 +1,7 @@
 //! The values that decisions and children need, already validated. The file they are read from is
 //! the business of the `hone` crate; these are the frozen, typed results.
 
+use crate::curriculum::CurriculumSettings;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -252,6 +253,9 @@ pub struct Settings {
     pub max_checks: usize,
     /// How many queued jobs the queue holds before files wait in the inbox.
     pub max_queued_jobs: usize,
+    /// When a skill's level moves.
+    #[serde(default)]
+    pub curriculum: CurriculumSettings,
     /// Below so many free bytes nothing new is begun; 0 = never.
     #[serde(default)]
     pub min_free_bytes: u64,
@@ -323,6 +327,7 @@ impl Default for Settings {
             watch_ms: 0,
             max_checks: 1,
             max_queued_jobs: 10_000,
+            curriculum: CurriculumSettings::default(),
             min_free_bytes: 0,
             retention: Retention::default(),
             min_rows: 0,

@@ -8,6 +8,7 @@
 
 mod checkpoints;
 mod commands;
+mod curriculum;
 mod deployment;
 mod device;
 mod disk;
@@ -58,6 +59,9 @@ pub fn decide(state: &State, settings: &Settings, event: &Event, now: TimeMs) ->
         Event::PublishFailed { checkpoint, reason } => checkpoints::publish_failed(&mut draft, *checkpoint, reason),
         Event::WorkerExited { token, exit } => device::exited(&mut draft, *token, exit),
         Event::Evaluated { token, evaluation } => evaluation::evaluated(&mut draft, *token, evaluation),
+        Event::SkillScored { skill, total_levels, manifest_hash, evaluation } => {
+            curriculum::scored(&mut draft, skill, *total_levels, manifest_hash, evaluation);
+        }
         Event::Deployed { deployment, steps } => deployment::deployed(&mut draft, *deployment, steps),
         Event::DeployFailed { deployment, reason, transient } => {
             deployment::failed(&mut draft, *deployment, reason, *transient);

@@ -1,5 +1,6 @@
 //! What happens to the daemon ([`Event`]) and what it starts ([`Effect`]). Both types are closed.
 
+use crate::curriculum::SkillEvaluation;
 use crate::finding::Report;
 use crate::ids::{CheckpointId, DatasetId, DeploymentId, JobId, LeaseToken};
 use crate::state::{Change, Evaluation, Position, Priority, Progress};
@@ -86,6 +87,18 @@ pub enum Event {
         token: LeaseToken,
         /// The results.
         evaluation: Evaluation,
+    },
+    /// A checkpoint's answers to a skill's fresh questions were judged. Sent after [`Effect::StartEval`], once for each
+    /// skill that could be asked; lost with a crash, and then the next checkpoint brings the next.
+    SkillScored {
+        /// The skill's configured name.
+        skill: String,
+        /// Its levels.
+        total_levels: u32,
+        /// Manifest of the checkpoint that answered.
+        manifest_hash: String,
+        /// The counts.
+        evaluation: SkillEvaluation,
     },
     /// [`Effect::Deploy`] ended well: the target answers with the checkpoint.
     Deployed {
@@ -274,6 +287,18 @@ pub enum Command {
     Unpin {
         /// Which.
         checkpoint: CheckpointId,
+    },
+    /// Train a skill at this level from now on.
+    SetLevel {
+        /// The skill's configured name.
+        skill: String,
+        /// The level.
+        level: u32,
+    },
+    /// Forget level and history of a skill.
+    ResetSkill {
+        /// The skill's configured name.
+        skill: String,
     },
     /// Serve what was live before on every target.
     Rollback {

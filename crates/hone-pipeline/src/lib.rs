@@ -6,6 +6,7 @@
 
 pub mod compare;
 pub mod config;
+pub mod curriculum;
 pub mod decide;
 pub mod event;
 pub mod finding;

@@ -2,6 +2,7 @@
 //! [`State::apply`], the same function in memory and when the store loads it back.
 
 use crate::config::TrainSettings;
+use crate::curriculum::SkillProgress;
 use crate::ids::{CheckpointId, DatasetId, DeploymentId, JobId, LeaseToken};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -50,6 +51,9 @@ pub struct State {
     /// True while nothing new is begun because the disk is nearly full.
     #[serde(default)]
     pub disk_low: bool,
+    /// Level and history of each skill, by its configured name.
+    #[serde(default)]
+    pub curriculum: BTreeMap<String, SkillProgress>,
 }
 
 /// Numbers that only grow.
@@ -464,6 +468,12 @@ pub enum DeploymentState {
 }
 
 impl State {
+    /// Where the model stands in a skill; level 1 where nothing is known.
+    #[must_use]
+    pub fn skill(&self, name: &str) -> SkillProgress {
+        self.curriculum.get(name).cloned().unwrap_or_else(|| SkillProgress::new(name))
+    }
+
     /// The newest published checkpoint that is not abandoned: where the next slice starts from.
     #[must_use]
     pub fn latest_checkpoint(&self) -> Option<&Checkpoint> {

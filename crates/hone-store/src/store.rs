@@ -149,6 +149,7 @@ impl Store {
             counters: load_singleton(&db, "counters")?.unwrap_or_default(),
             queue_full: load_singleton(&db, "queue_full")?.unwrap_or_default(),
             disk_low: load_singleton(&db, "disk_low")?.unwrap_or_default(),
+            curriculum: load_singleton(&db, "curriculum")?.unwrap_or_default(),
         };
         Ok(state)
     }
@@ -291,6 +292,7 @@ fn write_change(db: &Transaction, change: &Change) -> Result<()> {
         Change::SetCounters(counters) => put_singleton(db, "counters", counters),
         Change::SetQueueFull { full } => put_singleton(db, "queue_full", full),
         Change::SetDiskLow { low } => put_singleton(db, "disk_low", low),
+        Change::SetCurriculum { skills } => put_singleton(db, "curriculum", skills),
         Change::Log(entry) => append_event(db, entry),
     }
 }

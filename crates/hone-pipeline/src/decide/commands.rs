@@ -4,7 +4,7 @@
 
 use super::device::{ask_to_yield, end_skipped, is_publishing};
 use super::draft::Draft;
-use super::{deployment, rewind};
+use super::{curriculum, deployment, rewind};
 use crate::event::Command;
 use crate::ids::{CheckpointId, DatasetId, JobId};
 use crate::state::{Change, Checkpoint, CheckpointState, Control, Job, JobState, Lease, Marks, Priority, Work};
@@ -24,6 +24,8 @@ pub(super) fn command(draft: &mut Draft, command: &Command) {
         Command::Forget { dataset, reason } => rewind::forget(draft, *dataset, reason),
         Command::Pin { checkpoint, reason } => pin(draft, *checkpoint, Some(reason.clone())),
         Command::Unpin { checkpoint } => pin(draft, *checkpoint, None),
+        Command::SetLevel { skill, level } => curriculum::set_level(draft, skill, *level),
+        Command::ResetSkill { skill } => curriculum::reset(draft, skill),
         Command::Rollback { reason } => deployment::rollback_by_hand(draft, reason),
     };
     draft.reply(reply);

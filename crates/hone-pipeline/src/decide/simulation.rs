@@ -8,6 +8,7 @@
 mod host;
 
 use super::{decide, recover};
+use crate::curriculum::{CurriculumSettings, SkillEvaluation};
 use crate::event::{Command, Decision, Effect, Event, WorkerExit};
 use crate::ids::*;
 use crate::state::*;
@@ -77,6 +78,7 @@ fn schedules_of_every_kind_end_well() {
             "pruned",
             "rolled_back",
             "rolled_back_by_itself",
+            "level_moved",
         ];
         for kind in kinds {
             assert!(reached.get(kind).is_some_and(|count| *count > 0), "no schedule reached {kind}: {reached:?}");
@@ -96,6 +98,7 @@ impl Simulation {
             ..crate::config::Retention::default()
         };
         let (max_checks, max_queued_jobs, min_free_bytes) = (rng.random_range(1..3), 6, 1_000);
+        let curriculum = CurriculumSettings { window: 2, ..CurriculumSettings::default() };
         let watch_ms = 500 * rng.random_range(0..2);
         let settings = crate::config::Settings {
             max_checks,
@@ -103,6 +106,7 @@ impl Simulation {
             min_free_bytes,
             retention,
             watch_ms,
+            curriculum,
             ..fresh.settings
         };
         let mut simulation = Simulation {
@@ -228,7 +232,50 @@ impl Simulation {
     fn child_acts(&mut self) {
         let mood = if self.faults { self.rng.random_range(0..100) } else { 50 };
         let events = self.host.child_acts(&self.state, mood, &mut self.rng);
+        for event in &events {
+            if let Event::Evaluated { evaluation, .. } = event {
+                let scored = self.scored(evaluation);
+                self.answers.push(scored);
+            }
+        }
         self.said.extend(events);
+    }
+
+    /// The verdict on a checkpoint's answers: right by luck, and now and then of another level or of other files.
+    fn scored(&mut self, evaluation: &Evaluation) -> Event {
+        let level = if self.chance(5) { 9 } else { self.state.skill("s").level };
+        let manifest_hash = if self.chance(5) { String::new() } else { evaluation.manifest_hash.clone() };
+        let evaluation = SkillEvaluation {
+            checkpoint: evaluation.checkpoint,
+            version: String::new(),
+            level,
+            seed: self.rng.random_range(0..1_000),
+            questions: 300,
+            solved: if self.chance(60) { 280 } else { 20 },
+            unparsed: 0,
+            cut: 0,
+            empty: 0,
+            errored: 0,
+            pass_threshold: None,
+            at_ms: 0,
+            visit: 0,
+        };
+        Event::SkillScored { skill: "s".to_string(), total_levels: 3, manifest_hash, evaluation }
+    }
+
+    /// Levels stay within bounds, move by one, and never on the word of a single checkpoint.
+    fn check_curriculum(&self) {
+        for progress in self.state.curriculum.values() {
+            self.must((1..=3).contains(&progress.level), "a level that does not exist");
+            for step in &progress.moves {
+                self.must(step.from.abs_diff(step.to) == 1, "a level was left out");
+                let at_level = progress.history.iter().filter(|e| e.level == step.from && e.at_ms <= step.at_ms);
+                let checkpoints: BTreeSet<_> = at_level.map(|e| e.checkpoint).collect();
+                self.must(checkpoints.len() >= 2, "a level moved on too little evidence");
+            }
+            let distinct: BTreeSet<_> = progress.history.iter().map(|e| (e.checkpoint, e.level, e.seed)).collect();
+            self.must(distinct.len() == progress.history.len(), "an evaluation counts twice");
+        }
     }
 
     /// Delivers one answer (in any order, now and then twice) or the next thing that the child said.
@@ -328,6 +375,7 @@ impl Simulation {
     }
 
     fn check_always(&self) {
+        self.check_curriculum();
         let state = &self.state;
         self.must(state.jobs.values().filter(|j| j.state == JobState::Running).count() <= 1, "two jobs run");
         let num_checks = self.pending.iter().filter(|e| matches!(e, Effect::Check { .. })).count();
@@ -465,6 +513,7 @@ impl Simulation {
         let promoted = |j: &&Judgement| j.outcome == Outcome::Promote && j.champion.is_some();
         add("promoted", self.state.judgements.values().filter(promoted).count());
         let rolled_back = |d: &&Deployment| d.reason.starts_with("rolled back");
+        add("level_moved", self.state.skill("s").moves.len());
         add("rolled_back", self.state.deployments.values().filter(rolled_back).count());
         let by_itself = |d: &&Deployment| matches!(&d.state, DeploymentState::Failed { reason } if reason.starts_with("rolled back"));
         add("rolled_back_by_itself", self.state.deployments.values().filter(by_itself).count());

@@ -3,6 +3,7 @@
 //! In a trace `>` is the event, `!` an effect, `reply` an answer; everything else is a change. The clock moves
 //! only by `wait N` (which also ticks). One hash per checkpoint: `m<number>`.
 
+mod curriculum;
 mod deployments;
 mod evaluations;
 mod files;
@@ -15,6 +16,7 @@ mod stopping;
 
 use super::{decide, recover};
 use crate::config::{Settings, Target, Transport};
+use crate::curriculum::{SkillEvaluation, SkillProgress};
 use crate::event::{Command, Decision, Effect, Event, StagedCheckpoint, WatchOutcome, WorkerExit};
 use crate::finding::{Finding, Level, Report, SchemaOrigin, Severity, Verdict};
 use crate::ids::*;
@@ -231,6 +233,11 @@ impl World {
             ["retry", id] => Event::Command(Command::RetryJob { job: JobId(number(id)) }),
             ["deploy"] => Event::Command(Command::Deploy { checkpoint: None, reason }),
             ["deploy", id] => Event::Command(Command::Deploy { checkpoint: Some(CheckpointId(number(id))), reason }),
+            ["scored", checkpoint, level, percent] => scored(number(checkpoint), number(level), number(percent)),
+            ["level", level] => {
+                Event::Command(Command::SetLevel { skill: "s".to_string(), level: number(level) as u32 })
+            }
+            ["reset", skill] => Event::Command(Command::ResetSkill { skill: (*skill).to_string() }),
             ["rollback"] => Event::Command(Command::Rollback { reason }),
             ["wait", _] => Event::Tick,
             _ => panic!("{words:?} is not a line of a script"),
@@ -297,6 +304,27 @@ pub(super) fn evaluation(id: u64, words: &[&str]) -> Evaluation {
 }
 
 /// One line per change; counters are left out.
+/// 300 answers of a checkpoint to questions of skill `s`, which has three levels.
+fn scored(checkpoint: u64, level: u64, percent: u64) -> Event {
+    let evaluation = SkillEvaluation {
+        checkpoint: CheckpointId(checkpoint),
+        version: "1".to_string(),
+        level: level as u32,
+        seed: checkpoint,
+        questions: 300,
+        solved: 3 * percent,
+        unparsed: 0,
+        cut: 0,
+        empty: 0,
+        errored: 0,
+        pass_threshold: None,
+        at_ms: 0,
+        visit: 0,
+    };
+    let manifest_hash = format!("m{checkpoint}");
+    Event::SkillScored { skill: "s".to_string(), total_levels: 3, manifest_hash, evaluation }
+}
+
 fn show_change(change: &Change) -> Option<String> {
     let name = |value: serde_json::Value| value["state"].as_str().or(value.as_str()).unwrap_or("?").to_string();
     let flag = |on: bool, text: &str| if on { format!(" {text}") } else { String::new() };
@@ -354,6 +382,10 @@ fn show_change(change: &Change) -> Option<String> {
         }
         Change::SetQueueFull { full } => format!("queue full: {full}"),
         Change::SetDiskLow { low } => format!("disk low: {low}"),
+        Change::SetCurriculum { skills } => {
+            let one = |p: &SkillProgress| format!("{} at level {} after {}", p.skill, p.level, p.history.len());
+            format!("curriculum: {}", skills.values().map(one).collect::<Vec<_>>().join(", "))
+        }
         Change::Log(entry) => format!("log {:?} {} {}: {}", entry.severity, entry.kind, entry.subject, entry.message),
     })
 }

@@ -3,9 +3,11 @@
 use super::{
     Checkpoint, Control, Counters, Dataset, Deployment, Evaluation, Job, Judgement, Lease, Lineage, State, TimeMs,
 };
+use crate::curriculum::SkillProgress;
 use crate::finding::Severity;
 use crate::ids::CheckpointId;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// A single change of the state. A transaction is a list of these; the same list is applied in memory.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -49,6 +51,11 @@ pub enum Change {
     SetDiskLow {
         /// Whether it is so.
         low: bool,
+    },
+    /// Replace level and history of all skills.
+    SetCurriculum {
+        /// By configured name.
+        skills: BTreeMap<String, SkillProgress>,
     },
     /// Append to the event log that people and the monitor read; not part of [`State`].
     Log(LogEntry),
@@ -107,6 +114,7 @@ impl State {
             Change::SetCounters(counters) => self.counters = counters,
             Change::SetQueueFull { full } => self.queue_full = full,
             Change::SetDiskLow { low } => self.disk_low = low,
+            Change::SetCurriculum { skills } => self.curriculum = skills,
             Change::Log(_) => {}
         }
     }

@@ -5,6 +5,7 @@ use crate::fixtures::{dataset, staged};
 use crate::{Layout, OwnerLockError, network_file_system, owner_lock};
 use expect_test::{Expect, expect};
 use hone_pipeline::config::TrainSettings;
+use hone_pipeline::curriculum::SkillProgress;
 use hone_pipeline::ids::{CheckpointId, DatasetId, DeploymentId, JobId, LeaseToken};
 use hone_pipeline::state::*;
 use rusqlite::Connection;
@@ -121,6 +122,9 @@ fn changes() -> Vec<Change> {
         Change::SetCounters(Counters { dataset: 1, job: 1, deployment: 1, lease: 4 }),
         Change::SetQueueFull { full: true },
         Change::SetDiskLow { low: true },
+        Change::SetCurriculum {
+            skills: [("binary".to_string(), SkillProgress { level: 2, ..SkillProgress::new("binary") })].into(),
+        },
         log("one"),
     ]
 }
