@@ -4,16 +4,19 @@
 //! used, so no seed is used twice. Were the file lost, the same seeds would make the same bytes again, which
 //! the daemon recognises as duplicates; nothing is trained twice.
 
+mod quality;
 #[cfg(test)]
 mod tests;
 
+pub use quality::{Quality, QualityProfile};
+
 use crate::clock::now_ms;
 use crate::inbox::{self, Sidecar};
-use crate::options::{DataManagerConfig, Limits, SkillEndpoint};
-use crate::skill::{Generated, Sample, SkillClient, Split};
+use crate::options::{DataManagerConfig, Limits, SkillEndpoint, SkillOrder};
+use crate::skill::{Sample, SkillClient, Split};
 use anyhow::{Context, Result, bail, ensure};
 use hone_disk::FileLock;
-use hone_pipeline::state::{Control, DatasetState, Priority, State, TimeMs};
+use hone_pipeline::state::{Control, Dataset, DatasetState, Priority, State, TimeMs, Work};
 use hone_store::Layout;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -21,12 +24,10 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// The level that is asked for as long as no curriculum says otherwise.
-pub const FIRST_LEVEL: u32 = 1;
+/// After a rejected file its skill rests this many times the cooldown.
+pub const REST_AFTER_REJECTION: u64 = 10;
 /// Schema of generated rows.
 const SCHEMA_ID: &str = "chat_sft_v1";
-/// How many words of what does not pass the quality check are named.
-const MAX_PROBLEMS: usize = 5;
 const LOCK_WAIT: Duration = Duration::from_secs(10);
 const LOCK_POLL: Duration = Duration::from_millis(5);
 
@@ -41,8 +42,26 @@ pub struct GenerateOrder {
     pub count: u64,
     /// The seed; the next fresh one of the workspace when absent.
     pub seed: Option<u64>,
+    /// Share of the samples that come from the levels below, evenly.
+    pub replay_share: f64,
     /// Priority of the file.
     pub priority: Priority,
+}
+
+impl GenerateOrder {
+    /// How many samples of which level: first the level itself, then those below it, each with at least one.
+    #[must_use]
+    pub fn mix(&self) -> Vec<(u32, u64)> {
+        let num_earlier = ((self.count as f64 * self.replay_share) as u64).min(self.count.saturating_sub(1));
+        let num_levels = u64::from(self.level.saturating_sub(1));
+        let mut mix = vec![(self.level, if num_levels == 0 { self.count } else { self.count - num_earlier })];
+        for level in 1..self.level {
+            let rest = u64::from(u64::from(level) <= num_earlier % num_levels);
+            mix.push((level, num_earlier / num_levels + rest));
+        }
+        mix.retain(|(_, count)| *count > 0);
+        mix
+    }
 }
 
 /// What was placed in the inbox.
@@ -56,6 +75,8 @@ pub struct GeneratedFile {
     pub seed: u64,
     /// The skill's version.
     pub version: String,
+    /// What the quality check counted.
+    pub quality: Quality,
 }
 
 /// Asks once, checks what came, and places it in the inbox of the workspace `root`.
@@ -68,23 +89,31 @@ pub fn generate_once(root: &Path, order: &GenerateOrder, limits: &Limits) -> Res
     ensure!(!skill.is_empty() && skill.chars().all(plain), "{skill:?} cannot be part of a file name");
     ensure!(order.count > 0, "ask for at least one sample");
     let timeout = Duration::from_millis(limits.skill_call_ms);
-    let client = SkillClient::new(&order.skill.url, timeout, limits.skill_max_answer_bytes);
+    let client =
+        SkillClient::new(&order.skill.url, timeout, limits.skill_max_answer_bytes).with_tries(limits.skill_tries);
     ensure!(client.health()?, "the skill {skill} at {} is not healthy", order.skill.url);
     let seed = match order.seed {
         Some(seed) => seed,
         None => fresh_seed(root)?,
     };
-    let generated = client.generate(order.level, order.count, seed, Split::Train)?;
-    let problems = quality_problems(&generated.samples);
-    if !problems.is_empty() {
-        bail!("the samples of {skill} do not pass the quality check: {}", problems.join("; "));
+    let mut version = String::new();
+    let mut samples = Vec::new();
+    for (level, count) in order.mix() {
+        let generated = client.generate(level, count, seed, Split::Train)?;
+        let mut ids = HashSet::new();
+        let fresh = |sample: &Sample| !generated.repeated || ids.insert(sample.id.clone());
+        samples.extend(generated.samples.into_iter().filter(fresh).map(|sample| (level, sample)));
+        version = generated.version;
     }
-    let (inbox_path, rows) = place(root, order, seed, &generated)?;
-    Ok(GeneratedFile { inbox_path, rows, seed, version: generated.version })
+    let quality = quality::check(&samples, &QualityProfile::of(skill), &client)
+        .with_context(|| format!("use the samples of {skill}"))?;
+    let (inbox_path, rows) = place(root, order, seed, (&version, &samples, &quality))?;
+    Ok(GeneratedFile { inbox_path, rows, seed, version, quality })
 }
 
-/// The skill to ask now, if it is time: the manager is on, training is not paused, nothing arrives, at most
-/// `threshold` jobs are open, and the cooldown since `last_ms` has passed. Skills take turns by `turn`.
+/// The skill to ask now, if it is time: the manager is on, training is not paused, nothing arrives or is
+/// evaluated, at most `threshold` jobs are open (0: nothing runs), and the cooldown since `last_ms` has passed. A skill whose last file was rejected rests
+/// longer. Skills take turns by `turn`, or the weakest comes first.
 #[must_use]
 pub fn due<'a>(
     state: &State,
@@ -93,65 +122,99 @@ pub fn due<'a>(
     turn: u64,
     now: TimeMs,
 ) -> Option<&'a SkillEndpoint> {
-    let arriving = |state: &DatasetState| matches!(state, DatasetState::Arriving | DatasetState::Checking);
-    let num_open = state.jobs.values().filter(|job| job.state.is_open()).count();
-    let idle = num_open <= config.threshold && !state.datasets.values().any(|dataset| arriving(&dataset.state));
-    let due = config.enabled && state.control == Control::Running && idle && now >= last_ms + config.cooldown_ms;
-    let turn = usize::try_from(turn % config.skills.len().max(1) as u64).expect("it is below a length");
-    config.skills.get(turn).filter(|_| due)
+    if why_not(state, config, last_ms, now).is_some() {
+        return None;
+    }
+    in_order(state, config, turn).into_iter().find(|skill| now >= rests_until(state, config, &skill.name))
 }
 
-/// What is wrong with samples: each must be a conversation that ends with a non-empty answer, none may come twice.
-fn quality_problems(samples: &[Sample]) -> Vec<String> {
-    let (mut ids, mut texts) = (HashSet::new(), HashSet::new());
-    let mut problems = Vec::new();
-    for sample in samples {
-        let role = |message: &Value| message.get("role").and_then(Value::as_str).map(str::to_string);
-        let content = |message: &Value| message.get("content").and_then(Value::as_str).map(str::to_string);
-        let whole = sample.messages.iter().all(|m| role(m).is_some() && content(m).is_some());
-        let asks = sample.messages.iter().any(|m| role(m).as_deref() == Some("user"));
-        let last = sample.messages.last();
-        let answer = last.filter(|m| role(m).as_deref() == Some("assistant")).and_then(content).unwrap_or_default();
-        let mut problem = |what: &str| problems.push(format!("sample {}: {what}", sample.id));
-        if !whole || !asks {
-            problem("its messages are not a conversation");
-        } else if answer.trim().is_empty() {
-            problem("it does not end with an answer");
+/// What generation waits for, in a sentence; none when it is due.
+#[must_use]
+pub fn why_not(state: &State, config: &DataManagerConfig, last_ms: TimeMs, now: TimeMs) -> Option<String> {
+    let arriving = |d: &&Dataset| matches!(d.state, DatasetState::Arriving | DatasetState::Checking);
+    let (num_open, num_arriving) = (
+        state.jobs.values().filter(|job| job.state.is_open()).count(),
+        state.datasets.values().filter(arriving).count(),
+    );
+    let due_ms = last_ms + config.cooldown_ms;
+    let skills = || config.skills.iter().map(|skill| rests_until(state, config, &skill.name));
+    match () {
+        () if !config.enabled => Some("it is off (auto_generate.enabled)".to_string()),
+        () if config.skills.is_empty() => Some("no skill is configured".to_string()),
+        () if state.control != Control::Running => Some("training is paused or stopping".to_string()),
+        () if num_arriving > 0 => Some(format!("{num_arriving} files are being checked")),
+        () if num_open > config.threshold => {
+            Some(format!("{num_open} jobs are open, at most {} may be", config.threshold))
         }
-        if !sample.metadata.is_object() {
-            problem("its metadata is not an object");
-        }
-        if !ids.insert(sample.id.as_str()) {
-            problem("its id comes twice");
-        }
-        if !texts.insert(serde_json::to_string(&sample.messages).expect("JSON values are plain data")) {
-            problem("its conversation comes twice");
+        // What it measures may move a level. A slice in training is an open job, which `threshold` counts.
+        () if is_evaluating(state) => Some("a checkpoint is being evaluated".to_string()),
+        () if now < due_ms => Some(format!("the cooldown ends in {} s", (due_ms - now).div_ceil(1_000))),
+        () => {
+            let rest = skills().min().filter(|until| now < *until)?;
+            Some(format!("the last file was rejected; asked again in {} s", (rest - now).div_ceil(1_000)))
         }
     }
-    if problems.len() > MAX_PROBLEMS {
-        let more = problems.len() - MAX_PROBLEMS;
-        problems.truncate(MAX_PROBLEMS);
-        problems.push(format!("and {more} more"));
-    }
-    problems
 }
 
-fn place(root: &Path, order: &GenerateOrder, seed: u64, generated: &Generated) -> Result<(String, u64)> {
+fn is_evaluating(state: &State) -> bool {
+    state.lease.as_ref().is_some_and(|lease| matches!(lease.work, Work::Evaluate { .. }))
+}
+
+/// When data was last generated here; 0 for never.
+#[must_use]
+pub fn last_generated_ms(root: &Path) -> TimeMs {
+    Memory::read(root).last_ms
+}
+
+fn in_order<'a>(state: &State, config: &'a DataManagerConfig, turn: u64) -> Vec<&'a SkillEndpoint> {
+    let mut skills: Vec<&SkillEndpoint> = config.skills.iter().collect();
+    let turn = usize::try_from(turn % skills.len().max(1) as u64).expect("it is below a length");
+    skills.rotate_left(turn);
+    if config.order == SkillOrder::WeakestFirst {
+        let strength = |skill: &&SkillEndpoint| {
+            let progress = state.skill(&skill.name);
+            let accuracy = progress.latest().and_then(|evaluation| evaluation.accuracy()).unwrap_or(0.0);
+            (f64::from(progress.level - 1) + accuracy) / f64::from(progress.total_levels.max(1))
+        };
+        skills.sort_by(|a, b| strength(a).total_cmp(&strength(b)));
+    }
+    skills
+}
+
+/// Until when a skill rests because its newest file was rejected; 0 when it was not. The state is the memory of it.
+fn rests_until(state: &State, config: &DataManagerConfig, skill: &str) -> TimeMs {
+    let of_skill = |d: &&Dataset| d.provenance.as_ref().is_some_and(|p| p["skill"] == skill);
+    match state.datasets.values().rev().find(of_skill) {
+        Some(Dataset { state: DatasetState::Rejected { .. }, arrived_ms, .. }) => {
+            arrived_ms + REST_AFTER_REJECTION * config.cooldown_ms
+        }
+        _ => 0,
+    }
+}
+
+fn place(
+    root: &Path,
+    order: &GenerateOrder,
+    seed: u64,
+    (version, samples, quality): (&str, &[(u32, Sample)], &Quality),
+) -> Result<(String, u64)> {
     let mut bytes = Vec::new();
-    for sample in &generated.samples {
+    for (_, sample) in samples {
         let row = json!({ "messages": sample.messages, "metadata": sample.metadata });
         serde_json::to_writer(&mut bytes, &row).context("encode a row")?;
         bytes.push(b'\n');
     }
     let (skill, level) = (&order.skill.name, order.level);
+    let mix: Vec<Value> = order.mix().iter().map(|(level, count)| json!({ "level": level, "count": count })).collect();
     let provenance = json!({
-        "skill": generated.skill, "version": generated.version, "level": level, "seed": seed, "split": Split::Train,
+        "skill": skill, "version": version, "level": level, "seed": seed,
+        "split": Split::Train, "mix": mix, "quality": quality,
     });
     let sidecar =
         Sidecar { schema_id: Some(SCHEMA_ID.to_string()), provenance: Some(provenance), ..Sidecar::default() };
     let name = format!("{skill}-l{level}-{seed}.jsonl");
     let inbox_path = inbox::place_bytes(root, &name, &bytes, order.priority, &sidecar)?;
-    Ok((inbox_path, generated.samples.len() as u64))
+    Ok((inbox_path, samples.len() as u64))
 }
 
 /// The content of `run/data_manager.json`.

@@ -13,6 +13,7 @@
 //! | [`deploy`] | bringing a checkpoint to a server, step by step |
 //! | [`notify`] | what systemd is told |
 //! | [`skill`] | the client of Skill API v1 |
+//! | [`conform`] | holds a skill server against the contract |
 //! | [`data_manager`] | asking a skill for new data when the queue runs dry |
 //! | [`supervisor`] | `hone up`: role processes, restarted when they fail |
 //! | [`status`] | the view `status/training_status.json` |
@@ -20,6 +21,7 @@
 #![cfg_attr(test, expect(clippy::disallowed_methods, reason = "tests write fixtures"))]
 
 pub mod clock;
+pub mod conform;
 pub mod control;
 pub mod data_manager;
 pub mod deploy;
@@ -33,6 +35,7 @@ pub mod supervisor;
 mod alerts;
 mod background;
 mod effects;
+mod exam;
 mod http;
 mod requests;
 mod run_loop;
@@ -40,5 +43,7 @@ mod run_loop;
 mod testing;
 mod worker;
 
-pub use options::{Alerts, DaemonOptions, DataManagerConfig, Housekeeping, Limits, LoopConfig, SkillEndpoint};
+pub use options::{
+    Alerts, DaemonOptions, DataManagerConfig, Housekeeping, Limits, LoopConfig, SkillEndpoint, SkillOrder,
+};
 pub use run_loop::{apply_offline, prune_offline, run};

@@ -116,7 +116,11 @@ pub struct DataManagerConfig {
     pub cooldown_ms: u64,
     /// Priority of the file.
     pub priority: Priority,
-    /// The skills, asked in turn.
+    /// Share of the samples that come from levels below that of now.
+    pub replay_share: f64,
+    /// Which skill is asked next.
+    pub order: SkillOrder,
+    /// The skills.
     pub skills: Vec<SkillEndpoint>,
 }
 
@@ -128,9 +132,21 @@ impl Default for DataManagerConfig {
             threshold: 0,
             cooldown_ms: 60_000,
             priority: Priority::Low,
+            replay_share: 0.1,
+            order: SkillOrder::RoundRobin,
             skills: Vec::new(),
         }
     }
+}
+
+/// Which skill the data manager asks next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SkillOrder {
+    /// One after the other.
+    RoundRobin,
+    /// The one at the lowest share of its levels, then with the lowest accuracy.
+    WeakestFirst,
 }
 
 /// Where a skill is served.
@@ -171,6 +187,8 @@ pub struct Limits {
     pub min_canary_share: f64,
     /// Time limit of one call to a skill.
     pub skill_call_ms: u64,
+    /// Tries of a call to a skill that does not answer or is busy.
+    pub skill_tries: u32,
     /// Largest answer of a skill in bytes.
     pub skill_max_answer_bytes: u64,
     /// Most tokens of an answer in an evaluation.
@@ -195,6 +213,7 @@ impl Default for Limits {
             canary_file: None,
             min_canary_share: 0.9,
             skill_call_ms: 60_000,
+            skill_tries: 3,
             skill_max_answer_bytes: 256 << 20,
             max_answer_tokens: 256,
             exit_wait_ms: 10_000,

@@ -14,7 +14,7 @@ use crate::alerts::Alerter;
 use crate::background::BackgroundWorker;
 use crate::clock::now_ms;
 use crate::control::{self, Asked};
-use crate::data_manager::{self, FIRST_LEVEL, GenerateOrder, GeneratedFile, Memory};
+use crate::data_manager::{self, GenerateOrder, GeneratedFile, Memory};
 use crate::effects::{Given, Message, Runner};
 use crate::inbox::{MAX_READY, Scan, Scanner};
 use crate::options::{DaemonOptions, LoopConfig};
@@ -382,7 +382,8 @@ impl Daemon {
             return Ok(());
         };
         let (count, priority) = (config.data_manager.count, config.data_manager.priority);
-        let order = GenerateOrder { skill: skill.clone(), level: FIRST_LEVEL, count, seed: None, priority };
+        let (level, replay_share) = (state.skill(&skill.name).level, config.data_manager.replay_share);
+        let order = GenerateOrder { skill: skill.clone(), level, count, seed: None, replay_share, priority };
         let limits = config.limits.clone();
         (self.generating, self.last_generated_ms) = (true, now);
         self.turn += 1;
@@ -416,7 +417,10 @@ impl Daemon {
         let targets: Vec<&str> = config.settings.targets.iter().map(|target| target.name.as_str()).collect();
         let view = status::view(state, &self.live, &targets, now_ms());
         let path = self.store.layout().status().join("training_status.json");
-        if let Err(error) = hone_disk::write_json(&path, &view) {
+        let levels = status::curriculum_view(state, &config.settings.curriculum, now_ms());
+        let written = hone_disk::write_json(&path, &view)
+            .and_then(|()| hone_disk::write_json(&path.with_file_name("curriculum_state.json"), &levels));
+        if let Err(error) = written {
             tracing::warn!("the status view is old: failed to {error:#}");
         }
     }

@@ -1,5 +1,7 @@
-//! The client of Skill API v1. Blocking, with a time and a size limit on every call.
+//! The client of Skill API v1. Blocking, with a time and a size limit on every call. A server that does not answer or is
+//! busy (429, 5xx) is asked again after a wait that doubles, as often as the caller allows.
 
+mod older;
 #[cfg(test)]
 mod tests;
 
@@ -38,6 +40,18 @@ pub enum SkillError {
         /// What is wrong.
         reason: String,
     },
+}
+
+impl SkillError {
+    /// True when another try may go better.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            SkillError::Unreachable { .. } => true,
+            SkillError::Refused { status, .. } => *status == 429 || *status >= 500,
+            SkillError::Contract { .. } => false,
+        }
+    }
 }
 
 /// `GET /info`.
@@ -91,6 +105,9 @@ pub struct Generated {
     pub version: String,
     /// The level asked for.
     pub level: u32,
+    /// True when the level has fewer different samples than were asked for, so that some come again.
+    #[serde(default)]
+    pub repeated: bool,
     /// The samples.
     pub samples: Vec<Sample>,
 }
@@ -141,13 +158,23 @@ pub struct SkillClient {
     url: String,
     timeout: Duration,
     max_answer_bytes: u64,
+    tries: u32,
 }
+
+/// Wait before the second try of a call; doubled for each further one.
+const FIRST_WAIT: Duration = Duration::from_millis(200);
 
 impl SkillClient {
     /// A client of the server at `url` (no request is made).
     #[must_use]
     pub fn new(url: &str, timeout: Duration, max_answer_bytes: u64) -> SkillClient {
-        SkillClient { url: url.trim_end_matches('/').to_string(), timeout, max_answer_bytes }
+        SkillClient { url: url.trim_end_matches('/').to_string(), timeout, max_answer_bytes, tries: 1 }
+    }
+
+    /// The same client, which tries a call so often in all.
+    #[must_use]
+    pub fn with_tries(self, tries: u32) -> SkillClient {
+        SkillClient { tries, ..self }
     }
 
     /// `GET /health`: true when it answers `{"status":"ok"}`.
@@ -179,13 +206,16 @@ impl SkillClient {
         self.call("GET", "/levels", None).map(|Levels { levels }| levels)
     }
 
-    /// `POST /generate`: exactly `count` samples of the level asked for, or an error.
+    /// `POST /generate`: exactly `count` samples of the level asked for, or an error. Two older shapes of the answer are read
+    /// too: `puzzles` (words, syllable bank, solution) and `conversations` (messages).
     ///
     /// # Errors
     /// See [`SkillError`].
     pub fn generate(&self, level: u32, count: u64, seed: u64, split: Split) -> Result<Generated, SkillError> {
         let body = json!({ "level": level, "count": count, "seed": seed, "split": split });
-        let generated: Generated = self.call("POST", "/generate", Some(&body))?;
+        let answer: Value = self.call("POST", "/generate", Some(&body))?;
+        let generated: Generated = serde_json::from_value(older::in_the_new_shape(answer, level, seed))
+            .map_err(|error| self.contract(format!("POST /generate: {error}")))?;
         if generated.level != level {
             return Err(self.contract(format!("level {level} was asked for, level {} came", generated.level)));
         }
@@ -217,6 +247,23 @@ impl SkillClient {
     }
 
     fn call<T: DeserializeOwned>(
+        &self,
+        method: &'static str,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<T, SkillError> {
+        let mut wait = FIRST_WAIT;
+        for _ in 1..self.tries {
+            match self.call_once(method, path, body) {
+                Err(error) if error.is_transient() => std::thread::sleep(wait),
+                result => return result,
+            }
+            wait *= 2;
+        }
+        self.call_once(method, path, body)
+    }
+
+    fn call_once<T: DeserializeOwned>(
         &self,
         method: &'static str,
         path: &str,

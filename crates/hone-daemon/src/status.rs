@@ -7,6 +7,7 @@
 #[cfg(test)]
 mod tests;
 
+use hone_pipeline::curriculum::{CurriculumSettings, SkillProgress};
 use hone_pipeline::ids::{CheckpointId, JobId};
 use hone_pipeline::state::{Control, DatasetState, DeploymentState, JobState, Priority, Progress, State, TimeMs, Work};
 use serde::{Deserialize, Serialize};
@@ -278,4 +279,44 @@ fn push_bounded<T>(list: &mut VecDeque<T>, item: T) {
         list.pop_front();
     }
     list.push_back(item);
+}
+
+/// Version of the shape of `status/curriculum_state.json`.
+const CURRICULUM_FORMAT_VERSION: u32 = 1;
+
+/// The view `status/curriculum_state.json`: level, evidence, history and moves of every skill that is configured or known.
+#[must_use]
+pub fn curriculum_view(state: &State, settings: &CurriculumSettings, now: TimeMs) -> serde_json::Value {
+    let names: std::collections::BTreeSet<&String> = state.curriculum.keys().chain(&settings.skills).collect();
+    let skills: Vec<serde_json::Value> =
+        names.into_iter().map(|name| skill_view(&state.skill(name), settings)).collect();
+    serde_json::json!({
+        "format_version": CURRICULUM_FORMAT_VERSION,
+        "updated_ms": now,
+        "enabled": settings.enabled,
+        "skills": skills,
+    })
+}
+
+fn skill_view(progress: &SkillProgress, settings: &CurriculumSettings) -> serde_json::Value {
+    let history: Vec<serde_json::Value> = progress
+        .history
+        .iter()
+        .map(|evaluation| {
+            let mut value = serde_json::to_value(evaluation).expect("plain data");
+            value["accuracy"] = evaluation.accuracy().into();
+            value["problem"] = evaluation.problem(settings).into();
+            value
+        })
+        .collect();
+    serde_json::json!({
+        "skill": progress.skill,
+        "level": progress.level,
+        "total_levels": progress.total_levels,
+        "accuracy": progress.latest().and_then(|evaluation| evaluation.accuracy()),
+        "evidence": progress.evidence(settings).len(),
+        "needed": progress.needed(settings),
+        "history": history,
+        "moves": progress.moves,
+    })
 }

@@ -16,6 +16,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+/// The description of this API for machines; checked in beside the sources.
+pub(crate) const OPENAPI: &str = include_str!("../openapi.json");
 /// Drawn seeds stay below this, so that every JSON reader keeps them exact.
 const MAX_DRAWN_SEED: u64 = 1 << 53;
 
@@ -24,6 +26,7 @@ pub(crate) fn router(skill: &'static dyn Skill, door: Door) -> Router {
         .route("/health", get(|| async { axum::Json(json!({ "status": "ok" })) }))
         .route("/info", get(move || async move { axum::Json(skill.info()) }))
         .route("/levels", get(move || async move { axum::Json(json!({ "levels": skill.levels() })) }))
+        .route("/openapi.json", get(|| async { json_response(OPENAPI.as_bytes().to_vec()) }))
         .route("/generate", post(generate))
         .route("/verify", post(verify))
         .fallback(|| async { ApiError::NotFound })

@@ -5,7 +5,8 @@
 //! | `GET /health` | `{"status":"ok"}` |
 //! | `GET /info` | [`hone_skills::Info`] |
 //! | `GET /levels` | `{"levels": [`[`hone_skills::LevelInfo`]`]}` |
-//! | `POST /generate` `{level, count, seed?, split?}` | [`hone_skills::Batch`]; an absent seed is drawn and told |
+//! | `GET /openapi.json` | this API as an OpenAPI 3.1 document |
+//! | `POST /generate` `{level, count, seed?, split?, steps?}` | [`hone_skills::Batch`]; an absent seed is drawn and told |
 //! | `POST /verify` `{samples:[{id, level, metadata, response}]}` | `{"results":[{id, solved, score, parsed, reason}]}` |
 //!
 //! Errors are `{"error":{"message","code"}}`: 400 no JSON, 404 no such path, 405 no such method, 413 body too large, 422

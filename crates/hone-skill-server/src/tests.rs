@@ -227,3 +227,42 @@ fn refuses_unknown_skills_and_open_networks() {
     assert!(run("chess", "127.0.0.1:0").unwrap_err().to_string().contains("binary"));
     assert!(run("binary", "0.0.0.0:0").unwrap_err().to_string().contains("loopback"));
 }
+
+/// Holds a value against a schema of the document, as far as its keys go.
+fn check_keys(document: &Value, schema: &str, value: &Value) {
+    let schema = &document["components"]["schemas"][schema];
+    let keys: Vec<&String> = value.as_object().unwrap().keys().collect();
+    for required in schema["required"].as_array().unwrap() {
+        assert!(keys.iter().any(|key| *key == required), "{required} is missing in {value}");
+    }
+    assert!(
+        keys.iter().all(|key| schema["properties"][key.as_str()].is_object()),
+        "{value} holds a key that {schema} lacks"
+    );
+}
+
+#[test]
+fn the_openapi_document_describes_what_is_served() {
+    let server = Server::start();
+    let (status, document) = server.get("/openapi.json");
+    assert_eq!((status, &document["openapi"]), (200, &json!("3.1.0")));
+    check_keys(&document, "Health", &server.get("/health").1);
+    check_keys(&document, "Info", &server.get("/info").1);
+    check_keys(&document, "Level", &server.get("/levels").1["levels"][0]);
+    let request = json!({"level": 1, "count": 1, "seed": 1, "split": "eval", "steps": true});
+    check_keys(&document, "GenerateRequest", &request);
+    let (_, batch) = server.generate(request);
+    check_keys(&document, "Batch", &batch);
+    let sample = &batch["samples"][0];
+    check_keys(&document, "Sample", sample);
+    assert!(sample["messages"][1]["content"].as_str().unwrap().contains('\n'), "worked steps come before the answer");
+    let answered = json!({"id": sample["id"], "level": 1, "metadata": sample["metadata"], "response": "?"});
+    check_keys(&document, "Answered", &answered);
+    let (_, results) = server.post("/verify", &json!({"samples": [answered]}).to_string());
+    check_keys(&document, "Result", &results["results"][0]);
+    check_keys(&document, "Error", &server.generate(json!({"level": 9, "count": 1})).1);
+    for path in document["paths"].as_object().unwrap().keys() {
+        let (status, _) = server.get(path);
+        assert!(status == 200 || status == 405, "{path} is not served");
+    }
+}

@@ -1,7 +1,8 @@
 //! The command line: verbs, flags, and which function answers each.
 
 use crate::commands::{
-    checkpoints, compare, control, data, deploy, doctor, eval, export, history, init, keys, model, plan, roles, selftest, show, status, submit, train,
+    checkpoints, compare, control, curriculum, data, deploy, doctor, eval, export, history, init, keys, model, plan,
+    roles, selftest, show, status, submit, train,
 };
 use crate::exit;
 use crate::workspace::{Workspace, find_root};
@@ -60,6 +61,9 @@ enum Verb {
     /// The data manager.
     #[command(subcommand)]
     Data(data::DataVerb),
+    /// Levels of the skills: how far the model is, and why.
+    #[command(subcommand)]
+    Curriculum(curriculum::CurriculumVerb),
     /// The queue: list, move, cancel, retry.
     Queue(control::QueueArgs),
     /// Checkpoint at the next step, free the device, wait.
@@ -163,6 +167,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Submit(args) => submit::submit(ws, &args),
         Verb::Validate(args) => submit::validate(ws, &args),
         Verb::Data(verb) => data::run(ws, &verb),
+        Verb::Curriculum(verb) => curriculum::run(ws, &verb),
         Verb::Queue(args) => control::queue(ws, &args),
         Verb::Pause(args) => control::pause(ws, &args),
         Verb::Resume => control::resume(ws),

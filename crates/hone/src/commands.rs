@@ -3,6 +3,7 @@
 pub mod checkpoints;
 pub mod compare;
 pub mod control;
+pub mod curriculum;
 pub mod data;
 pub mod deploy;
 pub mod doctor;

@@ -13,10 +13,12 @@ mod tests;
 pub use render::{commented_file, json_schema, markdown};
 
 use anyhow::{Context, Result, bail};
-use hone_daemon::{Alerts, Housekeeping};
+use hone_daemon::{Alerts, Housekeeping, SkillOrder};
 use hone_pipeline::config::{
-    LoraSettings, LrSchedule, OnRegression, Overlong, PromotionPolicy, Retention, ScoreWeights, Settings, SuiteMargins, Target, TrainSettings, Transport,
+    LoraSettings, LrSchedule, OnRegression, Overlong, PromotionPolicy, Retention, ScoreWeights, Settings, SuiteMargins,
+    Target, TrainSettings, Transport,
 };
+use hone_pipeline::curriculum::CurriculumSettings;
 use hone_pipeline::finding::{Level, SchemaOrigin};
 use hone_pipeline::state::Priority;
 use hone_store::retention::Rest;
@@ -126,7 +128,7 @@ pub struct Skill {
 }
 
 /// When the data manager asks for data.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct AutoGenerate {
     /// At all.
     pub enabled: bool,
@@ -138,6 +140,10 @@ pub struct AutoGenerate {
     pub cooldown: Duration,
     /// Priority of the file.
     pub priority: Priority,
+    /// Share of earlier levels.
+    pub replay_share: f64,
+    /// Which skill is asked next.
+    pub order: SkillOrder,
 }
 
 /// When a file of the inbox is complete.
@@ -272,6 +278,8 @@ impl Config {
                 threshold: values.get("auto_generate.threshold"),
                 cooldown: values.seconds("auto_generate.cooldown_sec"),
                 priority: values.get("auto_generate.priority"),
+                replay_share: values.get("auto_generate.replay_share"),
+                order: values.get("auto_generate.order"),
             },
             housekeeping: housekeeping(values),
             alerts: Alerts { command: values.get("alerts.command"), url: values.get("alerts.url") },
@@ -365,6 +373,7 @@ fn settings(values: &Values, serve: &Serve) -> Result<Settings, Vec<Problem>> {
             keep_resume: values.get("retention.keep_resume"),
             keep_datasets_ms: scaled(values, "retention.datasets_days", 24.0 * MS_PER_HOUR),
         },
+        curriculum: curriculum_settings(values),
     })
 }
 
@@ -422,6 +431,19 @@ fn lora_settings(values: &Values) -> Option<LoraSettings> {
         dropout: values.get("lora.dropout"),
         targets: values.get("lora.targets"),
     })
+}
+
+fn curriculum_settings(values: &Values) -> CurriculumSettings {
+    CurriculumSettings {
+        enabled: values.get("curriculum.enabled"),
+        skills: values.get::<Vec<Skill>>("skills").into_iter().map(|skill| skill.name).collect(),
+        eval_samples: values.get("curriculum.eval_samples"),
+        window: values.get("curriculum.window"),
+        promote_at: values.get("curriculum.promote_at"),
+        demote_below: values.get("curriculum.demote_below"),
+        max_cut_share: values.get("curriculum.max_cut_share"),
+        max_unparsed_share: values.get("curriculum.max_unparsed_share"),
+    }
 }
 
 fn train_settings(values: &Values) -> TrainSettings {

@@ -16,24 +16,37 @@ fn samples(seed: u64, count: u64) -> Vec<Value> {
     (0..count).map(sample).collect()
 }
 
+/// Every answer but `wrong` is right.
+fn verdicts(body: &[u8]) -> String {
+    let asked: Value = serde_json::from_slice(body).unwrap();
+    let judge = |sample: &Value| {
+        let solved = sample["response"] != "wrong";
+        json!({"id": sample["id"], "solved": solved, "score": 0.0, "parsed": true, "reason": ""})
+    };
+    json!({"results": asked["samples"].as_array().unwrap().iter().map(judge).collect::<Vec<_>>()}).to_string()
+}
+
 /// A healthy skill whose samples `change` may spoil.
 fn skill(change: impl Fn(&mut Vec<Value>) + Send + 'static) -> HttpServer {
     HttpServer::start(move |request| match request.line.as_str() {
         "GET /health" => (200, json!({"status": "ok"}).to_string()),
         "POST /generate" => {
             let body: Value = serde_json::from_slice(&request.body).unwrap();
-            assert_eq!((&body["split"], &body["level"]), (&json!("train"), &json!(1)));
-            let mut samples = samples(body["seed"].as_u64().unwrap(), body["count"].as_u64().unwrap());
+            assert_eq!(body["split"], json!("train"));
+            let level = body["level"].as_u64().unwrap();
+            let mut samples =
+                samples(1_000 * (level - 1) + body["seed"].as_u64().unwrap(), body["count"].as_u64().unwrap());
             change(&mut samples);
-            (200, json!({"skill": "binary", "version": "3", "level": 1, "samples": samples}).to_string())
+            (200, json!({"skill": "binary", "version": "3", "level": level, "samples": samples}).to_string())
         }
+        "POST /verify" => (200, verdicts(&request.body)),
         line => panic!("{line}"),
     })
 }
 
 fn order(server: &HttpServer) -> GenerateOrder {
     let skill = SkillEndpoint { name: "binary".to_string(), url: server.url.clone() };
-    GenerateOrder { skill, level: 1, count: 3, seed: None, priority: Priority::Low }
+    GenerateOrder { skill, level: 1, count: 3, seed: None, replay_share: 0.1, priority: Priority::Low }
 }
 
 #[test]
@@ -52,22 +65,31 @@ fn generated_data_enters_through_the_inbox_and_no_seed_comes_twice() {
     let sidecar = Sidecar::read(&hone_store::datasets::sidecar_of(&file)).unwrap();
     assert_eq!(sidecar.schema_id.as_deref(), Some("chat_sft_v1"));
     let provenance = sidecar.provenance.unwrap();
-    assert_eq!(provenance, json!({"skill": "binary", "version": "3", "level": 1, "seed": 1, "split": "train"}));
+    let quality = json!({"samples": 3, "distinct_answers": 1, "most_frequent_answer": 3, "longest_question": 4,
+        "longest_answer": 1, "verified": 3});
+    let mix = json!([{"level": 1, "count": 3}]);
+    let expected = json!({"skill": "binary", "version": "3", "level": 1, "seed": 1, "split": "train", "mix": mix,
+        "quality": quality});
+    assert_eq!(provenance, expected);
 }
 
 #[test]
 fn samples_that_are_no_training_data_are_refused_by_name() {
     type Spoil = fn(&mut Vec<Value>);
-    let spoil: [(Spoil, &str); 5] = [
+    let spoil: [(Spoil, &str); 8] = [
         (|s| s[1]["messages"] = json!([]), "sample s1-1: its messages are not a conversation"),
         (|s| s[1]["messages"][1]["content"] = json!(" "), "sample s1-1: it does not end with an answer"),
         (|s| s[1]["metadata"] = json!(null), "sample s1-1: its metadata is not an object"),
         (|s| s[1]["id"] = json!("s1-0"), "sample s1-0: its id comes twice"),
         (|s| s[1]["messages"] = s[0]["messages"].clone(), "sample s1-1: its conversation comes twice"),
+        (|s| s[1]["messages"][1]["content"] = json!("wrong"), "sample s1-1: the skill itself calls its answer wrong"),
+        (|s| s[1]["messages"][1]["content"] = json!("①\u{7}"), "sample s1-1: its answer holds control"),
+        (|s| s[1]["messages"][1]["content"] = json!("①".repeat(500)), "its answer 500"),
     ];
     for (spoil, expected) in spoil {
         let root = tempfile::tempdir().unwrap();
-        let error = generate_once(root.path(), &order(&skill(spoil)), &Limits::default()).unwrap_err().to_string();
+        let error = generate_once(root.path(), &order(&skill(spoil)), &Limits::default()).unwrap_err();
+        let error = format!("{error:#}");
         assert!(error.contains(expected), "{error}");
         assert!(!root.path().join("inbox").exists(), "nothing is placed");
     }
@@ -114,4 +136,63 @@ fn it_asks_when_the_queue_runs_dry_and_the_cooldown_has_passed() {
     assert_eq!(name(&state, &config, 0, 1_100), None, "paused");
     let off = DataManagerConfig { enabled: false, ..config.clone() };
     assert_eq!(name(&State::default(), &off, 0, 1_100), None, "off");
+}
+
+#[test]
+fn a_share_comes_from_the_levels_below() {
+    let root = tempfile::tempdir().unwrap();
+    let server = skill(|_| {});
+    let order = |level, count, replay_share| GenerateOrder { level, count, replay_share, ..order(&server) };
+    assert_eq!(order(1, 10, 0.5).mix(), [(1, 10)]);
+    assert_eq!(order(3, 100, 0.25).mix(), [(3, 75), (1, 13), (2, 12)]);
+    assert_eq!(order(3, 5, 0.25).mix(), [(3, 4), (1, 1)]);
+    assert_eq!(order(2, 4, 1.0).mix(), [(2, 1), (1, 3)]);
+    assert_eq!(order(4, 1, 1.0).mix(), [(4, 1)]);
+    let file = generate_once(root.path(), &order(3, 16, 0.25), &Limits::default()).unwrap();
+    assert_eq!((file.inbox_path.as_str(), file.rows), ("low/binary-l3-1.jsonl", 16));
+}
+
+#[test]
+fn one_answer_for_all_is_no_training_data() {
+    let root = tempfile::tempdir().unwrap();
+    let server = skill(|_| {});
+    let error = generate_once(root.path(), &GenerateOrder { count: 20, ..order(&server) }, &Limits::default());
+    assert!(format!("{:#}", error.unwrap_err()).contains("20 samples have the same answer"));
+}
+
+#[test]
+fn the_weakest_comes_first_and_a_rejected_one_rests() {
+    let endpoint = |name: &str| SkillEndpoint { name: name.to_string(), url: String::new() };
+    let config = DataManagerConfig {
+        enabled: true,
+        cooldown_ms: 100,
+        order: SkillOrder::WeakestFirst,
+        skills: vec![endpoint("a"), endpoint("b")],
+        ..DataManagerConfig::default()
+    };
+    let mut state = State::default();
+    let a = hone_pipeline::curriculum::SkillProgress { level: 3, total_levels: 7, ..state.skill("a") };
+    state.curriculum.insert("a".to_string(), a);
+    let name = |state: &State, now| due(state, &config, 0, 0, now).map(|skill| skill.name.clone());
+    assert_eq!(name(&state, 5_000).as_deref(), Some("b"));
+    let rejected = Dataset {
+        id: hone_pipeline::ids::DatasetId(1),
+        file_name: String::new(),
+        inbox_path: String::new(),
+        priority: Priority::Low,
+        schema_flag: None,
+        state: DatasetState::Rejected { reasons: Vec::new() },
+        arrived_ms: 5_000,
+        schema_id: None,
+        blake3: None,
+        rows: 0,
+        provenance: Some(json!({"skill": "b"})),
+        check_started: false,
+        filed: true,
+        gone: Default::default(),
+        set_aside: Default::default(),
+    };
+    state.datasets.insert(rejected.id, rejected);
+    assert_eq!(name(&state, 5_999).as_deref(), Some("a"), "b rests ten cooldowns");
+    assert_eq!(name(&state, 6_000).as_deref(), Some("b"));
 }

@@ -2,6 +2,7 @@
 
 use super::files::find;
 use super::{Env, Given, Message};
+use crate::exam::{self, Exam};
 use crate::inbox::Sidecar;
 use crate::requests;
 use crate::status::{LiveUpdate, PreviewStatus};
@@ -11,7 +12,7 @@ use hone_pipeline::event::{Effect, Event, WorkerExit};
 use hone_pipeline::finding::{Finding, REPORT_FORMAT_VERSION, Report, SchemaOrigin, Severity, Verdict};
 use hone_pipeline::ids::{CheckpointId, DatasetId, JobId, LeaseToken};
 use hone_pipeline::state::{Dataset, Evaluation};
-use hone_pipeline::wire::WorkerMessage;
+use hone_pipeline::wire::{Answer, WorkerMessage};
 use hone_store::Layout;
 use std::time::Duration;
 
@@ -142,34 +143,69 @@ fn drop_staging(env: &Env, token: LeaseToken) {
     }
 }
 
-/// The evaluation of a checkpoint. Without a suite there is nothing to run.
+/// The evaluation of a checkpoint: losses on suites, then answers to fresh questions of the skills. Where there is
+/// neither there is nothing to run. The skills judge once the device is free again.
 pub(super) fn evaluation(env: &Env, given: Given, id: CheckpointId, token: LeaseToken, handle: &ChildHandle) {
-    let run = || -> Result<Option<ChildEnd>> {
-        let request = requests::evaluate(&env.layout, &given.state, &given.config, id, token)?;
-        if request.suites.is_empty() {
-            let identity = given.state.lineage.as_ref().map(|lineage| lineage.identity.clone());
-            let evaluation = Evaluation {
-                checkpoint: id,
-                manifest_hash: request.manifest_hash,
-                template_hash: identity.unwrap_or_default().template_hash,
-                at_ms: crate::clock::now_ms(),
-                ..Evaluation::default()
-            };
-            env.event(Event::Evaluated { token, evaluation });
+    let mut exams = exam::prepare(&given.state, &given.config, token, &|| {
+        env.event(Event::WorkerProgress { token, progress: None })
+    });
+    let mut answers = Vec::new();
+    let run = |answers: &mut Vec<Answer>| -> Result<Option<ChildEnd>> {
+        let mut request = requests::evaluate(&env.layout, &given.state, &given.config, id, token)?;
+        request.questions = exam::questions(&exams);
+        if request.suites.is_empty() && request.questions.is_empty() {
+            nothing_to_evaluate(env, &given, id, token, request.manifest_hash);
             return Ok(None);
         }
         let run_dir = request.run_dir.clone();
         let spec = worker_spec(env, "eval-job", token, run_dir, &request)?;
         env.send(Message::Live(LiveUpdate::Started));
-        run_child(&spec, handle, &mut |message| worker_message(env, token, message, Some(id))).map(Some)
+        let mut heard = |mut message: WorkerMessage| {
+            if let WorkerMessage::Evaluated { answers: told, .. } = &mut message {
+                *answers = std::mem::take(told);
+            }
+            worker_message(env, token, message, Some(id));
+        };
+        run_child(&spec, handle, &mut heard).map(Some)
     };
-    let exit = match run() {
+    let exit = match run(&mut answers) {
         Ok(None) => WorkerExit::Done,
         Ok(Some(end)) => exit_of(Ok(end)),
         Err(error) => exit_of(Err(error)),
     };
     tell_room(env, &exit);
     env.event(Event::WorkerExited { token, exit });
+    let manifest_hash = given.state.checkpoints.get(&id).map(|record| record.manifest_hash.as_str());
+    if let Some(manifest_hash) = manifest_hash.filter(|_| !answers.is_empty()) {
+        judge_answers(env, &given, &mut exams, answers, (id, token, manifest_hash));
+    }
+}
+
+/// Keeps the answers, then asks each skill about them.
+fn judge_answers(
+    env: &Env,
+    given: &Given,
+    exams: &mut [Exam],
+    answers: Vec<Answer>,
+    (id, token, manifest_hash): (CheckpointId, LeaseToken, &str),
+) {
+    if let Err(error) = exam::keep(exams, answers, &env.layout.eval_run(id, token)) {
+        tracing::warn!(checkpoint = %id, "the answers are not kept: failed to {error:#}");
+    }
+    for exam in exams.iter() {
+        match exam::score(exam, id, manifest_hash, &given.config) {
+            Ok(event) => env.event(event),
+            Err(error) => tracing::warn!(checkpoint = %id, skill = exam.skill, "no verdict on the answers: {error:#}"),
+        }
+    }
+}
+
+fn nothing_to_evaluate(env: &Env, given: &Given, checkpoint: CheckpointId, token: LeaseToken, manifest_hash: String) {
+    let identity = given.state.lineage.as_ref().map(|lineage| lineage.identity.clone());
+    let template_hash = identity.unwrap_or_default().template_hash;
+    let at_ms = crate::clock::now_ms();
+    let evaluation = Evaluation { checkpoint, manifest_hash, template_hash, at_ms, ..Evaluation::default() };
+    env.event(Event::Evaluated { token, evaluation });
 }
 
 fn worker_spec(

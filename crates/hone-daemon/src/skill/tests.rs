@@ -65,3 +65,44 @@ fn nobody_there_is_told_apart() {
     let client = SkillClient::new(&url, Duration::from_secs(20), 100);
     assert!(matches!(client.health(), Err(SkillError::Unreachable { .. })));
 }
+
+#[test]
+fn a_busy_server_is_asked_again_and_a_refusal_is_final() {
+    let mut calls = 0;
+    let server = HttpServer::start(move |_| {
+        calls += 1;
+        if calls < 3 { (503, String::new()) } else { (200, json!({"status": "ok"}).to_string()) }
+    });
+    assert!(client(&server).with_tries(3).health().unwrap());
+    let mut calls = 0;
+    let server = HttpServer::start(move |_| {
+        calls += 1;
+        assert_eq!(calls, 1, "a refusal is not tried again");
+        (422, String::new())
+    });
+    assert!(matches!(client(&server).with_tries(3).health(), Err(SkillError::Refused { status: 422, .. })));
+}
+
+#[test]
+fn reads_the_two_older_shapes() {
+    let of = |answer: Value| {
+        let server = HttpServer::start(move |_| (200, answer.to_string()));
+        client(&server).generate(2, 1, 7, Split::Train).unwrap()
+    };
+    let messages = json!([{"role": "user", "content": "1?"}, {"role": "assistant", "content": "yes"}]);
+    for entry in [messages.clone(), json!({"messages": messages})] {
+        let generated = of(json!({"conversations": [entry]}));
+        assert_eq!((generated.samples[0].id.as_str(), generated.level), ("2-7-0", 2));
+        assert_eq!(json!(generated.samples[0].messages), messages);
+    }
+    let generated = of(json!({"puzzles": [{
+        "words": [{"definition": "a striped cat", "syllables": ["ti", "ger"]}],
+        "syllable_bank": ["ger", "ti"],
+        "solution": ["tiger"],
+    }]}));
+    let sample = &generated.samples[0];
+    assert_eq!(sample.metadata["tiles"], json!(["ger", "ti"]));
+    let answer = r#"{"solutions":[{"ans_num":1,"syllables":["ti","ger"],"answer":"tiger"}]}"#;
+    assert_eq!(sample.messages[1]["content"], answer);
+    assert!(sample.messages[0]["content"].as_str().unwrap().contains("1. a striped cat\nTiles: ger ti"));
+}

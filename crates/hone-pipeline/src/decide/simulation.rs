@@ -5,10 +5,11 @@
 //! `HONE_SEEDS` sets the number of schedules (default 1,000 with `HONE_SLOW=1`, else 30). A failure names its seed
 //! and the last events.
 
+mod curriculum;
 mod host;
 
 use super::{decide, recover};
-use crate::curriculum::{CurriculumSettings, SkillEvaluation};
+use crate::curriculum::CurriculumSettings;
 use crate::event::{Command, Decision, Effect, Event, WorkerExit};
 use crate::ids::*;
 use crate::state::*;
@@ -239,43 +240,6 @@ impl Simulation {
             }
         }
         self.said.extend(events);
-    }
-
-    /// The verdict on a checkpoint's answers: right by luck, and now and then of another level or of other files.
-    fn scored(&mut self, evaluation: &Evaluation) -> Event {
-        let level = if self.chance(5) { 9 } else { self.state.skill("s").level };
-        let manifest_hash = if self.chance(5) { String::new() } else { evaluation.manifest_hash.clone() };
-        let evaluation = SkillEvaluation {
-            checkpoint: evaluation.checkpoint,
-            version: String::new(),
-            level,
-            seed: self.rng.random_range(0..1_000),
-            questions: 300,
-            solved: if self.chance(60) { 280 } else { 20 },
-            unparsed: 0,
-            cut: 0,
-            empty: 0,
-            errored: 0,
-            pass_threshold: None,
-            at_ms: 0,
-            visit: 0,
-        };
-        Event::SkillScored { skill: "s".to_string(), total_levels: 3, manifest_hash, evaluation }
-    }
-
-    /// Levels stay within bounds, move by one, and never on the word of a single checkpoint.
-    fn check_curriculum(&self) {
-        for progress in self.state.curriculum.values() {
-            self.must((1..=3).contains(&progress.level), "a level that does not exist");
-            for step in &progress.moves {
-                self.must(step.from.abs_diff(step.to) == 1, "a level was left out");
-                let at_level = progress.history.iter().filter(|e| e.level == step.from && e.at_ms <= step.at_ms);
-                let checkpoints: BTreeSet<_> = at_level.map(|e| e.checkpoint).collect();
-                self.must(checkpoints.len() >= 2, "a level moved on too little evidence");
-            }
-            let distinct: BTreeSet<_> = progress.history.iter().map(|e| (e.checkpoint, e.level, e.seed)).collect();
-            self.must(distinct.len() == progress.history.len(), "an evaluation counts twice");
-        }
     }
 
     /// Delivers one answer (in any order, now and then twice) or the next thing that the child said.

@@ -4,12 +4,17 @@ use crate::commands::roles::loop_config;
 use crate::exit::UsageError;
 use crate::output;
 use crate::workspace::Workspace;
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Subcommand;
-use hone_daemon::data_manager::{GenerateOrder, generate_once};
+use hone_daemon::data_manager::{self, GenerateOrder, generate_once};
+use hone_daemon::skill::SkillClient;
+use hone_daemon::{DataManagerConfig, Limits, clock};
 use hone_pipeline::wire::ControlRequest;
 use serde_json::json;
 use std::time::Duration;
+
+/// How long a skill may take to say that it is well.
+const HEALTH_WAIT: Duration = Duration::from_secs(2);
 
 /// `hone data …`.
 #[derive(Subcommand, Debug)]
@@ -19,15 +24,18 @@ pub enum DataVerb {
         /// The skill (default: the first configured one).
         #[arg(long)]
         skill: Option<String>,
-        /// The level.
-        #[arg(long, default_value_t = 1)]
-        level: u32,
+        /// The level (default: the one that the curriculum has reached).
+        #[arg(long)]
+        level: Option<u32>,
         /// Samples.
         #[arg(long)]
         count: Option<u64>,
         /// The seed (default: the next one).
         #[arg(long)]
         seed: Option<u64>,
+        /// Now, whatever the queue and the cooldown say.
+        #[arg(long)]
+        force: bool,
     },
     /// Which skills are configured, and when data is asked for.
     Status,
@@ -36,55 +44,101 @@ pub enum DataVerb {
 /// Runs the verb.
 pub fn run(ws: &Workspace, verb: &DataVerb) -> Result<()> {
     ws.require()?;
-    let config = ws.config()?;
-    let manager = loop_config(&config).data_manager;
     match verb {
-        DataVerb::Status => {
-            let skills: Vec<_> = config.skills.iter().map(|s| json!({"name": s.name, "url": s.url})).collect();
-            if ws.json {
-                output::json(
-                    &json!({"enabled": manager.enabled, "count": manager.count, "threshold": manager.threshold,
-                    "cooldown_ms": manager.cooldown_ms, "skills": skills}),
-                );
-                return Ok(());
-            }
-            let state = if manager.enabled { "on" } else { "off (auto_generate.enabled)" };
-            output::line(&format!("automatic generation: {state}"));
-            output::line(&format!(
-                "{} samples a file while at most {} jobs are open",
-                manager.count, manager.threshold
-            ));
-            for skill in &config.skills {
-                output::line(&format!("  {} at {}", skill.name, skill.url));
-            }
+        DataVerb::Status => status(ws),
+        DataVerb::Generate { skill, level, count, seed, force } => {
+            let asked = Asked { skill: skill.as_deref(), level: *level, count: *count, seed: *seed, force: *force };
+            generate(ws, &asked)
         }
-        DataVerb::Generate { skill, level, count, seed } => {
-            let endpoint = match skill {
-                Some(name) => manager.skills.iter().find(|s| s.name == *name),
-                None => manager.skills.first(),
-            };
-            let Some(endpoint) = endpoint else {
-                let message = "generate data: no such skill is configured; add it to `skills` in config.json";
-                return Err(UsageError(message.to_string()).into());
-            };
-            let order = GenerateOrder {
-                skill: endpoint.clone(),
-                level: *level,
-                count: count.unwrap_or(manager.count),
-                seed: *seed,
-                priority: manager.priority,
-            };
-            let file = generate_once(&ws.root, &order, &loop_config(&config).limits)?;
-            let _ = hone_daemon::control::send(&ws.root, &ControlRequest::Scan, Duration::from_secs(2));
-            if ws.json {
-                output::json(&json!({"inbox_path": file.inbox_path, "rows": file.rows, "seed": file.seed}));
-            } else {
-                output::line(&format!(
-                    "put into the inbox: {} ({} rows, seed {})",
-                    file.inbox_path, file.rows, file.seed
-                ));
-            }
+    }
+}
+
+/// The flags of `hone data generate`.
+struct Asked<'a> {
+    skill: Option<&'a str>,
+    level: Option<u32>,
+    count: Option<u64>,
+    seed: Option<u64>,
+    force: bool,
+}
+
+fn status(ws: &Workspace) -> Result<()> {
+    let config = ws.config()?;
+    let (manager, limits) = (loop_config(&config).data_manager, Limits::default());
+    let state = ws.state()?;
+    let verdict = data_manager::why_not(&state, &manager, data_manager::last_generated_ms(&ws.root), clock::now_ms());
+    let skills: Vec<_> = manager
+        .skills
+        .iter()
+        .map(|skill| {
+            let client = SkillClient::new(&skill.url, HEALTH_WAIT, limits.skill_max_answer_bytes);
+            let health = client
+                .health()
+                .map_or_else(|error| error.to_string(), |ok| if ok { "ok" } else { "not ok" }.to_string());
+            json!({"name": skill.name, "url": skill.url, "level": state.skill(&skill.name).level, "health": health})
+        })
+        .collect();
+    if ws.json {
+        output::json(&json!({"enabled": manager.enabled, "count": manager.count, "threshold": manager.threshold,
+            "cooldown_ms": manager.cooldown_ms, "replay_share": manager.replay_share, "waits_for": verdict, "skills": skills}));
+        return Ok(());
+    }
+    output::line(&match &verdict {
+        Some(reason) => format!("automatic generation waits: {reason}"),
+        None => "automatic generation: due now".to_string(),
+    });
+    let (count, threshold, share) = (manager.count, manager.threshold, 100.0 * manager.replay_share);
+    output::line(&format!(
+        "{count} samples a file ({share:.0} % of levels below) while at most {threshold} jobs are open"
+    ));
+    let text = |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_string);
+    let rows: Vec<Vec<String>> =
+        skills.iter().map(|s| ["name", "url", "level", "health"].iter().map(|key| text(&s[*key])).collect()).collect();
+    output::table(&["skill", "url", "level", "health"], &rows);
+    Ok(())
+}
+
+fn generate(ws: &Workspace, asked: &Asked) -> Result<()> {
+    let config = ws.config()?;
+    let (config, state) = (loop_config(&config), ws.state()?);
+    let manager = config.data_manager;
+    let endpoint = match asked.skill {
+        Some(name) => manager.skills.iter().find(|s| s.name == name),
+        None => manager.skills.first(),
+    };
+    let Some(endpoint) = endpoint else {
+        let message = "generate data: no such skill is configured; add it to `skills` in config.json";
+        return Err(UsageError(message.to_string()).into());
+    };
+    if !asked.force {
+        let by_hand = DataManagerConfig { enabled: true, ..manager.clone() };
+        let last_ms = data_manager::last_generated_ms(&ws.root);
+        if let Some(reason) = data_manager::why_not(&state, &by_hand, last_ms, clock::now_ms()) {
+            bail!("generate data: {reason} (hint: --force does it now)");
         }
+    }
+    let order = GenerateOrder {
+        skill: endpoint.clone(),
+        level: asked.level.unwrap_or_else(|| state.skill(&endpoint.name).level),
+        count: asked.count.unwrap_or(manager.count),
+        seed: asked.seed,
+        replay_share: if asked.level.is_some() { 0.0 } else { manager.replay_share },
+        priority: manager.priority,
+    };
+    let file = generate_once(&ws.root, &order, &config.limits)?;
+    let _ = hone_daemon::control::send(&ws.root, &ControlRequest::Scan, Duration::from_secs(2));
+    if ws.json {
+        output::json(
+            &json!({"inbox_path": file.inbox_path, "rows": file.rows, "seed": file.seed, "quality": file.quality}),
+        );
+    } else {
+        let (path, rows, seed) = (&file.inbox_path, file.rows, file.seed);
+        output::line(&format!("put into the inbox: {path} ({rows} rows, seed {seed})"));
+        let quality = &file.quality;
+        output::line(&format!(
+            "quality: {} different answers, the most frequent {} times; {} answers verified by the skill",
+            quality.distinct_answers, quality.most_frequent_answer, quality.verified
+        ));
     }
     Ok(())
 }

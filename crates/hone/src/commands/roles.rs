@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::exit::UsageError;
 use crate::output;
 use crate::workspace::{CONTROL_TIMEOUT, Workspace};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use hone_daemon::notify::Notifier;
 use hone_daemon::supervisor::{self, Role, SupervisorEvent, SupervisorOptions};
@@ -45,6 +45,11 @@ pub enum SkillVerb {
         /// Address to listen on; port 0 takes a free one.
         #[arg(long, value_name = "ADDRESS")]
         listen: Option<SocketAddr>,
+    },
+    /// Hold any skill server against the contract (less than 30 seconds).
+    Conform {
+        /// Its base URL, e.g. http://127.0.0.1:8090.
+        url: String,
     },
 }
 
@@ -221,6 +226,8 @@ pub fn loop_config(config: &Config) -> LoopConfig {
             threshold: usize::try_from(config.auto_generate.threshold).unwrap_or(usize::MAX),
             cooldown_ms: ms(config.auto_generate.cooldown),
             priority: config.auto_generate.priority,
+            replay_share: config.auto_generate.replay_share,
+            order: config.auto_generate.order,
             skills: config.skills.iter().map(|s| SkillEndpoint { name: s.name.clone(), url: s.url.clone() }).collect(),
         },
     }
@@ -274,7 +281,10 @@ pub fn monitor(ws: &Workspace, args: &ListenArgs) -> Result<()> {
 
 /// `hone skill …`.
 pub fn skill(ws: &Workspace, verb: &SkillVerb) -> Result<()> {
-    let SkillVerb::Serve { name, listen } = verb;
+    let (name, listen) = match verb {
+        SkillVerb::Serve { name, listen } => (name, listen),
+        SkillVerb::Conform { url } => return conform(ws, url),
+    };
     if hone_skills::find(name).is_none() {
         let message = format!("serve the skill {name:?}: unknown (known: {})", hone_skills::names().join(", "));
         return Err(UsageError(message).into());
@@ -292,6 +302,26 @@ fn control_door(root: PathBuf) -> ControlDoor {
     Arc::new(move |request| {
         hone_daemon::control::send(&root, request, CONTROL_TIMEOUT).map_err(|error| error.to_string())
     })
+}
+
+fn conform(ws: &Workspace, url: &str) -> Result<()> {
+    let found = hone_daemon::conform::conform(url);
+    if ws.json {
+        output::json(&found);
+    } else {
+        for fault in &found.faults {
+            let level = fault.level.map_or(String::new(), |level| format!(", level {level}"));
+            output::line(&format!("{}{level}: {}", fault.check, fault.message));
+        }
+        output::line(&format!(
+            "{} version {}: {} levels looked at, {} faults",
+            found.skill,
+            found.version,
+            found.levels.len(),
+            found.faults.len()
+        ));
+    }
+    if found.faults.is_empty() { Ok(()) } else { bail!("conform: {url} does not keep Skill API v1") }
 }
 
 /// True once a stop was asked for.

@@ -56,6 +56,8 @@ pub fn settings(ports: &Ports) -> Vec<(String, Value)> {
         ("auto_generate.count", json!(800)),
         ("auto_generate.threshold", json!(1)),
         ("auto_generate.cooldown_sec", json!(1)),
+        // Levels take more checkpoints than a demo has; its own questions show what was learned.
+        ("curriculum.enabled", json!(false)),
         ("skills", json!([{"name": "binary", "url": format!("http://{}", ports.skill)}])),
         ("roles", json!(["skill:binary", "serve", "monitor", "daemon"])),
         ("serve.listen", json!(ports.serve.to_string())),

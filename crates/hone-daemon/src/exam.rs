@@ -1,0 +1,167 @@
+//! Exams: fresh questions of a skill's `eval` split for a checkpoint, and the verdict on its answers.
+//!
+//! The questions go with the request of the `eval-job`. Its raw answers are kept beside it, in `exams.json` (a list with
+//! skill, level, seed, samples and answers), *before* a skill judges them: scoring again never generates again.
+//! A skill that cannot be asked gives no questions, one that cannot judge gives no verdict; neither moves a level.
+
+#[cfg(test)]
+mod tests;
+
+use crate::options::{Limits, LoopConfig, SkillEndpoint};
+use crate::skill::{Sample, SkillClient, SkillError, Split, VerifyResult, VerifySample};
+use anyhow::{Context, Result};
+use hone_pipeline::curriculum::SkillEvaluation;
+use hone_pipeline::event::Event;
+use hone_pipeline::ids::{CheckpointId, LeaseToken};
+use hone_pipeline::state::State;
+use hone_pipeline::wire::{Answer, Question};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+
+/// Answers of one call to `/verify`.
+const VERIFY_CHUNK: usize = 500;
+/// Seeds of exams begin here, far from those of training data.
+const FIRST_SEED: u64 = 1 << 40;
+
+/// Fresh questions of one skill.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Exam {
+    /// The skill's configured name.
+    pub skill: String,
+    pub url: String,
+    pub level: u32,
+    pub total_levels: u32,
+    pub version: String,
+    pub seed: u64,
+    pub pass_threshold: Option<f64>,
+    pub samples: Vec<Sample>,
+    /// Raw answers, once they are there.
+    #[serde(default)]
+    pub answers: Vec<Answer>,
+}
+
+/// The exams of one evaluation: one per skill that can be asked. No two leases get the same questions. The lease is held
+/// meanwhile: calls are short, and `alive` is called between skills.
+pub(crate) fn prepare(state: &State, config: &LoopConfig, token: LeaseToken, alive: &dyn Fn()) -> Vec<Exam> {
+    if !config.settings.curriculum.enabled {
+        return Vec::new();
+    }
+    let one = |skill: &SkillEndpoint| {
+        alive();
+        match exam(skill, state, config, FIRST_SEED + token.0) {
+            Ok(exam) => Some(exam),
+            Err(error) => {
+                tracing::warn!(skill = skill.name, "no exam in it this time: {error}");
+                None
+            }
+        }
+    };
+    config.data_manager.skills.iter().filter_map(one).collect()
+}
+
+fn exam(skill: &SkillEndpoint, state: &State, config: &LoopConfig, seed: u64) -> Result<Exam, SkillError> {
+    let limits = Limits {
+        skill_call_ms: config.limits.skill_call_ms.min(config.settings.lease_ms / 4),
+        ..config.limits.clone()
+    };
+    let client = client(&skill.url, &limits);
+    let level = state.skill(&skill.name).level;
+    let total_levels = client.info()?.total_levels;
+    let pass_threshold = client.levels()?.iter().find(|l| l.level == level).map(|l| l.pass_threshold);
+    let count = config.settings.curriculum.eval_samples.max(1);
+    let mut generated = client.generate(level, count, seed, Split::Eval)?;
+    let mut ids = HashSet::new();
+    generated.samples.retain(|sample| ids.insert(sample.id.clone()));
+    Ok(Exam {
+        skill: skill.name.clone(),
+        url: skill.url.clone(),
+        level,
+        total_levels,
+        version: generated.version,
+        seed,
+        pass_threshold,
+        samples: generated.samples,
+        answers: Vec::new(),
+    })
+}
+
+/// The questions of all exams, for the request.
+pub(crate) fn questions(exams: &[Exam]) -> Vec<Question> {
+    let of = |exam: &Exam| -> Vec<Question> {
+        let question = |sample: &Sample| {
+            let asked = sample.messages.split_last().map_or(&[][..], |(_, asked)| asked);
+            Question { id: question_id(exam, sample), messages: json!(asked) }
+        };
+        exam.samples.iter().map(question).collect()
+    };
+    exams.iter().flat_map(of).collect()
+}
+
+fn question_id(exam: &Exam, sample: &Sample) -> String {
+    format!("{}/{}", exam.skill, sample.id)
+}
+
+/// Gives every exam its answers and keeps them in `run_dir`.
+///
+/// # Errors
+/// Whatever the disk answers.
+pub(crate) fn keep(exams: &mut [Exam], answers: Vec<Answer>, run_dir: &Path) -> Result<()> {
+    let mut by_id: HashMap<String, Answer> = answers.into_iter().map(|answer| (answer.id.clone(), answer)).collect();
+    for exam in exams.iter_mut() {
+        let ids: Vec<String> = exam.samples.iter().map(|sample| question_id(exam, sample)).collect();
+        exam.answers = ids.iter().filter_map(|id| by_id.remove(id)).collect();
+    }
+    hone_disk::write_json(&run_dir.join("exams.json"), &exams).context("keep the answers")
+}
+
+/// What the skill says about the answers.
+///
+/// # Errors
+/// The skill does not judge, or the profile is unknown: there is no verdict.
+pub(crate) fn score(exam: &Exam, id: CheckpointId, manifest_hash: &str, config: &LoopConfig) -> Result<Event> {
+    let profile = hone_data::profile::find(&config.settings.train.profile).context("find the profile")?;
+    let by_id: HashMap<&str, &Answer> = exam.answers.iter().map(|answer| (answer.id.as_str(), answer)).collect();
+    let ids: Vec<String> = exam.samples.iter().map(|sample| question_id(exam, sample)).collect();
+    let answered: Vec<(&Sample, &Answer)> =
+        exam.samples.iter().zip(&ids).filter_map(|(sample, id)| Some((sample, *by_id.get(id.as_str())?))).collect();
+    let client = client(&exam.url, &config.limits).with_tries(config.limits.skill_tries);
+    let mut results: Vec<VerifyResult> = Vec::new();
+    for chunk in answered.chunks(VERIFY_CHUNK) {
+        let asked: Vec<VerifySample> = chunk
+            .iter()
+            .map(|(sample, answer)| VerifySample {
+                id: sample.id.clone(),
+                level: exam.level,
+                metadata: sample.metadata.clone(),
+                response: profile.extract(&answer.text),
+            })
+            .collect();
+        results.extend(client.verify(&asked)?);
+    }
+    let count = |holds: &dyn Fn(&VerifyResult, &Answer) -> bool| {
+        results.iter().zip(&answered).filter(|(result, (_, answer))| holds(result, answer)).count() as u64
+    };
+    let evaluation = SkillEvaluation {
+        checkpoint: id,
+        version: exam.version.clone(),
+        level: exam.level,
+        seed: exam.seed,
+        questions: exam.samples.len() as u64,
+        solved: count(&|result, _| result.solved),
+        unparsed: count(&|result, _| !result.parsed),
+        cut: count(&|_, answer| answer.finish_reason == "length"),
+        empty: count(&|_, answer| answer.text.trim().is_empty()),
+        errored: (exam.samples.len() - results.len()) as u64,
+        pass_threshold: exam.pass_threshold,
+        at_ms: 0,
+        visit: 0,
+    };
+    let (skill, total_levels, manifest_hash) = (exam.skill.clone(), exam.total_levels, manifest_hash.to_string());
+    Ok(Event::SkillScored { skill, total_levels, manifest_hash, evaluation })
+}
+
+fn client(url: &str, limits: &Limits) -> SkillClient {
+    SkillClient::new(url, std::time::Duration::from_millis(limits.skill_call_ms), limits.skill_max_answer_bytes)
+}

@@ -1,0 +1,107 @@
+//! Tests of `exam`, against a stand-in skill.
+
+use super::*;
+use crate::testing::HttpServer;
+use serde_json::Value;
+
+/// A skill at whose level 2 the answer is always `yes`; `broken` paths answer with status 500.
+fn skill(broken: &'static str) -> HttpServer {
+    HttpServer::start(move |request| match request.line.as_str() {
+        line if line.ends_with(broken) => (500, String::new()),
+        "GET /info" => {
+            let info = json!({"skill": "s", "name": "S", "description": "", "version": "7", "api_version": "1", "total_levels": 3});
+            (200, info.to_string())
+        }
+        "GET /levels" => {
+            let level = json!({"level": 2, "name": "", "description": "", "eval_samples": 4, "pass_threshold": 0.6});
+            (200, json!({"levels": [level]}).to_string())
+        }
+        "POST /generate" => {
+            let asked: Value = serde_json::from_slice(&request.body).unwrap();
+            assert_eq!((&asked["level"], &asked["split"]), (&json!(2), &json!("eval")));
+            let sample = |i: u64| {
+                let messages =
+                    json!([{"role": "user", "content": format!("{i}?")}, {"role": "assistant", "content": "yes"}]);
+                json!({"id": i.to_string(), "messages": messages, "metadata": {}})
+            };
+            let samples: Vec<Value> = (0..asked["count"].as_u64().unwrap()).map(sample).collect();
+            (200, json!({"skill": "s", "version": "7", "level": 2, "samples": samples}).to_string())
+        }
+        "POST /verify" => {
+            let asked: Value = serde_json::from_slice(&request.body).unwrap();
+            let judge = |sample: &Value| {
+                let solved = sample["response"] == "yes";
+                json!({"id": sample["id"], "solved": solved, "score": f64::from(u8::from(solved)),
+                    "parsed": sample["response"] != "?", "reason": ""})
+            };
+            let results: Vec<Value> = asked["samples"].as_array().unwrap().iter().map(judge).collect();
+            (200, json!({"results": results}).to_string())
+        }
+        line => panic!("{line}"),
+    })
+}
+
+fn config(url: &str) -> LoopConfig {
+    let mut config = LoopConfig::default();
+    config.data_manager.skills = vec![SkillEndpoint { name: "mine".to_string(), url: url.to_string() }];
+    config.settings.curriculum.eval_samples = 4;
+    config
+}
+
+fn at_level_2() -> State {
+    let mut state = State::default();
+    let progress = hone_pipeline::curriculum::SkillProgress { level: 2, ..state.skill("mine") };
+    state.curriculum.insert("mine".to_string(), progress);
+    state
+}
+
+fn answer(id: &str, text: &str, finish_reason: &str) -> Answer {
+    Answer { id: id.to_string(), text: text.to_string(), finish_reason: finish_reason.to_string(), num_tokens: 1 }
+}
+
+#[test]
+fn questions_go_out_without_answers_and_come_back_as_counts() {
+    let server = skill("nothing");
+    let (state, config) = (at_level_2(), config(&server.url));
+    let mut exams = prepare(&state, &config, LeaseToken(5), &|| {});
+    assert_eq!(exams[0].seed, FIRST_SEED + 5);
+    let asked = questions(&exams);
+    assert_eq!((asked.len(), asked[1].id.as_str()), (4, "mine/1"));
+    assert_eq!(asked[1].messages, json!([{"role": "user", "content": "1?"}]));
+
+    let folder = tempfile::tempdir().unwrap();
+    // Question 3 was not answered.
+    let answers =
+        vec![answer("mine/0", "yes", "stop"), answer("mine/1", "no", "length"), answer("mine/2", "?", "stop")];
+    keep(&mut exams, answers, folder.path()).unwrap();
+    let kept: Vec<Exam> = serde_json::from_slice(&std::fs::read(folder.path().join("exams.json")).unwrap()).unwrap();
+    assert_eq!(kept, exams);
+    assert_eq!(kept[0].answers[1].text, "no");
+
+    let Event::SkillScored { skill, total_levels, manifest_hash, evaluation } =
+        score(&exams[0], CheckpointId(9), "m9", &config).unwrap()
+    else {
+        panic!("it is scored");
+    };
+    assert_eq!((skill.as_str(), total_levels, manifest_hash.as_str()), ("mine", 3, "m9"));
+    let SkillEvaluation { questions, solved, unparsed, cut, empty, errored, .. } = evaluation;
+    assert_eq!((questions, solved, unparsed, cut, empty, errored), (4, 1, 1, 1, 0, 1));
+    assert_eq!((evaluation.level, evaluation.version.as_str(), evaluation.pass_threshold), (2, "7", Some(0.6)));
+}
+
+#[test]
+fn a_skill_that_fails_gives_no_exam_and_no_verdict() {
+    for broken in ["/info", "/levels", "/generate"] {
+        let server = skill(broken);
+        assert!(prepare(&at_level_2(), &config(&server.url), LeaseToken(1), &|| {}).is_empty(), "{broken}");
+    }
+    let server = skill("/verify");
+    let config = config(&server.url);
+    let mut exams = prepare(&at_level_2(), &config, LeaseToken(1), &|| {});
+    let folder = tempfile::tempdir().unwrap();
+    keep(&mut exams, vec![answer("mine/0", "yes", "stop")], folder.path()).unwrap();
+    assert!(score(&exams[0], CheckpointId(1), "m1", &config).is_err());
+    let mut off = config.clone();
+    off.settings.curriculum.enabled = false;
+    assert!(prepare(&at_level_2(), &off, LeaseToken(1), &|| {}).is_empty());
+}
