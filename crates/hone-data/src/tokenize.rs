@@ -4,13 +4,16 @@
 //! engine. For every assistant turn the conversation before it is rendered with the generation prompt (what
 //! the server sees), and up to it (what the turn adds). Where each is a true prefix of the next and of the
 //! whole, the row is one example and its turns are the trained spans. Where it is not (Qwen3 prints an empty
-//! think block in the last turn only), each assistant turn becomes an example of its own: the conversation
-//! up to and with that turn, of which only that turn is trained.
+//! think block in the last turn only), each assistant turn becomes an example of its own, as the server would
+//! meet it: exactly the prompt that the server renders before that turn, then the turn as the template prints
+//! it. An empty think block that the template made and that is not in the server's prompt is left out of the
+//! example: the model is asked without it, so it must be trained without it. With `enable_thinking: false` the
+//! prompt ends with such a block; a turn that brings reasoning of its own is then trained without the reasoning.
 //!
-//! A span begins where the generation prompt ends and reaches to its last end-of-turn token, which is trained;
-//! the line break that many templates print after it is not. An empty think block that the template made is
-//! not trained, though it stays in the ids. A token that straddles the border between prompt and answer holds
-//! text of the prompt and is not trained.
+//! A span begins where the generation prompt ends and reaches to its end-of-turn token, which is trained;
+//! what templates print after it (a line break, the end of the whole) is not. A token that straddles the border between prompt
+//! and answer of a whole conversation holds text of the prompt and is not trained; in an example of one turn
+//! both sides are then tokenized apart, since the server's prompt ends there.
 //!
 //! **Completions.** `ids = prefix + prompt + completion + end`: prompt and completion are tokenized apart, so
 //! the border never falls into a token; prefix is what the tokenizer's own post-processor puts before a text
@@ -224,10 +227,19 @@ impl Masked {
 struct Turn {
     /// Number of the message, from 1.
     number: usize,
-    /// Bytes before what is trained of it.
-    start: usize,
+    /// What the server renders before it.
+    prompt: String,
+    /// What the turn adds to that, without a think block that the template made.
+    target: String,
     /// The conversation rendered up to and with it.
     upto: String,
+}
+
+impl Turn {
+    /// Whether the turn, as rendered, is the server's prompt and nothing but the target after it.
+    fn follows_prompt(&self) -> bool {
+        self.prompt.len() + self.target.len() == self.upto.len() && self.upto.starts_with(&self.prompt)
+    }
 }
 
 fn tokenize_chat(ctx: &ChatContext, messages: &[Message], tools: Option<&Value>) -> Result<Vec<Masked>, RowErrorKind> {
@@ -242,57 +254,89 @@ fn tokenize_chat(ctx: &ChatContext, messages: &[Message], tools: Option<&Value>)
         let number = i + 1;
         let prompt = render(&messages[..i], true)?;
         let upto = if number == messages.len() { whole.clone() } else { render(&messages[..=i], false)? };
-        let added = upto.strip_prefix(prompt.as_str()).ok_or(RowErrorKind::PromptNotPrefix { turn: number })?;
-        let start = prompt.len() + template_think_len(added, message);
-        turns.push(Turn { number, start, upto });
+        let target = target(&prompt, &upto, message).ok_or(RowErrorKind::PromptNotPrefix { turn: number })?;
+        turns.push(Turn { number, target: target.to_string(), prompt, upto });
     }
-    let encode = |text: &str| {
-        let encoded = ctx.tokenizer.encode_with_spans(text).map_err(|e| RowErrorKind::Tokenizer(format!("{e:#}")))?;
-        Ok((Masked::untrained(encoded.ids.clone()), encoded))
+    let eos_ids = ctx.tokenizer.eos_ids();
+    if turns.iter().all(|turn| turn.follows_prompt() && whole.starts_with(&turn.upto)) {
+        let encoded = encode(ctx, &whole)?;
+        let mut masked = Masked::untrained(encoded.ids.clone());
+        for turn in &turns {
+            train_span(&mut masked.mask, &encoded, &whole[..turn.upto.len()], turn.prompt.len(), eos_ids)
+                .ok_or(RowErrorKind::NoEndToken { turn: turn.number })?;
+        }
+        return Ok(vec![masked]);
+    }
+    let one_turn = |turn: &Turn| {
+        let text = format!("{}{}", turn.prompt, turn.target);
+        let encoded = encode_turn(ctx, turn, &text)?;
+        let mut masked = Masked::untrained(encoded.ids.clone());
+        train_span(&mut masked.mask, &encoded, &text, turn.prompt.len(), eos_ids)
+            .ok_or(RowErrorKind::NoEndToken { turn: turn.number })?;
+        Ok(masked)
     };
-    let mut examples = Vec::new();
-    if turns.iter().all(|turn| whole.starts_with(&turn.upto)) {
-        let (mut masked, encoded) = encode(&whole)?;
-        for turn in &turns {
-            train_turn(&mut masked.mask, &encoded, turn, ctx.tokenizer.eos_ids())?;
-        }
-        examples.push(masked);
-    } else {
-        for turn in &turns {
-            let (mut masked, encoded) = encode(&turn.upto)?;
-            train_turn(&mut masked.mask, &encoded, turn, ctx.tokenizer.eos_ids())?;
-            examples.push(masked);
-        }
-    }
-    Ok(examples)
+    turns.iter().map(one_turn).collect()
 }
 
-/// Marks the tokens of a turn from its start to its last end token.
-fn train_turn(mask: &mut [bool], encoded: &Encoded, turn: &Turn, eos_ids: &[u32]) -> Result<(), RowErrorKind> {
-    let no_end = RowErrorKind::NoEndToken { turn: turn.number };
+fn encode(ctx: &ChatContext, text: &str) -> Result<Encoded, RowErrorKind> {
+    ctx.tokenizer.encode_with_spans(text).map_err(|e| RowErrorKind::Tokenizer(format!("{e:#}")))
+}
+
+/// Ids of `text`, a prompt and its target, that begin with the ids of the prompt alone: where a token would
+/// straddle the border, both sides are tokenized apart (unless that would change the text).
+fn encode_turn(ctx: &ChatContext, turn: &Turn, text: &str) -> Result<Encoded, RowErrorKind> {
+    let joint = encode(ctx, text)?;
+    let mut apart = encode(ctx, &turn.prompt)?;
+    if joint.ids.starts_with(&apart.ids) {
+        return Ok(joint);
+    }
+    let target = encode(ctx, &turn.target)?;
+    apart.ids.extend(target.ids);
+    apart.spans.extend(target.spans.iter().map(|(start, end)| (start + turn.prompt.len(), end + turn.prompt.len())));
+    let decode = |ids: &[u32]| ctx.tokenizer.decode(ids, false).map_err(|e| RowErrorKind::Tokenizer(format!("{e:#}")));
+    if decode(&apart.ids)? == decode(&joint.ids)? { Ok(apart) } else { Ok(joint) }
+}
+
+/// Marks the tokens of `text` from byte `start` to the end token of the turn: the first of the end tokens that
+/// close the text (some templates print the end of the whole after that of the turn). `None` where none does:
+/// an end token inside the answer does not end the turn.
+fn train_span(mask: &mut [bool], encoded: &Encoded, text: &str, start: usize, eos_ids: &[u32]) -> Option<()> {
     let Encoded { ids, spans } = encoded;
-    let first = spans.partition_point(|(start, _)| *start < turn.start);
-    let end = first + spans[first..].partition_point(|(_, end)| *end <= turn.upto.len());
-    let Some(last) = (first..end).rev().find(|i| eos_ids.contains(&ids[*i])) else { return Err(no_end) };
-    // An end token inside the answer does not end the turn.
-    if !turn.upto[spans[last].1..].trim().is_empty() {
-        return Err(no_end);
+    let first = spans.partition_point(|(token_start, _)| *token_start < start);
+    let end = first + spans[first..].partition_point(|(_, token_end)| *token_end <= text.len());
+    let is_blank = |text: &str| text.trim().is_empty();
+    if end == first || !is_blank(&text[spans[end - 1].1..]) {
+        return None;
     }
+    let closing = |i: &usize| eos_ids.contains(&ids[*i]) || is_blank(&text[spans[*i].0..spans[*i].1]);
+    let last = (first..end).rev().take_while(closing).filter(|i| eos_ids.contains(&ids[*i])).last()?;
     mask[first..=last].fill(true);
-    Ok(())
+    Some(())
 }
 
-/// Length in bytes of an empty think block at the beginning of a turn that the message did not bring itself.
-fn template_think_len(added: &str, message: &Message) -> usize {
-    let own = message.content.contains("<think>") || message.content.contains("</think>");
-    if own || message.reasoning().is_some_and(|reasoning| reasoning.as_str() != Some("")) {
-        return 0;
+/// What a turn adds to the server's prompt, without a think block that the template made of nothing. `None`
+/// where the prompt is not the beginning of what is rendered.
+fn target<'a>(prompt: &str, upto: &'a str, message: &Message) -> Option<&'a str> {
+    if let Some(added) = upto.strip_prefix(prompt) {
+        let own = message.content.contains("<think>") || message.content.contains("</think>");
+        let reasoned = message.reasoning().is_some_and(|r| r.as_str().is_none_or(|text| !text.trim().is_empty()));
+        return match after_think(added) {
+            Some((inside, rest)) if inside.trim().is_empty() && !own && !reasoned => Some(rest),
+            _ => Some(added),
+        };
     }
-    let block = || {
-        let inside = added.trim_start().strip_prefix("<think>")?;
-        inside.trim_start().strip_prefix("</think>").map(|rest| rest.trim_start_matches('\n'))
-    };
-    block().map_or(0, |rest| added.len() - rest.len())
+    // The prompt ends with an empty think block, where the data brings reasoning: the server will not think.
+    let header = &prompt[..prompt.rfind("<think>")?];
+    let (inside, rest) = after_think(&prompt[header.len()..])?;
+    let is_empty_block = inside.trim().is_empty() && rest.is_empty();
+    let (_, answer) = after_think(upto.strip_prefix(header)?)?;
+    is_empty_block.then_some(answer)
+}
+
+/// What is inside a think block at the beginning of a text, and what comes after it and its line breaks.
+fn after_think(text: &str) -> Option<(&str, &str)> {
+    let (inside, rest) = text.trim_start().strip_prefix("<think>")?.split_once("</think>")?;
+    Some((inside, rest.trim_start_matches('\n')))
 }
 
 fn tokenize_completion(ctx: &ChatContext, prompt: Option<&str>, completion: &str) -> Result<Vec<Masked>, RowErrorKind> {

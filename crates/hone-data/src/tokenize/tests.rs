@@ -71,13 +71,13 @@ fn every_assistant_turn_is_trained_with_its_end_token_and_nothing_else() {
 }
 
 #[test]
-fn a_template_that_prints_the_last_turn_apart_gives_one_example_per_turn() {
+fn a_template_that_prints_the_last_turn_apart_gives_one_example_per_turn_as_the_server_meets_it() {
     check(
         &context(THINKING),
         &chat(&[("user", "hello"), ("assistant", "hi"), ("user", "bye"), ("assistant", "see you")]),
         &[
-            "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n[hi<|im_end|>]\n",
-            "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\nhi<|im_end|>\n<|im_start|>user\nbye<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n[see you<|im_end|>]\n",
+            "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n[hi<|im_end|>]\n",
+            "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\nhi<|im_end|>\n<|im_start|>user\nbye<|im_end|>\n<|im_start|>assistant\n[see you<|im_end|>]\n",
         ],
     );
 }
@@ -92,6 +92,41 @@ fn reasoning_of_the_data_is_trained() {
         &row,
         &["<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n[<think>\nshort\n</think>\n\nhi<|im_end|>]\n"],
     );
+}
+
+#[test]
+fn without_thinking_the_empty_block_is_part_of_the_prompt_and_reasoning_is_left_out() {
+    let mut ctx = context(THINKING);
+    ctx.kwargs = Map::from_iter([("enable_thinking".to_string(), false.into())]);
+    let expected = "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n[hi<|im_end|>]\n";
+    let mut row = chat(&[("user", "hello"), ("assistant", "hi")]);
+    check(&ctx, &row, &[expected]);
+    let Example::Chat { messages, .. } = &mut row.example else { unreachable!() };
+    messages[1].extra.insert("reasoning".to_string(), "short".into());
+    check(&ctx, &row, &[expected]);
+}
+
+#[test]
+fn the_end_of_the_whole_after_the_end_of_the_turn_is_not_trained() {
+    let template = "{% for m in messages %}{{ m.role + ':' + m.content + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}assistant:{% else %}<|endoftext|>{% endif %}";
+    check(
+        &context(template),
+        &chat(&[("user", "hello"), ("assistant", "hi")]),
+        &["user:hello<|im_end|>\nassistant:[hi<|im_end|>]\n<|endoftext|>"],
+    );
+}
+
+#[test]
+fn in_an_example_of_one_turn_no_token_crosses_the_border() {
+    let template = "{% for m in messages %}{{ m.role + ' ' + m.content + '<|im_end|>' }}{% endfor %}{% if add_generation_prompt %}{{ 'assistant ' }}{% else %}<|endoftext|>{% endif %}";
+    let json = tiny::build_tokenizer((0..50).map(|i| format!("a   b{i}   c")), 300).unwrap();
+    let ctx =
+        ChatContext { tokenizer: Tokenizer::from_json(&json.to_string(), &[2, 0], None).unwrap(), ..context(template) };
+    let row = chat(&[("user", "x"), ("assistant", "  hi"), ("user", "x"), ("assistant", "y")]);
+    let rows = tokenize(&ctx, &row).unwrap();
+    let Example::Chat { messages, .. } = &row.example else { unreachable!() };
+    assert_eq!(marked(&ctx, &rows[0]), "user x<|im_end|>assistant [  hi<|im_end|>]<|endoftext|>");
+    assert!(rows[0].ids.starts_with(&prompt_ids(&ctx, &messages[..1], None, None).unwrap()));
 }
 
 #[test]
