@@ -4,7 +4,11 @@
 //! `generation_config.json` and `config.json` (`eos_token_id`). Nothing here adds special tokens to a text:
 //! a chat template prints them.
 
+mod fast;
+mod split;
+
 use anyhow::{Context, Result, anyhow};
+use fast::Fast;
 use serde_json::Value;
 use std::path::Path;
 use std::sync::Arc;
@@ -20,6 +24,8 @@ pub struct Tokenizer {
 struct Inner {
     /// As in the file but without a post-processor, so that offsets are exact and nothing is added.
     plain: tokenizers::Tokenizer,
+    /// A faster way to the same ids, where this tokenizer is of a known kind.
+    fast: Option<Fast>,
     /// What the file's own post-processor puts before a text.
     text_prefix: Vec<u32>,
     eos_ids: Vec<u32>,
@@ -80,6 +86,7 @@ impl Tokenizer {
         file.with_truncation(None).map_err(|e| anyhow!("switch truncation off: {e}"))?;
         let text_prefix = text_prefix(&file)?;
         file.with_post_processor(None::<tokenizers::PostProcessorWrapper>);
+        let fast = Fast::of(&serde_json::from_str(json).context("parse the tokenizer")?, &file);
         let vocab_size = file.get_vocab(true).values().max().map_or(0, |id| *id as usize + 1);
         let bos_id = bos_token.and_then(|token| file.token_to_id(token));
         let text_end = eos_ids.first().copied();
@@ -87,7 +94,7 @@ impl Tokenizer {
         eos_ids.sort_unstable();
         let decoder = file.get_decoder().map(serde_json::to_string).transpose().context("read the decoder")?;
         let byte_level = decoder.is_some_and(|decoder| decoder.contains("ByteLevel"));
-        let inner = Inner { plain: file, text_prefix, eos_ids, text_end, bos_id, vocab_size, byte_level };
+        let inner = Inner { plain: file, fast, text_prefix, eos_ids, text_end, bos_id, vocab_size, byte_level };
         Ok(Tokenizer { inner: Arc::new(inner) })
     }
 
@@ -96,6 +103,9 @@ impl Tokenizer {
     /// # Errors
     /// The tokenizer's own failure.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        if let Some(encoded) = self.inner.fast.as_ref().and_then(|fast| fast.encode(&self.inner.plain, text, false)) {
+            return Ok(encoded.ids);
+        }
         let encoding = self.inner.plain.encode_fast(text, false).map_err(|e| anyhow!("tokenize: {e}"))?;
         Ok(encoding.get_ids().to_vec())
     }
@@ -105,6 +115,9 @@ impl Tokenizer {
     /// # Errors
     /// The tokenizer's own failure.
     pub fn encode_with_spans(&self, text: &str) -> Result<Encoded> {
+        if let Some(encoded) = self.inner.fast.as_ref().and_then(|fast| fast.encode(&self.inner.plain, text, true)) {
+            return Ok(encoded);
+        }
         let encoding = self.inner.plain.encode(text, false).map_err(|e| anyhow!("tokenize: {e}"))?;
         Ok(Encoded { ids: encoding.get_ids().to_vec(), spans: encoding.get_offsets().to_vec() })
     }
@@ -169,6 +182,12 @@ impl Tokenizer {
             return Some(token.into_bytes());
         }
         Some(bytes::of_token(&token, self.inner.byte_level))
+    }
+
+    /// True where ids come by the fast way (a byte-level tokenizer whose splitting expression is known).
+    #[must_use]
+    pub fn is_fast(&self) -> bool {
+        self.inner.fast.is_some()
     }
 
     /// A decoder for ids that come one by one.
