@@ -2,7 +2,8 @@
 //!
 //! A file with a sidecar `<file>.meta.json` that says `"submitted": true` was renamed in: it is complete at
 //! once. Any other file is complete when neither its size nor its time has changed for `settle`; a `.jsonl`
-//! file whose last line is cut short waits for `torn` and then goes to the gates as it is, which reject it.
+//! file whose last line is cut short, or a Parquet or zstd file without its end, waits for `torn` and then goes to the
+//! gates as it is, which reject it. (A gzip file shows its end only when it is unpacked: the gates do that.)
 //! Hidden files, `*.tmp`, `*.part`, sidecars and links are never data. Nothing here moves a file that waits.
 
 mod place;

@@ -46,4 +46,5 @@ mod worker;
 pub use options::{
     Alerts, DaemonOptions, DataManagerConfig, Housekeeping, Limits, LoopConfig, SkillEndpoint, SkillOrder,
 };
+pub use requests::compare_files;
 pub use run_loop::{apply_offline, prune_offline, run};

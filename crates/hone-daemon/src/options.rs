@@ -4,6 +4,7 @@
 use crate::notify::Notifier;
 use anyhow::Result;
 use hone_pipeline::config::Settings;
+use hone_pipeline::content::ContentSettings;
 use hone_pipeline::state::Priority;
 use hone_store::retention::Rest;
 use std::path::PathBuf;
@@ -65,6 +66,8 @@ pub struct LoopConfig {
     pub data_manager: DataManagerConfig,
     /// Named limits of the effects.
     pub limits: Limits,
+    /// Thresholds of the content gate.
+    pub content: ContentSettings,
     /// Retention and snapshots.
     pub housekeeping: Housekeeping,
     /// How people are told.
@@ -165,6 +168,8 @@ pub struct Limits {
     pub max_line_bytes: u64,
     /// Largest accepted data file in bytes.
     pub max_file_bytes: u64,
+    /// Most bytes that a packed data file may unpack to.
+    pub max_unpacked_bytes: u64,
     /// Time limit of one check.
     pub check_max_ms: u64,
     /// Address space of a check in bytes; 0 = no limit.
@@ -202,6 +207,7 @@ impl Default for Limits {
         Limits {
             max_line_bytes: 100 << 20,
             max_file_bytes: 10 << 30,
+            max_unpacked_bytes: 10 << 30,
             check_max_ms: 15 * 60_000,
             check_max_memory_bytes: 8 << 30,
             earlier_child_wait_ms: 10_000,

@@ -7,16 +7,17 @@ use crate::inbox::Sidecar;
 use crate::options::LoopConfig;
 use anyhow::{Context, Result};
 use hone_pipeline::config::Level;
+use hone_pipeline::content::{CompareFile, CompareRole};
 use hone_pipeline::finding::SchemaOrigin;
 use hone_pipeline::ids::{CheckpointId, DatasetId, JobId, LeaseToken};
 use hone_pipeline::spec;
-use hone_pipeline::state::{Dataset, State};
+use hone_pipeline::state::{Dataset, DatasetState, State};
 use hone_pipeline::wire::{CheckRequest, EvalRequest, Replay, TrainFile, TrainRequest, WIRE_FORMAT_VERSION};
 use hone_store::Layout;
 use hone_store::datasets::sidecar_of;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The schema of files for which nothing names one.
 pub(crate) const DEFAULT_SCHEMA_ID: &str = "chat_sft_v1";
@@ -54,6 +55,48 @@ pub(crate) fn check(
         chat_template_kwargs: settings.train.chat_template_kwargs.clone(),
         max_line_bytes: config.limits.max_line_bytes,
         max_file_bytes: config.limits.max_file_bytes,
+        max_unpacked_bytes: config.limits.max_unpacked_bytes,
+        content: config.content.clone(),
+        compare: match settings.validation_level {
+            Level::Deep => compare_files(layout, state, config).unwrap_or_else(|error| vec![unreadable(&error)]),
+            Level::Quick | Level::Standard => Vec::new(),
+        },
+    }
+}
+
+/// What the rows of a new file are compared with at `deep`: the suites in `validation/`, and the files that were
+/// accepted earlier, the newest first.
+///
+/// # Errors
+/// The validation folder or a sidecar in it cannot be read.
+pub fn compare_files(layout: &Layout, state: &State, config: &LoopConfig) -> Result<Vec<CompareFile>> {
+    let suites = suites(layout, config)?.into_iter();
+    let suites = suites.map(|TrainFile { name, path, schema_id }| CompareFile {
+        name: format!("validation/{name}"),
+        path,
+        schema_id,
+        role: CompareRole::Validation,
+    });
+    let accepted = state.datasets.values().rev().filter(|dataset| dataset.state == DatasetState::Accepted);
+    let earlier = accepted.filter_map(|dataset| {
+        let path = layout.dataset_file(dataset);
+        Some(CompareFile {
+            name: format!("{} ({})", dataset.id, dataset.file_name),
+            schema_id: dataset.schema_id.clone()?,
+            role: CompareRole::Earlier,
+            path: Some(path).filter(|path| path.is_file())?,
+        })
+    });
+    Ok(suites.chain(earlier).collect())
+}
+
+/// Stands for a validation folder that cannot be read: the check then fails by its name instead of passing.
+fn unreadable(error: &anyhow::Error) -> CompareFile {
+    CompareFile {
+        name: format!("the validation folder (failed to {error:#})"),
+        path: PathBuf::new(),
+        schema_id: DEFAULT_SCHEMA_ID.to_string(),
+        role: CompareRole::Validation,
     }
 }
 

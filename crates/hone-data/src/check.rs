@@ -1,23 +1,33 @@
 //! Both gates over one file: is it what its schema says, and is its content fit to train on?
 //!
 //! One pass reads, hashes and checks; rows are checked in parallel, and findings come out as if they had
-//! been checked one after another. What cannot be checked is a finding: a check never passes because it
+//! been checked one after another. `standard` and `deep` remember a small record of every row and compare those
+//! at the end; `deep` reads the rows that look alike a second time. What cannot be checked is a finding: a check never passes because it
 //! failed itself.
 
+mod balance;
+mod compare;
 mod content;
+mod facts;
 mod file;
+mod leak;
 mod line;
+mod near;
+mod overlap;
+mod quality;
+mod secrets;
 mod tally;
+mod words;
 
-use crate::reader::LineReader;
+use crate::reader::{BadRow, Block, Blocks, Format, Packing, ReadError, ReadLimits};
 use crate::tokenize::ChatContext;
+use compare::Comparisons;
 use hone_pipeline::config::Overlong;
 use hone_pipeline::finding::{Level, REPORT_FORMAT_VERSION, Report, Severity, TokenStats, Verdict};
 use hone_pipeline::spec::{self, RowProblem, Spec};
 use hone_pipeline::wire::CheckRequest;
 use line::{LineChecker, Outcome};
 use rayon::prelude::*;
-use std::fs::File;
 use std::time::Instant;
 use tally::Tally;
 
@@ -25,7 +35,7 @@ use tally::Tally;
 const BLOCK_BYTES: usize = 16 << 20;
 const BLOCK_BYTES_TOKENIZING: usize = 1 << 20;
 /// Rows that one worker checks at a time.
-const ROWS_PER_TASK: usize = 256;
+const ROWS_PER_TASK: usize = 64;
 
 /// Checks a whole file in one pass. `alive` is called between blocks with what is being done.
 /// Never fails: what cannot be checked is a finding. Reads the file and, where one is named, the model's
@@ -36,40 +46,39 @@ pub fn check_file(request: &CheckRequest, alive: &dyn Fn(&str)) -> Report {
     let mut tally = Tally::default();
     let mut outcome = Outcome::default();
     let mut read = (0, String::new());
-    if let Some(checker) = prepare(request, &mut tally) {
+    let mut compared = Vec::new();
+    if let Some((checker, earlier)) = prepare(request, &mut tally, alive) {
         match read_file(request, &checker, alive, &mut outcome, &mut tally) {
             Ok(size_and_hash) => read = size_and_hash,
-            Err(e) => tally.whole_file(RowProblem::error(
-                "file_unreadable",
-                format!("the file cannot be read: {e}"),
-                "look at its permissions and its disk",
-            )),
+            Err(e) => tally.whole_file(RowProblem::error(e.code(), e.to_string(), e.hint())),
         }
         judge_rows(request, &checker, &outcome, read.0, &mut tally);
+        if checker.level != Level::Quick {
+            compared = compare::finish(request, &checker, &mut outcome, &earlier, &mut tally, alive);
+        }
     }
     tally.append(std::mem::take(&mut outcome.tally));
-    let findings = tally.into_findings(outcome.suggestion);
+    let mut findings = tally.into_findings(outcome.suggestion);
+    findings.extend(compared);
+    findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     let blocked = findings.iter().any(|finding| finding.severity == Severity::Error);
     Report {
         format_version: REPORT_FORMAT_VERSION,
         verdict: if blocked { Verdict::Rejected } else { Verdict::Accepted },
         schema_id: request.schema_id.clone(),
         schema_origin: request.schema_origin,
-        level: Level::Quick,
+        level: request.level,
         rows: outcome.rows,
         size_bytes: read.0,
         blake3: read.1,
         findings,
-        stats: request.model_dir.as_ref().map(|_| outcome.stats),
+        stats: (request.level != Level::Quick).then(|| Box::new(outcome.stats)),
         elapsed_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
     }
 }
 
 /// Everything before the first row. `None` when the rows need not be read.
-fn prepare(request: &CheckRequest, tally: &mut Tally) -> Option<LineChecker> {
-    if let Some(problem) = level_not_available(request.level) {
-        tally.whole_file(problem);
-    }
+fn prepare(request: &CheckRequest, tally: &mut Tally, alive: &dyn Fn(&str)) -> Option<(LineChecker, Comparisons)> {
     let spec = match spec::validate_job(&request.schema_id, &serde_json::Value::Null, &serde_json::Value::Null) {
         Ok(spec) => Some(spec),
         Err(problems) => {
@@ -82,7 +91,13 @@ fn prepare(request: &CheckRequest, tally: &mut Tally) -> Option<LineChecker> {
     before.into_iter().for_each(|problem| tally.whole_file(problem));
     let spec: &'static Spec = spec.filter(|_| readable)?;
     let ctx = match &request.model_dir {
-        None => None,
+        _ if request.level == Level::Quick => None,
+        None => {
+            let message = "no model is at hand, so tokens were not counted";
+            let hint = "make a workspace with `hone init --model DIR`, and check inside it";
+            tally.whole_file(RowProblem::warning("tokens_not_counted", message, hint));
+            None
+        }
         Some(dir) => match ChatContext::from_dir(dir, &request.profile, &request.chat_template_kwargs) {
             Ok(ctx) => Some(ctx),
             Err(e) => {
@@ -96,7 +111,17 @@ fn prepare(request: &CheckRequest, tally: &mut Tally) -> Option<LineChecker> {
             }
         },
     };
-    Some(LineChecker { spec, ctx, max_length: request.max_length, overlong: request.overlong })
+    let (index, earlier) = compare::load(request, tally, alive);
+    let checker = LineChecker {
+        spec,
+        ctx,
+        level: request.level,
+        settings: request.content.clone(),
+        index,
+        max_length: request.max_length,
+        overlong: request.overlong,
+    };
+    Some((checker, earlier))
 }
 
 /// Size and hash of the file, after all its rows went through the checker.
@@ -106,43 +131,53 @@ fn read_file(
     alive: &dyn Fn(&str),
     outcome: &mut Outcome,
     tally: &mut Tally,
-) -> std::io::Result<(u64, String)> {
-    let mut reader = LineReader::new(File::open(&request.file)?, request.max_line_bytes);
+) -> Result<(u64, String), ReadError> {
+    let format = Format::of(&request.file).unwrap_or(Format::Lines(Packing::Plain));
+    let mut reader = Blocks::open(&request.file, format, checker.spec, limits(request))?;
     let (phase, min_bytes) = match checker.ctx {
         Some(_) => ("tokenizing", BLOCK_BYTES_TOKENIZING),
         None => ("reading", BLOCK_BYTES),
     };
-    let mut is_first = true;
     alive(phase);
-    while let Some(block) = reader.next_block(min_bytes)? {
-        if is_first && block.num_rows() > 0 {
-            file::problem_of_first_line(block.row(0).1).into_iter().for_each(|problem| tally.whole_file(problem));
-        }
-        is_first = false;
-        let indices: Vec<usize> = (0..block.num_rows()).collect();
-        let parts: Vec<Outcome> = indices
-            .par_chunks(ROWS_PER_TASK)
-            .map(|chunk| {
-                let mut part = Outcome::default();
-                for i in chunk {
-                    let (line, bytes) = block.row(*i);
-                    checker.check(line, bytes, &mut part);
-                }
-                part
-            })
-            .collect();
-        parts.into_iter().for_each(|part| outcome.append(part));
-        for (line, size) in block.too_long() {
+    let mut next = reader.next_block(min_bytes)?;
+    if let Some(block) = next.as_ref().filter(|block| block.num_rows() > 0) {
+        file::problem_of_first_line(format, block.row(0).1).into_iter().for_each(|problem| tally.whole_file(problem));
+    }
+    while let Some(block) = next {
+        // The next block is read while this one is checked.
+        let (part, following) = rayon::join(|| check_block(checker, &block), || reader.next_block(min_bytes));
+        outcome.append(part);
+        for (line, bad) in block.bad() {
             outcome.rows += 1;
-            outcome.tally.row(*line, line_too_long(*size, request.max_line_bytes), None);
+            outcome.tally.row(*line, bad_row(bad, request.max_line_bytes), None);
         }
         alive(phase);
         if reader.size_bytes() > request.max_file_bytes {
             tally.whole_file(file::too_large(reader.size_bytes(), request.max_file_bytes));
             return Ok((reader.size_bytes(), String::new()));
         }
+        next = following?;
     }
-    Ok((reader.size_bytes(), reader.blake3()))
+    reader.size_and_hash()
+}
+
+/// Checks the rows of a block in parallel; what is found is in the order of the rows.
+fn check_block(checker: &LineChecker, block: &Block) -> Outcome {
+    let tasks: Vec<usize> = (0..block.num_rows()).step_by(ROWS_PER_TASK).collect();
+    let parts: Vec<Outcome> = tasks
+        .par_iter()
+        .map(|start| {
+            let mut part = Outcome::default();
+            for i in *start..(start + ROWS_PER_TASK).min(block.num_rows()) {
+                let (line, bytes) = block.row(i);
+                checker.check(line, bytes, &mut part);
+            }
+            part
+        })
+        .collect();
+    let mut outcome = Outcome::default();
+    parts.into_iter().for_each(|part| outcome.append(part));
+    outcome
 }
 
 /// What can be said once all rows are known.
@@ -161,28 +196,26 @@ fn judge_rows(request: &CheckRequest, checker: &LineChecker, outcome: &Outcome, 
     }
 }
 
-fn line_too_long(size: u64, limit: u64) -> RowProblem {
-    let message = format!("the line has {size} bytes; at most {limit} are allowed");
-    RowProblem::error("line_too_long", message, "split the row, or raise limits.max_line_bytes")
+fn bad_row(bad: &BadRow, limit: u64) -> RowProblem {
+    match bad {
+        BadRow::TooLong(size) => {
+            let message = format!("the line has {size} bytes; at most {limit} are allowed");
+            RowProblem::error("line_too_long", message, "split the row, or raise validation.max_line_bytes")
+        }
+        BadRow::Cells { expected, found } => {
+            let message = format!("the record has {found} cells; the header names {expected} columns");
+            RowProblem::error("csv_cells", message, "put cells that hold commas or line breaks between double quotes")
+        }
+    }
 }
 
-/// Says exactly what a deeper level would have run. `None` for quick.
-fn level_not_available(level: Level) -> Option<RowProblem> {
-    const STANDARD: &str = "token quantiles, balance (role, length, label, language, source), duplicates";
-    const DEEP: &str = "answer leakage, near-duplicates, overlap with validation and skill evaluation sets, \
-                        degenerate text, contradicting answers, secrets and personal data";
-    let (name, missing) = match level {
-        Level::Quick => return None,
-        Level::Standard => ("standard", STANDARD.to_string()),
-        Level::Deep => ("deep", format!("{STANDARD}, {DEEP}")),
-    };
-    let message = format!("level {name} is not available in this version: quick ran; these did not: {missing}");
-    Some(RowProblem::warning("level_not_available", message, "look at these points by hand"))
+fn limits(request: &CheckRequest) -> ReadLimits {
+    ReadLimits { max_line_bytes: request.max_line_bytes, max_unpacked_bytes: request.max_unpacked_bytes }
 }
 
 /// Adds the counts of one part to those of another.
 fn add_stats(to: &mut TokenStats, from: &TokenStats) {
-    let TokenStats { num_tokens, num_trained_tokens, num_overlong_rows, max_row_tokens } = from;
+    let TokenStats { num_tokens, num_trained_tokens, num_overlong_rows, max_row_tokens, .. } = from;
     to.num_tokens += num_tokens;
     to.num_trained_tokens += num_trained_tokens;
     to.num_overlong_rows += num_overlong_rows;

@@ -1,12 +1,22 @@
-//! Reading data files: lines of a file with their physical numbers, and the rows of an accepted file.
+//! Reading data files: blocks of rows with their numbers, and the rows of an accepted file.
 //!
-//! What is read is plain JSONL in UTF-8: one JSON object per line; lines end with LF or CRLF; a byte-order
-//! mark at the beginning is skipped; blank lines are allowed and counted as lines. Other formats are refused
-//! by the gates.
+//! Every format comes out as JSON rows in UTF-8, so that all behind the reader see one kind of row:
+//! - **JSONL**: one JSON object per line; lines end with LF or CRLF; a byte-order mark at the beginning is skipped;
+//!   blank lines are allowed and counted as lines. The number of a row is its physical line.
+//! - **gzip, zstd** (`.gz`, `.zst`): the same, packed, with a limit on what comes out.
+//! - **CSV, TSV**: the first record names the columns; the number of a row is the physical line on which it begins.
+//! - **Parquet**: the number of a row is counted from 1.
+//!
+//! Memory is bounded by the longest row, one row group of Parquet, and the window of zstd.
 
+mod format;
 mod lines;
+mod tables;
+mod unpack;
 
-pub use lines::{Block, LineReader};
+pub use format::{Format, Packing, is_whole};
+pub use lines::{BadRow, Block, LineReader};
+pub use unpack::ReadError;
 
 use crate::example::{Example, Row, RowId};
 use anyhow::{Context, Result, anyhow, bail};
@@ -16,11 +26,96 @@ use hone_pipeline::spec::{self, Spec};
 use std::collections::VecDeque;
 use std::fs::File;
 use std::path::Path;
+use tables::{CsvReader, ParquetReader};
+use unpack::Unpacked;
 
-/// Longest line that [`rows`] reads, in bytes; the gates' own limit is lower.
-const MAX_LINE_BYTES: u64 = 1 << 30;
+/// Limits of [`rows`]; the gates' own are lower.
+const ROW_LIMITS: ReadLimits = ReadLimits { max_line_bytes: 1 << 30, max_unpacked_bytes: 1 << 40 };
 /// How much is read at a time, in bytes.
 const BLOCK_BYTES: usize = 256 << 10;
+
+/// Limits that hold while a file is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadLimits {
+    /// Longest row in bytes.
+    pub max_line_bytes: u64,
+    /// Most bytes that a packed file may unpack to.
+    pub max_unpacked_bytes: u64,
+}
+
+/// The rows of a file in blocks, as JSON text.
+pub struct Blocks(Source);
+
+enum Source {
+    Lines(Box<LineReader<Unpacked>>),
+    Csv(Box<CsvReader>),
+    Parquet(Box<ParquetReader>),
+}
+
+impl Blocks {
+    /// Opens a file whose rows will be held against `spec` (it tells which cells of a table hold JSON).
+    ///
+    /// # Errors
+    /// An unreadable file; a Parquet file that is damaged or unpacks to too much.
+    pub fn open(path: &Path, format: Format, spec: &'static Spec, limits: ReadLimits) -> Result<Blocks, ReadError> {
+        let ReadLimits { max_line_bytes, max_unpacked_bytes } = limits;
+        let file = File::open(path)?;
+        Ok(Blocks(match format {
+            Format::Lines(packing) => {
+                let source = Unpacked::new(file, packing, max_unpacked_bytes)?;
+                Source::Lines(Box::new(LineReader::new(source, max_line_bytes)))
+            }
+            Format::Csv { packing, delimiter } => {
+                let source = Unpacked::new(file, packing, max_unpacked_bytes)?;
+                Source::Csv(Box::new(CsvReader::new(source, delimiter, spec, max_line_bytes)))
+            }
+            Format::Parquet => {
+                Source::Parquet(Box::new(ParquetReader::new(file, spec, max_line_bytes, max_unpacked_bytes)?))
+            }
+        }))
+    }
+
+    /// The next rows: at least `min_bytes` of them where there are as many. `None` after the last.
+    ///
+    /// # Errors
+    /// The file cannot be read on, by name.
+    pub fn next_block(&mut self, min_bytes: usize) -> Result<Option<Block>, ReadError> {
+        match &mut self.0 {
+            Source::Lines(lines) => lines.next_block(min_bytes).map_err(ReadError::from_io),
+            Source::Csv(table) => table.next_block(min_bytes),
+            Source::Parquet(table) => table.next_block(min_bytes),
+        }
+    }
+
+    /// Bytes of the file, as it lies there, that were read so far (0 for Parquet).
+    #[must_use]
+    pub fn size_bytes(&self) -> u64 {
+        match &self.0 {
+            Source::Lines(lines) => lines.source().raw().size_bytes(),
+            Source::Csv(table) => table.raw().size_bytes(),
+            Source::Parquet(_) => 0,
+        }
+    }
+
+    /// Size of the file in bytes and BLAKE3 of its bytes as they lie there, hex; after the last block.
+    ///
+    /// # Errors
+    /// A Parquet file, which is read again for it, cannot be read.
+    pub fn size_and_hash(&mut self) -> Result<(u64, String), ReadError> {
+        let raw = match &mut self.0 {
+            Source::Lines(lines) => lines.source().raw(),
+            Source::Csv(table) => table.raw(),
+            Source::Parquet(table) => return table.size_and_hash(),
+        };
+        Ok((raw.size_bytes(), raw.blake3()))
+    }
+}
+
+impl std::fmt::Debug for Blocks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Blocks").field("size_bytes", &self.size_bytes()).finish_non_exhaustive()
+    }
+}
 
 /// The rows of a file in order. Memory is bounded by the longest line.
 ///
@@ -28,15 +123,15 @@ const BLOCK_BYTES: usize = 256 << 10;
 /// Unknown schema, unreadable file; and, as items, every line that is not a row of the schema, by number.
 pub fn rows(path: &Path, schema_id: &str) -> Result<Rows> {
     let spec = spec::find(schema_id).ok_or_else(|| anyhow!("{}", spec::unknown(schema_id).message))?;
-    let file = File::open(path).with_context(|| format!("open {}", path.display()))?;
-    let reader = LineReader::new(file, MAX_LINE_BYTES);
+    let format = Format::of(path).map_err(|(extension, hint)| anyhow!(".{extension} files are not read: {hint}"))?;
+    let reader = Blocks::open(path, format, spec, ROW_LIMITS).with_context(|| format!("open {}", path.display()))?;
     Ok(Rows { reader, spec, name: path.display().to_string(), pending: VecDeque::new() })
 }
 
 /// Iterator over the rows of a file; made by [`rows`].
 #[derive(Debug)]
 pub struct Rows {
-    reader: LineReader<File>,
+    reader: Blocks,
     spec: &'static Spec,
     name: String,
     pending: VecDeque<Result<Row>>,
@@ -49,10 +144,9 @@ impl Iterator for Rows {
         while self.pending.is_empty() {
             match self.reader.next_block(BLOCK_BYTES) {
                 Ok(Some(block)) => {
-                    let too_long =
-                        block.too_long().iter().map(|(line, _)| (*line, Err(anyhow!("the line is too long"))));
+                    let bad = block.bad().iter().map(|(line, _)| (*line, Err(anyhow!("the row cannot be read"))));
                     let rows = block.rows().map(|(line, bytes)| (line, parse_row(self.spec, line, bytes)));
-                    let mut all: Vec<_> = rows.chain(too_long).collect();
+                    let mut all: Vec<_> = rows.chain(bad).collect();
                     all.sort_by_key(|(line, _)| *line);
                     let name = &self.name;
                     let named =

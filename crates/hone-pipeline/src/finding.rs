@@ -2,6 +2,7 @@
 //! `format_version` and is kept for ever beside its dataset.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// The version written into every stored report.
 pub const REPORT_FORMAT_VERSION: u32 = 1;
@@ -74,7 +75,8 @@ pub enum Level {
     Deep,
 }
 
-/// Token statistics of a file under the model's chat template.
+/// Statistics of a file: tokens under the model's chat template (zero where no model was at hand), and from
+/// `standard` on the balance of its rows.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TokenStats {
     /// Tokens of all rows.
@@ -85,6 +87,48 @@ pub struct TokenStats {
     pub num_overlong_rows: u64,
     /// Token count of the longest row.
     pub max_row_tokens: u64,
+    /// Token count of the shortest row.
+    #[serde(default)]
+    pub min_row_tokens: u64,
+    /// Half of the rows have at most so many tokens.
+    #[serde(default)]
+    pub median_row_tokens: u64,
+    /// 95 of 100 rows have at most so many.
+    #[serde(default)]
+    pub p95_row_tokens: u64,
+    /// 99 of 100 rows have at most so many.
+    #[serde(default)]
+    pub p99_row_tokens: u64,
+    /// `num_overlong_rows` by the rows that were counted.
+    #[serde(default)]
+    pub overlong_share: f64,
+    /// `num_trained_tokens` by `num_tokens`.
+    #[serde(default)]
+    pub trained_share: f64,
+    /// What the rows are made of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub balance: Option<Balance>,
+}
+
+/// What the rows of a file are made of.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Balance {
+    /// Messages by role (`prompt` and `completion` outside conversations).
+    pub roles: BTreeMap<String, u64>,
+    /// Rows by number of messages: `1`, `2`, `3-4`, `5-8`, `9+`.
+    pub turns: BTreeMap<String, u64>,
+    /// Short answers by their text, the most frequent ones.
+    pub labels: BTreeMap<String, u64>,
+    /// Rows by the script of most of their letters.
+    pub scripts: BTreeMap<String, u64>,
+    /// Rows in Latin script by language, told by frequent words; `unknown` where none stands out.
+    pub languages: BTreeMap<String, u64>,
+    /// Rows by `source` (of the row or its metadata), the most frequent ones.
+    pub sources: BTreeMap<String, u64>,
+    /// Rows by characters of their answers: `0-9`, `10-99`, `100-999`, `1000-9999`, `10000+`.
+    pub answer_chars: BTreeMap<String, u64>,
+    /// Rows that say the same as an earlier row.
+    pub num_duplicates: u64,
 }
 
 /// The full report of both gates about one file.
@@ -108,9 +152,9 @@ pub struct Report {
     pub blake3: String,
     /// All problems.
     pub findings: Vec<Finding>,
-    /// Token statistics, where a model was at hand.
+    /// Statistics, from `standard` on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stats: Option<TokenStats>,
+    pub stats: Option<Box<TokenStats>>,
     /// How long it took.
     pub elapsed_ms: u64,
 }

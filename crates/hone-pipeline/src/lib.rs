@@ -7,6 +7,7 @@
 pub mod compare;
 pub mod config;
 pub mod curriculum;
+pub mod content;
 pub mod decide;
 pub mod event;
 pub mod finding;

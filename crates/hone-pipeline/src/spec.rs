@@ -11,6 +11,7 @@ mod conversation;
 pub mod json;
 mod nearest;
 mod sharegpt_v1;
+mod syllo_v1;
 mod texts;
 
 pub use conversation::{Conversation, Role};
@@ -21,7 +22,8 @@ use json::Json;
 use serde_json::Value;
 
 /// All formats, in the order of the documentation.
-static REGISTRY: [&Spec; 4] = [&chat_sft_v1::SPEC, &completion_v1::SPEC, &sharegpt_v1::SPEC, &alpaca_v1::SPEC];
+static REGISTRY: [&Spec; 5] =
+    [&chat_sft_v1::SPEC, &syllo_v1::SPEC, &completion_v1::SPEC, &sharegpt_v1::SPEC, &alpaca_v1::SPEC];
 
 /// A row format.
 #[derive(Debug)]
@@ -38,6 +40,15 @@ pub struct Spec {
     pub metadata_keys: &'static [&'static str],
     /// How a row becomes an example.
     pub mapping: Mapping,
+    /// A rule beyond shape that every row must keep.
+    pub rule: Option<RowRule>,
+}
+
+/// A rule beyond shape; the reader of files holds rows against it, because it needs a skill's own checker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RowRule {
+    /// `metadata` holds a SYLLO puzzle, and the last answer solves it.
+    SylloSolved,
 }
 
 /// A column of a row.
@@ -169,11 +180,18 @@ pub fn suggest(row: &Value) -> Option<&'static str> {
 /// As [`suggest`], for a row that was parsed borrowed.
 #[must_use]
 pub fn suggest_json(row: &Json<'_>) -> Option<&'static str> {
-    let fits = |spec: &&&Spec| spec.problems(row).iter().all(|problem| problem.severity != Severity::Error);
-    REGISTRY.iter().find(fits).map(|spec| spec.id)
+    let fits = |spec: &&&Spec| spec.fits(row);
+    // A format with a rule fits by that rule, which is not known here.
+    REGISTRY.iter().filter(|spec| spec.rule.is_none()).find(fits).map(|spec| spec.id)
 }
 
 impl Spec {
+    /// True for a row that has the format's shape.
+    #[must_use]
+    pub fn fits(&self, row: &Json<'_>) -> bool {
+        self.problems(row).iter().all(|problem| problem.severity != Severity::Error)
+    }
+
     /// Holds a row against the format.
     ///
     /// # Errors
@@ -199,8 +217,8 @@ impl Spec {
         for column in self.columns {
             self.check_column(column, row.get(column.name), &mut problems);
         }
-        for (name, _) in fields {
-            if !self.columns.iter().any(|column| column.name == name) {
+        for (name, value) in fields {
+            if *value != Json::Null && !self.columns.iter().any(|column| column.name == name) {
                 problems.push(self.unknown_column(name));
             }
         }

@@ -8,6 +8,7 @@
 //! last line says why). Any program that keeps this contract can take the place of `train-job`.
 
 use crate::config::{Overlong, TrainSettings};
+use crate::content::{CompareFile, ContentSettings};
 use crate::event::{Command, StagedCheckpoint};
 use crate::finding::{Level, Report, SchemaOrigin};
 use crate::ids::{CheckpointId, JobId, LeaseToken};
@@ -45,6 +46,20 @@ pub struct CheckRequest {
     pub max_line_bytes: u64,
     /// Largest accepted file in bytes.
     pub max_file_bytes: u64,
+    /// Most bytes that a packed file may unpack to.
+    #[serde(default = "default_max_unpacked_bytes")]
+    pub max_unpacked_bytes: u64,
+    /// Thresholds of the content gate.
+    #[serde(default)]
+    pub content: ContentSettings,
+    /// Validation files and earlier accepted ones that rows are compared with.
+    #[serde(default)]
+    pub compare: Vec<CompareFile>,
+}
+
+/// For requests written before packed files were read.
+fn default_max_unpacked_bytes() -> u64 {
+    10 << 30
 }
 
 /// Request of `train-job`: one slice.

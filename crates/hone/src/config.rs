@@ -19,6 +19,7 @@ use hone_pipeline::config::{
     Target, TrainSettings, Transport,
 };
 use hone_pipeline::curriculum::CurriculumSettings;
+use hone_pipeline::content::ContentSettings;
 use hone_pipeline::finding::{Level, SchemaOrigin};
 use hone_pipeline::state::Priority;
 use hone_store::retention::Rest;
@@ -114,6 +115,10 @@ pub struct Config {
     pub max_line_bytes: u64,
     /// Largest accepted file.
     pub max_file_bytes: u64,
+    /// Most bytes that a packed file may unpack to.
+    pub max_unpacked_bytes: u64,
+    /// Thresholds of the content gate.
+    pub content: ContentSettings,
     /// Time limit of one check.
     pub check_timeout: Duration,
 }
@@ -299,6 +304,8 @@ impl Config {
             monitor_listen: values.get::<String>("monitor.listen").parse().expect("checked as an address"),
             max_line_bytes: values.get("validation.max_line_bytes"),
             max_file_bytes: values.get("validation.max_file_bytes"),
+            max_unpacked_bytes: values.get("validation.max_unpacked_bytes"),
+            content: content_settings(values),
             check_timeout: values.seconds("validation.max_sec"),
             serve,
         })
@@ -443,6 +450,21 @@ fn curriculum_settings(values: &Values) -> CurriculumSettings {
         demote_below: values.get("curriculum.demote_below"),
         max_cut_share: values.get("curriculum.max_cut_share"),
         max_unparsed_share: values.get("curriculum.max_unparsed_share"),
+    }
+}
+
+fn content_settings(values: &Values) -> ContentSettings {
+    ContentSettings {
+        min_answer_chars: values.get("validation.min_answer_chars"),
+        near_duplicate_similarity: values.get("validation.near_duplicate_similarity"),
+        overlap_words: values.get("validation.overlap_words"),
+        overlap_coverage: values.get("validation.overlap_coverage"),
+        max_duplicate_share: values.get("validation.max_duplicate_share"),
+        max_leak_share: values.get("validation.max_leak_share"),
+        max_overlap_share: values.get("validation.max_overlap_share"),
+        max_label_share: values.get("validation.max_label_share"),
+        max_shift: values.get("validation.max_shift"),
+        max_compare_bytes: values.get("validation.max_compare_bytes"),
     }
 }
 

@@ -147,9 +147,18 @@ fn priority_of(inbox_path: &str) -> Priority {
     }
 }
 
+/// True when a file is known to be cut short: by its own footer where it has one, else by its last line.
+fn is_torn(path: &Path) -> bool {
+    match hone_data::reader::is_whole(path) {
+        Ok(Some(is_whole)) => !is_whole,
+        Ok(None) => has_torn_line(path),
+        Err(_) => false,
+    }
+}
+
 /// True when the last line of a `.jsonl` file is the beginning of a JSON value and not a whole one. What is not
 /// JSON at all is not torn: waiting would not mend it.
-fn is_torn(path: &Path) -> bool {
+fn has_torn_line(path: &Path) -> bool {
     if !path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("jsonl")) {
         return false;
     }

@@ -1,19 +1,26 @@
-//! Everything that is checked about one line.
+//! Everything that is checked about one line by itself.
 
+use super::facts::{self, Facts};
+use super::overlap::{Index, RowWords, describe};
 use super::tally::Tally;
-use super::{add_stats, content};
+use super::{add_stats, content, leak, quality, secrets};
 use crate::example::{Example, Row};
 use crate::reader::row_id;
 use crate::tokenize::{ChatContext, RowErrorKind, fit, tokenize};
 use hone_pipeline::config::Overlong;
-use hone_pipeline::finding::{Severity, TokenStats};
+use hone_pipeline::content::ContentSettings;
+use hone_pipeline::finding::{Level, Severity, TokenStats};
 use hone_pipeline::spec::json::Json;
-use hone_pipeline::spec::{RowProblem, Spec, suggest_json};
+use hone_pipeline::spec::{RowProblem, RowRule, Spec, Text, suggest_json};
+use hone_skills::syllo::Puzzle;
 
 /// What lines are held against.
 pub(super) struct LineChecker {
     pub spec: &'static Spec,
     pub ctx: Option<ChatContext>,
+    pub level: Level,
+    pub settings: ContentSettings,
+    pub index: Index,
     pub max_length: usize,
     pub overlong: Overlong,
 }
@@ -24,6 +31,7 @@ pub(super) struct Outcome {
     pub rows: u64,
     pub tally: Tally,
     pub stats: TokenStats,
+    pub facts: Facts,
     /// Examples that are not too long.
     pub num_kept: u64,
     /// Another schema whose shape the first misshapen row has.
@@ -36,6 +44,7 @@ impl Outcome {
         self.rows += later.rows;
         self.tally.append(later.tally);
         add_stats(&mut self.stats, &later.stats);
+        self.facts.append(later.facts);
         self.num_kept += later.num_kept;
         self.suggestion = self.suggestion.or(later.suggestion);
     }
@@ -60,14 +69,104 @@ impl LineChecker {
             }
             return;
         }
+        let texts = self.spec.texts(&json);
         let mut unfit = false;
-        for (problem, evidence) in content::problems(&self.spec.texts(&json)) {
+        let mut problems = content::problems(&texts);
+        problems.extend(self.rule_problem(&json, &texts).map(|problem| (problem, None)));
+        for (problem, evidence) in problems {
             unfit |= problem.severity == Severity::Error;
             outcome.tally.row(line, problem, evidence);
         }
-        if let Some(ctx) = self.ctx.as_ref().filter(|_| !unfit) {
+        if self.level == Level::Quick || unfit {
+            return;
+        }
+        outcome.facts.rows.push((facts::identity(&texts), line));
+        outcome.facts.balance.row(&json, &texts);
+        if self.level == Level::Deep {
+            self.look_deeper(line, &texts, outcome);
+        }
+        if let Some(ctx) = &self.ctx {
             self.count_tokens(ctx, line, bytes, &json, outcome);
         }
+    }
+
+    /// Rules beyond shape, by the skill's own checker.
+    fn rule_problem(&self, row: &Json<'_>, texts: &[Text<'_>]) -> Option<RowProblem> {
+        let RowRule::SylloSolved = self.spec.rule?;
+        let metadata = row.get("metadata").map(Json::to_value).unwrap_or_default();
+        let puzzle = match Puzzle::from_metadata(&metadata) {
+            Ok(puzzle) => puzzle,
+            Err(reason) => {
+                let message = format!("the metadata hold no puzzle: {reason}");
+                let hint = "write \"words\" (ans_num, definition, answer, syllables) and \"tiles\", or use chat_sft_v1";
+                return Some(RowProblem::error("puzzle_invalid", message, hint));
+            }
+        };
+        let result = puzzle.judge(texts.last().map_or("", |text| text.text));
+        (!result.solved).then(|| {
+            let message = format!("the answer does not solve its puzzle: {}", result.reason);
+            RowProblem::error("puzzle_unsolved", message, "correct the answer, or take the row out")
+        })
+    }
+
+    fn look_deeper(&self, line: u64, texts: &[Text<'_>], outcome: &mut Outcome) {
+        let row = facts::row_words(texts);
+        let text_of = |number: u32| {
+            let found = texts.iter().enumerate().find(|(i, text)| facts::number_of(*i, text) == number);
+            found.map_or(String::new(), |(_, text)| text.text.to_string())
+        };
+        let facts = &mut outcome.facts;
+        if row.prompt != 0 && row.num_answer_words > 0 {
+            facts.answers.push((row.prompt ^ row.system.rotate_left(31), row.answer, line));
+        }
+        facts.keys.extend(facts::near_keys(line, &row));
+        if !self.index.is_empty() {
+            facts.overlaps.extend(self.index.find(line, &row, &text_of));
+            facts.earlier.extend(self.index.earlier_rows.get(&row.whole()).map(|(file, of)| (line, *file, *of)));
+        }
+        if let Some(evidence) = self.leak(texts, &row) {
+            facts.num_leaks += 1;
+            let hint = "take the answer out of the prompt, or the row out, unless copying is the task";
+            let problem = RowProblem::warning("answer_in_prompt", "the answer can be read off the prompt", hint);
+            outcome.tally.row(line, problem, Some(evidence));
+        }
+        let mut problems = Vec::new();
+        for (index, text) in texts.iter().enumerate() {
+            let number = facts::number_of(index, text);
+            if let Some((_, words)) = row.texts.iter().find(|(n, _)| *n == number).filter(|_| facts::is_answer(text)) {
+                quality::problems(text.text, words, &mut problems);
+            }
+            if let Some(mark) = quality::mojibake(text.text) {
+                let message = "a text was read in a wrong encoding somewhere";
+                let hint = "convert the source to UTF-8 once more, from the right encoding";
+                problems.push((RowProblem::warning("text_mojibake", message, hint), Some(mark.to_string())));
+            }
+            secrets::problems(text.text, &mut problems);
+        }
+        for (problem, evidence) in problems {
+            outcome.tally.row(line, problem, evidence);
+        }
+    }
+
+    /// Both places of an answer that stands in what was said before it.
+    fn leak(&self, texts: &[Text<'_>], row: &RowWords) -> Option<String> {
+        let text_of = |number: u32| {
+            let found = texts.iter().enumerate().find(|(i, text)| facts::number_of(*i, text) == number);
+            found.map(|(_, text)| text)
+        };
+        for (i, (number, answer)) in row.texts.iter().enumerate() {
+            let Some(answer_text) = text_of(*number).filter(|text| facts::is_answer(text)) else { continue };
+            for (earlier, prompt) in &row.texts[..i] {
+                let Some(prompt_text) = text_of(*earlier).filter(|text| !facts::is_answer(text)) else { continue };
+                let min_chars = self.settings.min_answer_chars;
+                if let Some(range) = leak::find(prompt, prompt_text.text, answer, answer_text.text, min_chars) {
+                    let whole = describe(*number, answer_text.text, answer, 0..answer.len());
+                    let place = describe(*earlier, prompt_text.text, prompt, range);
+                    return Some(format!("{whole} stands in {place}"));
+                }
+            }
+        }
+        None
     }
 
     fn count_tokens(&self, ctx: &ChatContext, line: u64, bytes: &[u8], json: &Json<'_>, outcome: &mut Outcome) {
@@ -86,7 +185,9 @@ impl LineChecker {
             num_trained_tokens: rows.iter().map(|row| row.num_trained() as u64).sum(),
             num_overlong_rows: is_overlong.into(),
             max_row_tokens: longest as u64,
+            ..TokenStats::default()
         };
+        outcome.facts.lengths.push(u32::try_from(longest).unwrap_or(u32::MAX));
         add_stats(&mut outcome.stats, &stats);
         outcome.num_kept += rows.into_iter().filter_map(|row| fit(row, self.max_length, self.overlong)).count() as u64;
         if is_overlong {
@@ -106,6 +207,11 @@ impl LineChecker {
         let message = format!("the row has {num_tokens} tokens, more than max_length ({}); {what}", self.max_length);
         problem("row_overlong", message, "raise max_length, or shorten the row")
     }
+}
+
+/// A row that was checked before, as JSON.
+pub(super) fn parse_row(bytes: &[u8]) -> Option<Json<'_>> {
+    Json::parse(std::str::from_utf8(bytes).ok()?).ok()
 }
 
 fn parse(bytes: &[u8]) -> Result<Json<'_>, (RowProblem, Option<String>)> {

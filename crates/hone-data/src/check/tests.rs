@@ -2,10 +2,16 @@
 
 use super::*;
 use crate::tiny;
+use hone_pipeline::content::ContentSettings;
 use hone_pipeline::finding::SchemaOrigin;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use std::path::{Path, PathBuf};
+
+mod golden;
+mod planted;
+mod properties;
+mod tables;
 
 const GOOD: &str = r#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}"#;
 
@@ -23,6 +29,9 @@ fn request(file: &Path) -> CheckRequest {
         chat_template_kwargs: serde_json::Map::new(),
         max_line_bytes: 100_000_000,
         max_file_bytes: 10_000_000_000,
+        max_unpacked_bytes: 10_000_000_000,
+        content: ContentSettings::default(),
+        compare: Vec::new(),
     }
 }
 
@@ -136,7 +145,7 @@ fn another_schema_that_fits_is_named_and_nothing_is_reinterpreted() {
 #[test]
 fn an_unknown_schema_is_refused_before_rows_are_read() {
     let folder = Folder::new();
-    let request = CheckRequest { schema_id: "syllo_v1".to_string(), ..request(&folder.file("a.jsonl", GOOD)) };
+    let request = CheckRequest { schema_id: "chess_v1".to_string(), ..request(&folder.file("a.jsonl", GOOD)) };
     let report = check_file(&request, &|_| {});
     assert_eq!(summary(&report), ["error schema_unknown x1 []"]);
     assert_eq!((report.rows, report.blake3.as_str()), (0, ""));
@@ -145,10 +154,51 @@ fn an_unknown_schema_is_refused_before_rows_are_read() {
 #[test]
 fn formats_that_are_not_read_are_refused_by_name() {
     let folder = Folder::new();
-    for name in ["a.jsonl.gz", "a.ZST", "a.parquet", "a.csv"] {
+    for name in ["a.jsonl.bz2", "a.XZ", "a.zip", "a.parquet.gz", "a.arrow"] {
         let report = check_file(&request(&folder.file(name, GOOD)), &|_| {});
         assert_eq!(summary(&report), ["error format_not_read x1 []"], "{name}");
-        assert!(report.findings[0].message.contains("plain JSONL"));
+        assert!(report.findings[0].message.contains("JSONL"));
+    }
+}
+
+#[test]
+fn packed_files_keep_their_line_numbers_and_the_hash_of_what_lies_there() {
+    let folder = Folder::new();
+    let text = format!("{GOOD}\n\n{{\n{GOOD}\n");
+    for (name, bytes) in
+        [("a.jsonl.gz", gzip(text.as_bytes())), ("a.jsonl.zst", zstd::encode_all(text.as_bytes(), 3).unwrap())]
+    {
+        let report = check_file(&request(&folder.file(name, &bytes)), &|_| {});
+        assert_eq!(summary(&report), ["error json_syntax x1 [3]"], "{name}");
+        assert_eq!((report.rows, report.size_bytes), (3, bytes.len() as u64));
+        assert_eq!(report.blake3, blake3::hash(&bytes).to_hex().to_string());
+        let cut = check_file(&request(&folder.file(&format!("cut-{name}"), &bytes[..bytes.len() - 5])), &|_| {});
+        assert_eq!(cut.findings[0].code, "file_torn", "{name}: {:?}", cut.findings);
+        let mut damaged = bytes.clone();
+        damaged[0] ^= 0x55;
+        let report = check_file(&request(&folder.file(&format!("bad-{name}"), damaged)), &|_| {});
+        assert_eq!(report.findings[0].code, "file_damaged", "{name}: {:?}", report.findings);
+    }
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    use std::io::Write as _;
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// 64 MiB of nothing packed into some kilobytes is refused by the limit's name, as one line and as many.
+#[test]
+fn a_bomb_is_refused_by_the_name_of_its_limit() {
+    let folder = Folder::new();
+    for (name, byte) in [("a.jsonl.gz", b' '), ("b.jsonl.gz", b'\n')] {
+        let bytes = gzip(&vec![byte; 64 << 20]);
+        assert!(bytes.len() < 100_000);
+        let request = CheckRequest { max_unpacked_bytes: 1 << 20, ..request(&folder.file(name, bytes)) };
+        let report = check_file(&request, &|_| {});
+        assert_eq!(summary(&report), ["error unpacked_too_large x1 []"]);
+        assert!(report.findings[0].hint.contains("validation.max_unpacked_bytes"));
     }
 }
 
@@ -168,14 +218,17 @@ fn limits_hold() {
 }
 
 #[test]
-fn deeper_levels_say_what_did_not_run() {
+fn without_a_model_tokens_are_not_counted_and_the_report_says_so() {
     let folder = Folder::new();
     let file = folder.file("a.jsonl", GOOD);
-    for (level, missing) in [(Level::Standard, "duplicates"), (Level::Deep, "answer leakage")] {
+    for level in [Level::Standard, Level::Deep] {
         let report = check_file(&CheckRequest { level, ..request(&file) }, &|_| {});
-        assert_eq!(summary(&report), ["warning level_not_available x1 []"]);
-        assert!(report.findings[0].message.contains(missing));
-        assert_eq!(report.level, Level::Quick, "the level that ran");
+        assert_eq!(summary(&report), ["warning tokens_not_counted x1 []"]);
+        assert_eq!(report.level, level, "the level that ran");
+        assert_eq!(
+            report.stats.unwrap().balance.unwrap().roles,
+            [("assistant", 1), ("user", 1)].map(|(k, n)| (k.to_string(), n)).into()
+        );
     }
 }
 
@@ -184,12 +237,18 @@ fn deeper_levels_say_what_did_not_run() {
 #[test]
 fn tokens_are_counted_under_the_model() {
     let folder = Folder::new();
-    let file = folder.file("a.jsonl", format!("{GOOD}\n{GOOD}\n"));
-    let request = CheckRequest { model_dir: Some(folder.model()), ..request(&file) };
+    let other = GOOD.replace("\"a\"", "\"c\"");
+    let file = folder.file("a.jsonl", format!("{GOOD}\n{other}\n"));
+    let request = CheckRequest { level: Level::Standard, model_dir: Some(folder.model()), ..request(&file) };
     let report = check_file(&request, &|_| {});
     assert_eq!(summary(&report), [""; 0]);
     let stats = report.stats.unwrap();
-    assert_eq!(stats, TokenStats { num_tokens: 46, num_trained_tokens: 4, num_overlong_rows: 0, max_row_tokens: 23 });
+    assert_eq!((stats.num_tokens, stats.num_trained_tokens, stats.num_overlong_rows), (46, 4, 0));
+    assert_eq!(
+        (stats.min_row_tokens, stats.median_row_tokens, stats.p99_row_tokens, stats.max_row_tokens),
+        (23, 23, 23, 23)
+    );
+    assert_eq!((stats.overlong_share, stats.trained_share), (0.0, 4.0 / 46.0));
     let overlong = |overlong, max_length| {
         let report = check_file(&CheckRequest { overlong, max_length, ..request.clone() }, &|_| {});
         (summary(&report), report.stats.unwrap().num_overlong_rows)
@@ -207,7 +266,8 @@ fn rows_without_a_mask_are_findings_with_their_lines() {
     let model = folder.model();
     folder.file("chat_template.jinja", "{% for m in messages %}{% if m.content == 'x' %}{{ raise_exception('no x') }}{% endif %}{{ m.content }}<|im_end|>{% endfor %}");
     let file = folder.file("a.jsonl", format!("{GOOD}\n{}\n", GOOD.replace("\"a\"", "\"x\"")));
-    let report = check_file(&CheckRequest { model_dir: Some(model), ..request(&file) }, &|_| {});
+    let report =
+        check_file(&CheckRequest { level: Level::Standard, model_dir: Some(model), ..request(&file) }, &|_| {});
     assert_eq!(summary(&report), ["error template_refuses x1 [2]"]);
     assert!(report.findings[0].message.ends_with("no x"));
 }
@@ -216,7 +276,8 @@ fn rows_without_a_mask_are_findings_with_their_lines() {
 fn a_model_that_cannot_be_read_blocks() {
     let folder = Folder::new();
     let file = folder.file("a.jsonl", GOOD);
-    let report = check_file(&CheckRequest { model_dir: Some(folder.0.path().join("none")), ..request(&file) }, &|_| {});
+    let model_dir = Some(folder.0.path().join("none"));
+    let report = check_file(&CheckRequest { level: Level::Standard, model_dir, ..request(&file) }, &|_| {});
     assert_eq!(summary(&report), ["error model_unusable x1 []"]);
 }
 
@@ -251,4 +312,46 @@ fn findings_are_in_the_order_of_lines() {
     let lines: Vec<String> =
         (0..5000).map(|i| if i % 700 == 699 { "{".to_string() } else { GOOD.to_string() }).collect();
     check(lines.join("\n"), &["error json_syntax x7 [700, 1400, 2100, 2800, 3500, 4200, 4900]"]);
+}
+
+/// The seeds of the fuzz targets and damaged copies of them: no panic, an end, and the same report twice.
+#[test]
+fn seeds_of_the_fuzz_targets() {
+    let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds");
+    let folder = Folder::new();
+    let targets = [
+        ("jsonl", "jsonl", "chat_sft_v1"),
+        ("gzip", "jsonl.gz", "chat_sft_v1"),
+        ("zstd", "jsonl.zst", "completion_v1"),
+        ("csv", "csv", "chat_sft_v1"),
+        ("parquet", "parquet", "alpaca_v1"),
+    ];
+    let mut num_seeds = 0;
+    for (target, extension, schema_id) in targets {
+        for entry in std::fs::read_dir(seeds.join(target)).unwrap() {
+            let whole = std::fs::read(entry.unwrap().path()).unwrap();
+            num_seeds += 1;
+            let rng = &mut ChaCha8Rng::seed_from_u64(num_seeds);
+            for damage in 0..12 {
+                let mut bytes = whole.clone();
+                for _ in 0..damage {
+                    let at = rng.random_range(0..bytes.len());
+                    bytes[at] = rng.random_range(0..=255);
+                }
+                if damage > 8 {
+                    bytes.truncate(rng.random_range(0..bytes.len()));
+                }
+                let request = CheckRequest {
+                    schema_id: schema_id.to_string(),
+                    level: Level::Deep,
+                    max_line_bytes: 1 << 16,
+                    max_unpacked_bytes: 1 << 22,
+                    ..request(&folder.file(&format!("seed.{extension}"), &bytes))
+                };
+                let (one, two) = (check_file(&request, &|_| {}), check_file(&request, &|_| {}));
+                assert_eq!(Report { elapsed_ms: 0, ..one }, Report { elapsed_ms: 0, ..two });
+            }
+        }
+    }
+    assert!(num_seeds >= 20, "{num_seeds}");
 }

@@ -1,5 +1,5 @@
-//! Lines of a stream in blocks, with physical numbers, a limit that holds while reading, and the hash of
-//! all bytes. It knows nothing of JSON.
+//! Lines of a stream in blocks, with physical numbers and a limit that holds while reading. It knows nothing of
+//! JSON.
 
 use std::io::{self, Read};
 use std::ops::Range;
@@ -12,9 +12,6 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 pub struct LineReader<R> {
     source: R,
     max_line_bytes: u64,
-    hasher: blake3::Hasher,
-    size_bytes: u64,
-    scratch: Vec<u8>,
     /// The beginning of a line whose end was not read yet.
     pub(super) partial: Vec<u8>,
     /// Bytes of the current line that were thrown away because it is too long.
@@ -24,12 +21,26 @@ pub struct LineReader<R> {
     ended: bool,
 }
 
-/// Whole lines of a file, one after another.
+/// Whole rows of a file, one after another.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Block {
     bytes: Vec<u8>,
     lines: Vec<(u64, Range<usize>)>,
-    too_long: Vec<(u64, u64)>,
+    bad: Vec<(u64, BadRow)>,
+}
+
+/// A row that cannot be given out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BadRow {
+    /// It is longer than the limit: its size in bytes.
+    TooLong(u64),
+    /// A record has another number of cells than the header.
+    Cells {
+        /// Of the header.
+        expected: usize,
+        /// Of the record.
+        found: usize,
+    },
 }
 
 impl Block {
@@ -38,7 +49,7 @@ impl Block {
         self.lines.iter().map(|(number, range)| (*number, &self.bytes[range.clone()]))
     }
 
-    /// Number of lines that are not blank, those that are too long left out.
+    /// Number of lines that are not blank, bad ones left out.
     #[must_use]
     pub fn num_rows(&self) -> usize {
         self.lines.len()
@@ -51,10 +62,31 @@ impl Block {
         (*number, &self.bytes[range.clone()])
     }
 
-    /// Lines over the limit: number and size in bytes.
+    /// Rows that cannot be given out, by number.
     #[must_use]
-    pub fn too_long(&self) -> &[(u64, u64)] {
-        &self.too_long
+    pub fn bad(&self) -> &[(u64, BadRow)] {
+        &self.bad
+    }
+
+    /// Bytes of the rows.
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Adds a row that `write` appends to the bytes; one over the limit becomes a bad one.
+    pub(super) fn write_row(&mut self, number: u64, max_bytes: u64, write: impl FnOnce(&mut Vec<u8>)) {
+        let start = self.bytes.len();
+        write(&mut self.bytes);
+        let size = (self.bytes.len() - start) as u64;
+        if size > max_bytes {
+            self.bytes.truncate(start);
+            return self.bad.push((number, BadRow::TooLong(size)));
+        }
+        self.lines.push((number, start..self.bytes.len()));
+    }
+
+    pub(super) fn push_bad(&mut self, number: u64, bad: BadRow) {
+        self.bad.push((number, bad));
     }
 
     fn push(&mut self, number: u64, mut range: Range<usize>) {
@@ -64,7 +96,7 @@ impl Block {
         if self.bytes[range.clone()].last() == Some(&b'\r') {
             range.end -= 1;
         }
-        if !self.bytes[range.clone()].trim_ascii().is_empty() {
+        if !self.bytes[range.clone()].trim_ascii_start().is_empty() {
             self.lines.push((number, range));
         }
     }
@@ -74,17 +106,12 @@ impl<R: Read> LineReader<R> {
     /// A reader that gives up lines of more than `max_line_bytes` (line end not counted) without ever
     /// holding more than that and one read of them.
     pub fn new(source: R, max_line_bytes: u64) -> Self {
-        LineReader {
-            source,
-            max_line_bytes,
-            hasher: blake3::Hasher::new(),
-            size_bytes: 0,
-            scratch: vec![0; READ_BYTES],
-            partial: Vec::new(),
-            skipped: None,
-            line: 1,
-            ended: false,
-        }
+        LineReader { source, max_line_bytes, partial: Vec::new(), skipped: None, line: 1, ended: false }
+    }
+
+    /// What the lines are read from.
+    pub fn source(&self) -> &R {
+        &self.source
     }
 
     /// The next lines: at least `min_bytes` of them where there are as many. `None` after the last.
@@ -96,55 +123,38 @@ impl<R: Read> LineReader<R> {
             return Ok(None);
         }
         let mut block = Block { bytes: std::mem::take(&mut self.partial), ..Block::default() };
+        block.bytes.reserve(min_bytes.min(64 << 20) + READ_BYTES);
         let mut line_start = 0;
         loop {
-            let num_read = match self.source.read(&mut self.scratch) {
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                read => read?,
-            };
+            let from = block.bytes.len();
+            let num_read = (&mut self.source).take(READ_BYTES as u64).read_to_end(&mut block.bytes)?;
             if num_read == 0 {
                 self.ended = true;
                 self.end_of_stream(&mut block, line_start);
                 return Ok(Some(block));
             }
-            self.hasher.update(&self.scratch[..num_read]);
-            self.size_bytes += num_read as u64;
-            line_start = self.take(num_read, &mut block, line_start);
-            if line_start >= min_bytes.max(1) || !block.too_long.is_empty() {
+            line_start = self.cut(from, &mut block, line_start);
+            if line_start >= min_bytes.max(1) || !block.bad.is_empty() {
                 self.partial = block.bytes.split_off(line_start);
                 return Ok(Some(block));
             }
         }
     }
 
-    /// Bytes read so far.
-    #[must_use]
-    pub fn size_bytes(&self) -> u64 {
-        self.size_bytes
-    }
-
-    /// BLAKE3 of the bytes read so far, hex.
-    #[must_use]
-    pub fn blake3(&self) -> String {
-        self.hasher.finalize().to_hex().to_string()
-    }
-
-    /// Puts what was read into the block; returns where its unfinished last line begins.
-    fn take(&mut self, num_read: usize, block: &mut Block, mut line_start: usize) -> usize {
-        let mut rest = &self.scratch[..num_read];
+    /// Finds the lines in what was read behind `from`; returns where the unfinished last line begins.
+    fn cut(&mut self, mut from: usize, block: &mut Block, mut line_start: usize) -> usize {
         if let Some(skipped) = self.skipped {
-            let Some(end) = rest.iter().position(|byte| *byte == b'\n') else {
-                self.skipped = Some(skipped + num_read as u64);
+            let Some(end) = memchr::memchr(b'\n', &block.bytes[from..]) else {
+                self.skipped = Some(skipped + (block.bytes.len() - from) as u64);
+                block.bytes.truncate(from);
                 return line_start;
             };
-            block.too_long.push((self.line, skipped + end as u64));
+            block.bad.push((self.line, BadRow::TooLong(skipped + end as u64)));
             self.line += 1;
             self.skipped = None;
-            rest = &rest[end + 1..];
+            block.bytes.drain(from..=from + end);
         }
-        let mut from = block.bytes.len();
-        block.bytes.extend_from_slice(rest);
-        while let Some(len) = block.bytes[from..].iter().position(|byte| *byte == b'\n') {
+        while let Some(len) = memchr::memchr(b'\n', &block.bytes[from..]) {
             let end = from + len;
             self.finish_line(block, line_start..end);
             line_start = end + 1;
@@ -160,14 +170,14 @@ impl<R: Read> LineReader<R> {
 
     fn end_of_stream(&mut self, block: &mut Block, line_start: usize) {
         match self.skipped {
-            Some(skipped) => block.too_long.push((self.line, skipped)),
+            Some(skipped) => block.bad.push((self.line, BadRow::TooLong(skipped))),
             None => self.finish_line(block, line_start..block.bytes.len()),
         }
     }
 
     fn finish_line(&mut self, block: &mut Block, range: Range<usize>) {
         if range.len() as u64 > self.max_line_bytes {
-            block.too_long.push((self.line, range.len() as u64));
+            block.bad.push((self.line, BadRow::TooLong(range.len() as u64)));
         } else {
             block.push(self.line, range);
         }

@@ -16,4 +16,5 @@ pub(super) static SPEC: Spec = Spec {
     job_keys: &[],
     metadata_keys: &[],
     mapping: Mapping::Instruction { instruction: "instruction", input: "input", output: "output", system: "system" },
+    rule: None,
 };

@@ -24,4 +24,5 @@ pub(super) static SPEC: Spec = Spec {
         system: "system_prompt",
         tools: Some("tools"),
     }),
+    rule: None,
 };

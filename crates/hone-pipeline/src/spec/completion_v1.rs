@@ -16,4 +16,5 @@ pub(super) static SPEC: Spec = Spec {
     job_keys: &[],
     metadata_keys: &[],
     mapping: Mapping::Completion { text: "text", prompt: "prompt", completion: "completion" },
+    rule: None,
 };

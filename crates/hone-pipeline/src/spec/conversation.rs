@@ -103,8 +103,9 @@ impl Conversation {
                 error("content_type", message, "join the parts to one string");
             }
         }
-        for (key, _) in fields {
-            if key != role_key && key != content_key && !self.other_keys.contains(&key.as_ref()) {
+        for (key, value) in fields {
+            if *value != Json::Null && key != role_key && key != content_key && !self.other_keys.contains(&key.as_ref())
+            {
                 let message = format!("the key {key:?} of message {number} has no meaning and is left out");
                 problems.push(RowProblem::warning("message_key_unknown", message, shape.clone()));
             }

@@ -31,4 +31,5 @@ pub(super) static SPEC: Spec = Spec {
         system: "system",
         tools: None,
     }),
+    rule: None,
 };

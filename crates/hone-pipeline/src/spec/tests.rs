@@ -115,7 +115,7 @@ fn an_unknown_schema_is_refused_with_the_known_ones_and_the_nearest() {
     assert_eq!(problems[0].code, "schema_unknown");
     assert_eq!(
         problems[0].hint,
-        "did you mean \"chat_sft_v1\"? Known schemas: chat_sft_v1, completion_v1, sharegpt_v1, alpaca_v1"
+        "did you mean \"chat_sft_v1\"? Known schemas: chat_sft_v1, syllo_v1, completion_v1, sharegpt_v1, alpaca_v1"
     );
     assert!(unknown("parquet").hint.starts_with("known schemas"), "nothing is near");
     assert_eq!(validate_job("alpaca_v1", &json!(null), &json!(null)).unwrap().id, "alpaca_v1");

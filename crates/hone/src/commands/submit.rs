@@ -1,5 +1,6 @@
 //! `hone submit` and `hone validate`: both gates, with and without queueing.
 
+use crate::commands::roles::loop_config;
 use crate::config::Config;
 use crate::exit::Refused;
 use crate::output;
@@ -8,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use hone_daemon::inbox::{self, Sidecar};
 use hone_data::check::check_file;
-use hone_pipeline::finding::{Level, Report, SchemaOrigin, Severity};
+use hone_pipeline::finding::{Level, Report, SchemaOrigin, Severity, TokenStats};
 use hone_pipeline::ids::DatasetId;
 use hone_pipeline::state::{Dataset, DatasetState, Priority, State};
 use hone_pipeline::wire::{CheckRequest, ControlRequest, WIRE_FORMAT_VERSION};
@@ -122,7 +123,8 @@ fn read_sidecar(file: &Path) -> Result<serde_json::Map<String, serde_json::Value
     let path = sidecar_path(file);
     match std::fs::read(&path) {
         Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| format!("read {}", path.display())),
-        Err(_) => Ok(serde_json::Map::new()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(serde_json::Map::new()),
+        Err(e) => Err(e).with_context(|| format!("read {}", path.display())),
     }
 }
 
@@ -210,7 +212,11 @@ fn check_request(ws: &Workspace, config: &Config, file: PathBuf, args: &Validate
     };
     let level = args.level.map_or(config.settings.validation_level, Level::from);
     let request = gate_request(config, file, (schema_id, schema_origin), base_model_dir(ws));
-    Ok(CheckRequest { level, ..request })
+    let compare = match (level, ws.state()) {
+        (Level::Deep, Ok(state)) => hone_daemon::compare_files(&ws.layout(), &state, &loop_config(config))?,
+        _ => Vec::new(),
+    };
+    Ok(CheckRequest { level, compare, ..request })
 }
 
 /// What both gates are asked about a file, under the limits of the configuration.
@@ -234,6 +240,9 @@ pub fn gate_request(
         chat_template_kwargs: train.chat_template_kwargs.clone(),
         max_line_bytes: config.max_line_bytes,
         max_file_bytes: config.max_file_bytes,
+        max_unpacked_bytes: config.max_unpacked_bytes,
+        content: config.content.clone(),
+        compare: Vec::new(),
     }
 }
 
@@ -271,9 +280,42 @@ fn print_report(file: &Path, report: &Report) {
         output::line(&format!("  hint: {}", finding.hint));
     }
     if let Some(stats) = &report.stats {
+        print_stats(stats);
+    }
+}
+
+fn print_stats(stats: &TokenStats) {
+    if stats.num_tokens > 0 {
         output::line(&format!(
-            "tokens: {} ({} trained), longest row {}, {} over max_length",
-            stats.num_tokens, stats.num_trained_tokens, stats.max_row_tokens, stats.num_overlong_rows
+            "tokens: {} ({:.1} % trained); a row: least {}, half {}, 95 % {}, 99 % {}, most {}; {} over max_length",
+            stats.num_tokens,
+            100.0 * stats.trained_share,
+            stats.min_row_tokens,
+            stats.median_row_tokens,
+            stats.p95_row_tokens,
+            stats.p99_row_tokens,
+            stats.max_row_tokens,
+            stats.num_overlong_rows
         ));
+    }
+    let Some(balance) = &stats.balance else { return };
+    let list = |counts: &std::collections::BTreeMap<String, u64>| {
+        let mut sorted: Vec<(&String, &u64)> = counts.iter().collect();
+        sorted.sort_by(|a, b| b.1.cmp(a.1));
+        let shown = sorted.iter().take(6).map(|(name, rows)| format!("{} {rows}", output::excerpt(name, 24)));
+        shown.collect::<Vec<_>>().join(", ")
+    };
+    for (what, counts) in [
+        ("roles", &balance.roles),
+        ("messages", &balance.turns),
+        ("answer length", &balance.answer_chars),
+        ("scripts", &balance.scripts),
+        ("languages", &balance.languages),
+        ("labels", &balance.labels),
+        ("sources", &balance.sources),
+    ] {
+        if !counts.is_empty() {
+            output::line(&format!("{what}: {}", list(counts)));
+        }
     }
 }

@@ -131,6 +131,17 @@ pub const KEYS: &[Key] = &[
     key("validation.level", Kind::Choice(&["quick", "standard", "deep"]), "\"quick\"", "Content-check level before queueing."),
     key("validation.max_line_bytes", int(1024, 1 << 40), "104857600", "Longest accepted line in bytes."),
     key("validation.max_file_bytes", int(1024, 1 << 50), "10737418240", "Largest accepted file in bytes."),
+    key("validation.max_unpacked_bytes", int(1024, 1 << 50), "10737418240", "Most bytes that a packed file (gzip, zstd, Parquet) may unpack to; a bomb is refused by this name."),
+    key("validation.min_answer_chars", int(1, 1_000_000), "24", "Deep: a shorter answer is never called leaked."),
+    key("validation.near_duplicate_similarity", float(0.1, 1.0), "0.8", "Deep: share of common five-word shingles (Jaccard) from which on two rows are near-duplicates."),
+    key("validation.overlap_words", int(8, 1000), "13", "Deep: words in a row that a row and a validation text must share before an overlap is looked at."),
+    key("validation.overlap_coverage", float(0.01, 1.0), "0.8", "Deep: share of a validation text's distinctive word runs that must stand in a row."),
+    key("validation.max_duplicate_share", float(0.0, 1.0), "1.0", "Standard: a file with more exact duplicates is rejected; 1 = it is only told."),
+    key("validation.max_leak_share", float(0.0, 1.0), "0.2", "Deep: a file is rejected when more of its prompts hold their answer."),
+    key("validation.max_overlap_share", float(0.0, 1.0), "0.01", "Deep: a file is rejected when more of its rows overlap with validation data."),
+    key("validation.max_label_share", float(0.0, 1.0), "0.9", "Standard: a label that more of the short answers have is told."),
+    key("validation.max_shift", float(0.0, 1.0), "0.5", "Deep: a distance from earlier accepted files (roles, scripts, languages, lengths) above this is told."),
+    key("validation.max_compare_bytes", int(0, 1 << 50), "2147483648", "Deep: bytes of earlier accepted files that rows are compared with, the newest first."),
     key("validation.max_sec", float(1.0, 1e6), "3600", "Time limit of one check in seconds."),
     key("queue.max_jobs", int(1, 10_000_000), "10000", "Queued jobs before files wait in the inbox."),
     key("queue.min_rows", int(0, 1_000_000_000), "64", "Waiting files with fewer rows share a job until it has so many (each stays a data set of its own); 0 = one job per file."),
@@ -212,4 +223,4 @@ const TARGET_FIELDS: &[(&str, bool)] = &[
 ];
 
 /// Ids of the schema gate's registry (held equal to it by a test).
-pub const SCHEMAS: &[&str] = &["chat_sft_v1", "completion_v1", "sharegpt_v1", "alpaca_v1"];
+pub const SCHEMAS: &[&str] = &["chat_sft_v1", "syllo_v1", "completion_v1", "sharegpt_v1", "alpaca_v1"];
