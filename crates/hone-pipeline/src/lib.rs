@@ -6,8 +6,8 @@
 
 pub mod compare;
 pub mod config;
-pub mod curriculum;
 pub mod content;
+pub mod curriculum;
 pub mod decide;
 pub mod event;
 pub mod finding;

@@ -18,8 +18,8 @@ use hone_pipeline::config::{
     LoraSettings, LrSchedule, OnRegression, Overlong, PromotionPolicy, Retention, ScoreWeights, Settings, SuiteMargins,
     Target, TrainSettings, Transport,
 };
-use hone_pipeline::curriculum::CurriculumSettings;
 use hone_pipeline::content::ContentSettings;
+use hone_pipeline::curriculum::CurriculumSettings;
 use hone_pipeline::finding::{Level, SchemaOrigin};
 use hone_pipeline::state::Priority;
 use hone_store::retention::Rest;
