@@ -104,8 +104,8 @@ fn a_learner_drives_the_level_up_and_down_with_the_real_server() {
     assert_eq!(step.reason, "the last 3 evaluations average 90.0 %, at least 80 %");
     // The file after that is of level 2, with a share of level 1.
     let of_level = |state: &State, level: u32| {
-        let provenances = state.datasets.values().filter_map(|dataset| dataset.provenance.clone());
-        provenances.filter(|p| p["level"] == level).next_back()
+        let mut provenances = state.datasets.values().filter_map(|dataset| dataset.provenance.clone());
+        provenances.rfind(|p| p["level"] == level)
     };
     let state = wait_for(&root, "data of level 2 comes", |state| of_level(state, 2).is_some());
     let mix = serde_json::json!([{"level": 2, "count": 18}, {"level": 1, "count": 2}]);

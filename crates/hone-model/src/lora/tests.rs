@@ -1,3 +1,5 @@
+//! Tests of `lora`.
+
 use super::*;
 use serde_json::{Value, json};
 use std::path::PathBuf;

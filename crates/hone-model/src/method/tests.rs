@@ -1,3 +1,5 @@
+//! Tests of `method`.
+
 use super::*;
 
 #[test]

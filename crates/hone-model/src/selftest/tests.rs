@@ -1,3 +1,5 @@
+//! Tests of `selftest`.
+
 use super::*;
 
 #[test]

@@ -9,6 +9,7 @@ mod curriculum;
 mod host;
 
 use super::{decide, recover};
+use crate::config::Retention;
 use crate::curriculum::CurriculumSettings;
 use crate::event::{Command, Decision, Effect, Event, WorkerExit};
 use crate::ids::*;
@@ -92,12 +93,7 @@ impl Simulation {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let fresh = super::tests::fresh();
         // Three checkpoints of ten bytes fit; each has some seconds.
-        let retention = crate::config::Retention {
-            keep_ms: 20_000,
-            max_total_bytes: 30,
-            min_age_ms: 300,
-            ..crate::config::Retention::default()
-        };
+        let retention = Retention { keep_ms: 20_000, max_total_bytes: 30, min_age_ms: 300, ..Retention::default() };
         let (max_checks, max_queued_jobs, min_free_bytes) = (rng.random_range(1..3), 6, 1_000);
         let curriculum = CurriculumSettings { window: 2, ..CurriculumSettings::default() };
         let watch_ms = 500 * rng.random_range(0..2);

@@ -2,6 +2,7 @@
 
 use super::*;
 use expect_test::{Expect, expect};
+use hone_pipeline::config::TrainSettings;
 use serde_json::json;
 
 #[track_caller]

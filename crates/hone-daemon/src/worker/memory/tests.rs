@@ -1,3 +1,5 @@
+//! Tests of `memory`.
+
 use super::*;
 
 #[test]
