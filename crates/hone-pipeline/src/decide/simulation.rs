@@ -92,8 +92,8 @@ impl Simulation {
     fn new(seed: u64) -> Simulation {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let fresh = super::tests::fresh();
-        // Three checkpoints of ten bytes fit; each has some seconds.
-        let retention = Retention { keep_ms: 20_000, max_total_bytes: 30, min_age_ms: 300, ..Retention::default() };
+        // One checkpoint of ten bytes fits; each has some seconds.
+        let retention = Retention { keep_ms: 20_000, max_total_bytes: 10, min_age_ms: 300, ..Retention::default() };
         let (max_checks, max_queued_jobs, min_free_bytes) = (rng.random_range(1..3), 6, 1_000);
         let curriculum = CurriculumSettings { window: 2, ..CurriculumSettings::default() };
         let watch_ms = 500 * rng.random_range(0..2);
