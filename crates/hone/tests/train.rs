@@ -134,6 +134,10 @@ fn larger_model(rig: &Rig) -> PathBuf {
     dir
 }
 
+/// Beside 5 %, what no plan knows: the allocator's arenas, and huge pages that the kernel gives or not. It changes from
+/// run to run and does not grow with the model.
+const SLACK_BYTES: f64 = 32e6;
+
 // budget: 60 s
 #[test]
 fn a_run_takes_the_memory_that_was_planned() {
@@ -156,7 +160,8 @@ fn a_run_takes_the_memory_that_was_planned() {
         let micro = plan["micro_batches"].as_array().unwrap().iter().find(|micro| micro["rows"] == plan["chosen"]);
         let planned = micro.unwrap()["peak_bytes"].as_f64().unwrap();
         let used = last_line(rig.train(name, &flags))["peak_memory_bytes"].as_f64().unwrap();
-        let difference = used / planned - 1.0;
-        assert!(difference.abs() < 0.05, "{name}: {used} bytes used, {planned} planned ({:.1} %)", 100.0 * difference);
+        let difference = used - planned;
+        let allowed = 0.05 * planned + SLACK_BYTES;
+        assert!(difference.abs() < allowed, "{name}: {used} bytes used, {planned} planned, {allowed} may lie between");
     }
 }
