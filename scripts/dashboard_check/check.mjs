@@ -220,7 +220,9 @@ async function main() {
   execFileSync(HONE, ["--root", root, "init", "--tiny"], { stdio: ["ignore", "ignore", "inherit"] });
   const [serve, monitor] = [await freePort(), await freePort()];
   const common = ["--set", `serve.listen=127.0.0.1:${serve}`, "--set", `monitor.listen=127.0.0.1:${monitor}`,
-    "--set", "save_steps=60", "--set", "preview_steps=20", "--set", "learning_rate=0.001", "--set", "queue.settle_sec=0.2", "--set", "max_length=128"];
+    "--set", "save_steps=60", "--set", "preview_steps=20", "--set", "learning_rate=0.001", "--set", "queue.settle_sec=0.2", "--set", "max_length=128",
+    // A checkpoint that is a little worse must not pause this training.
+    "--set", "promotion.on_regression=continue"];
   fs.writeFileSync(path.join(root, "validation", "held-out.jsonl"), rows(12));
   start("serve", ...common);
   start("monitor", ...common);
