@@ -94,7 +94,7 @@ fn first_visit() -> u32 {
 }
 
 /// Answers of one checkpoint to fresh questions of one level.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SkillEvaluation {
     /// The checkpoint that answered.
     pub checkpoint: CheckpointId,

@@ -111,12 +111,7 @@ impl Skill for Binary {
 }
 
 fn find_level(number: u32) -> Result<&'static Level, SkillError> {
-    let index = (number as usize).checked_sub(1);
-    index.and_then(|index| LEVELS.get(index)).ok_or(SkillError::UnknownLevel {
-        skill: NAME,
-        level: number,
-        total_levels: LEVELS.len() as u32,
-    })
+    crate::find_level(NAME, &LEVELS, number)
 }
 
 fn level_info(number: u32, level: &Level) -> LevelInfo {
@@ -143,9 +138,7 @@ fn read_metadata(number: u32, metadata: &Value) -> Result<Problem, SkillError> {
     if let Some(skill) = metadata.get("skill").filter(|skill| skill.as_str() != Some(NAME)) {
         return invalid(format!("skill is {skill}, expected {NAME:?}"));
     }
-    if let Some(own) = metadata.get("level").filter(|own| own.as_u64() != Some(u64::from(number))) {
-        return invalid(format!("level is {own}, the sample was sent as level {number}"));
-    }
+    crate::check_own_level(metadata, number)?;
     let Some(text) = metadata.get("problem").and_then(Value::as_str) else {
         return invalid("problem is missing or not a string".to_string());
     };

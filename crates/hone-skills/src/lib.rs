@@ -219,3 +219,20 @@ pub fn names() -> Vec<String> {
 fn check_count(count: usize) -> Result<(), SkillError> {
     if (1..=MAX_COUNT).contains(&count) { Ok(()) } else { Err(SkillError::CountInvalid { count, limit: MAX_COUNT }) }
 }
+
+/// The level `number` of a skill's `levels`, which count from 1.
+fn find_level<'a, T>(skill: &'static str, levels: &'a [T], number: u32) -> Result<&'a T, SkillError> {
+    let found = (number as usize).checked_sub(1).and_then(|index| levels.get(index));
+    found.ok_or(SkillError::UnknownLevel { skill, level: number, total_levels: levels.len() as u32 })
+}
+
+/// Refuses a sample whose metadata name another level than `number`; metadata may leave it out.
+fn check_own_level(metadata: &Value, number: u32) -> Result<(), SkillError> {
+    match metadata.get("level").filter(|own| own.as_u64() != Some(u64::from(number))) {
+        None => Ok(()),
+        Some(own) => {
+            let message = format!("level is {own}, the sample was sent as level {number}");
+            Err(SkillError::MetadataInvalid(message))
+        }
+    }
+}

@@ -89,21 +89,13 @@ impl Skill for Syllo {
     fn verify(&self, level: u32, metadata: &Value, response: &str) -> Result<VerifyResult, SkillError> {
         find_level(level)?;
         let puzzle = Puzzle::from_metadata(metadata).map_err(SkillError::MetadataInvalid)?;
-        if let Some(own) = metadata.get("level").filter(|own| own.as_u64() != Some(u64::from(level))) {
-            let message = format!("level is {own}, the sample was sent as level {level}");
-            return Err(SkillError::MetadataInvalid(message));
-        }
+        crate::check_own_level(metadata, level)?;
         Ok(puzzle.judge(response))
     }
 }
 
 fn find_level(number: u32) -> Result<&'static Level, SkillError> {
-    let index = (number as usize).checked_sub(1);
-    index.and_then(|index| LEVELS.get(index)).ok_or(SkillError::UnknownLevel {
-        skill: NAME,
-        level: number,
-        total_levels: LEVELS.len() as u32,
-    })
+    crate::find_level(NAME, &LEVELS, number)
 }
 
 fn level_info(number: u32, level: &Level) -> LevelInfo {

@@ -3,7 +3,7 @@
 use hone_pipeline::content::ContentSettings;
 use hone_pipeline::finding::Balance;
 use hone_pipeline::spec::json::Json;
-use hone_pipeline::spec::{Role, RowProblem, Speaker, Text};
+use hone_pipeline::spec::{RowProblem, Speaker, Text};
 use std::collections::{BTreeMap, HashMap};
 
 /// An answer of at most so many characters and words is a label.
@@ -18,7 +18,8 @@ const MAX_LETTERS: usize = 400;
 /// Balance is judged from so many rows on.
 const MIN_ROWS: u64 = 50;
 
-/// Frequent words of languages in Latin script, none of which is frequent in another one.
+/// Frequent words of languages in Latin script. Some stand in two lists: a text is of the
+/// language that alone has the most.
 const LANGUAGES: [(&str, &[&str]); 8] = [
     ("en", &["the", "and", "is", "of", "to", "you", "that", "it", "what", "how", "this", "are"]),
     ("de", &["der", "und", "ist", "nicht", "das", "ich", "ein", "zu", "wie", "auf", "mit", "wir"]),
@@ -33,7 +34,7 @@ const LANGUAGES: [(&str, &[&str]); 8] = [
 /// Counts under way; merged in any order.
 #[derive(Debug, Default)]
 pub(super) struct Counter {
-    roles: [u64; 6],
+    roles: [u64; Speaker::COUNT],
     turns: [u64; 5],
     lengths: [u64; 5],
     labels: HashMap<String, u64>,
@@ -43,7 +44,8 @@ pub(super) struct Counter {
     num_rows: u64,
 }
 
-const ROLES: [&str; 6] = ["system", "user", "assistant", "tool", "prompt", "completion"];
+/// By [`Speaker::index`].
+const ROLES: [&str; Speaker::COUNT] = ["system", "user", "assistant", "tool", "prompt", "completion"];
 const TURNS: [&str; 5] = ["1", "2", "3-4", "5-8", "9+"];
 const LENGTHS: [&str; 5] = ["0-9", "10-99", "100-999", "1000-9999", "10000+"];
 
@@ -52,14 +54,7 @@ impl Counter {
     pub fn row(&mut self, row: &Json<'_>, texts: &[Text<'_>]) {
         self.num_rows += 1;
         for text in texts {
-            self.roles[match text.speaker {
-                Speaker::Role(Role::System) => 0,
-                Speaker::Role(Role::User) => 1,
-                Speaker::Role(Role::Assistant) => 2,
-                Speaker::Role(Role::Tool) => 3,
-                Speaker::Prompt => 4,
-                Speaker::Completion => 5,
-            }] += 1;
+            self.roles[text.speaker.index()] += 1;
         }
         self.turns[match texts.len() {
             0 | 1 => 0,

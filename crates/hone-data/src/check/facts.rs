@@ -62,14 +62,7 @@ impl Facts {
 pub(super) fn identity(texts: &[Text<'_>]) -> u64 {
     let mut hasher = blake3::Hasher::new();
     for text in texts {
-        let speaker = match text.speaker {
-            Speaker::Role(Role::System) => 0,
-            Speaker::Role(Role::User) => 1,
-            Speaker::Role(Role::Assistant) => 2,
-            Speaker::Role(Role::Tool) => 3,
-            Speaker::Prompt => 4,
-            Speaker::Completion => 5,
-        };
+        let speaker = text.speaker.index() as u8;
         hasher.update(&[speaker]).update(&(text.text.len() as u64).to_le_bytes()).update(text.text.as_bytes());
     }
     u64::from_le_bytes(*hasher.finalize().as_bytes().first_chunk().expect("a hash has 32 bytes"))

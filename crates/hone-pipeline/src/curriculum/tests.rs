@@ -10,13 +10,8 @@ fn evaluation(checkpoint: u64, level: u32, percent: u64) -> SkillEvaluation {
         seed: checkpoint,
         questions: 300,
         solved: 3 * percent,
-        unparsed: 0,
-        cut: 0,
-        empty: 0,
-        errored: 0,
-        pass_threshold: None,
         at_ms: checkpoint,
-        visit: 0,
+        ..SkillEvaluation::default()
     }
 }
 

@@ -313,13 +313,7 @@ fn scored(checkpoint: u64, level: u64, percent: u64) -> Event {
         seed: checkpoint,
         questions: 300,
         solved: 3 * percent,
-        unparsed: 0,
-        cut: 0,
-        empty: 0,
-        errored: 0,
-        pass_threshold: None,
-        at_ms: 0,
-        visit: 0,
+        ..SkillEvaluation::default()
     };
     let manifest_hash = format!("m{checkpoint}");
     Event::SkillScored { skill: "s".to_string(), total_levels: 3, manifest_hash, evaluation }

@@ -29,6 +29,24 @@ pub enum Speaker {
     Completion,
 }
 
+impl Speaker {
+    /// How many speakers there are.
+    pub const COUNT: usize = 6;
+
+    /// A number below [`Speaker::COUNT`] for each, the same for ever: hashes of rows contain it.
+    #[must_use]
+    pub fn index(self) -> usize {
+        match self {
+            Speaker::Role(Role::System) => 0,
+            Speaker::Role(Role::User) => 1,
+            Speaker::Role(Role::Assistant) => 2,
+            Speaker::Role(Role::Tool) => 3,
+            Speaker::Prompt => 4,
+            Speaker::Completion => 5,
+        }
+    }
+}
+
 impl Spec {
     /// The texts of a row in order; those of a row that has the format's shape are complete.
     #[must_use]

@@ -14,18 +14,11 @@ impl Simulation {
         let manifest_hash = if self.chance(5) { String::new() } else { evaluation.manifest_hash.clone() };
         let evaluation = SkillEvaluation {
             checkpoint: evaluation.checkpoint,
-            version: String::new(),
             level,
             seed: self.rng.random_range(0..1_000),
             questions: 300,
             solved: if self.chance(60) { 280 } else { 20 },
-            unparsed: 0,
-            cut: 0,
-            empty: 0,
-            errored: 0,
-            pass_threshold: None,
-            at_ms: 0,
-            visit: 0,
+            ..SkillEvaluation::default()
         };
         Event::SkillScored { skill: "s".to_string(), total_levels: 3, manifest_hash, evaluation }
     }
