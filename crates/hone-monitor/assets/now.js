@@ -76,19 +76,16 @@ function stats(data, isLive) {
 const METRICS = [["loss", "Loss"], ["learning_rate", "Learning rate"], ["grad_norm", "Gradient norm"], ["tokens_per_s", "Tokens/s"], ["memory_bytes", "Memory"]];
 const METRIC_FORMATS = { loss: (value) => fixed(value, 4), learning_rate: rate, grad_norm: short, tokens_per_s: count, memory_bytes: bytes };
 let metric = "loss";
-let curveOf = null;
 
 async function refreshCurve(job) {
-  choices("metrics", METRICS, metric, (value) => { metric = value; curveOf = null; refreshCurve(job); });
+  choices("metrics", METRICS, metric, (value) => { metric = value; refreshCurve(job); });
   if (!job) {
     drawChart("curve", { lines: [] });
     setText("curve-note", "No job has been trained yet.");
     return;
   }
   const number = job.id.replace("job-", "");
-  const wanted = `${number} ${metric}`;
   const answer = await json(`/api/history/run?job=${number}&metric=${metric}&points=600`);
-  curveOf = wanted;
   const format = METRIC_FORMATS[metric];
   const label = METRICS.find(([value]) => value === metric)[1];
   const old = answer.superseded.map((part) => ({ label: "before a restart", xs: part.steps, ys: part.mean, kind: "old" }));
@@ -215,7 +212,6 @@ async function command(body, question) {
   const response = await post("/api/control", { command: body(answer) });
   if (response.ok) toast((await response.json()).message);
   else toast(await refusal(response), "bad");
-  curveOf = null;
 }
 
 async function unlock() {
