@@ -175,6 +175,9 @@ pub enum PromotionPolicy {
 pub enum OnRegression {
     /// Training pauses and people are told.
     Hold,
+    /// Training restarts from the champion without the files of the job that made it worse; where it is the champion
+    /// itself that is worse, as `Hold`.
+    Rewind,
     /// It is noted, and training goes on.
     Continue,
 }

@@ -7,7 +7,7 @@
 
 use super::device::in_force;
 use super::draft::Draft;
-use super::{commands, deployment};
+use super::{commands, deployment, rewind};
 use crate::compare;
 use crate::config::OnRegression;
 use crate::event::WorkerExit;
@@ -94,6 +94,10 @@ pub(super) fn judge_all(draft: &mut Draft) {
     }
     for id in challengers(draft.state()) {
         let Some(champion) = draft.state().champion.filter(|champion| *champion < id) else { continue };
+        // One before it may have taken it back.
+        if draft.state().checkpoints[&id].marks.abandoned.is_some() {
+            continue;
+        }
         if !champion_is_stale(draft.state(), champion, id) {
             judge(draft, id);
         }
@@ -127,9 +131,12 @@ fn watch_for_regression(draft: &mut Draft, id: CheckpointId) {
     let evaluations = (state.evaluations.get(&id), parent.and_then(|parent| state.evaluations.get(&parent)));
     let (Some(evaluation), Some(of_parent)) = evaluations else { return };
     let Some(reason) = compare::regression(evaluation, of_parent, draft.settings) else { return };
-    match draft.settings.on_regression {
-        OnRegression::Continue => draft.warning("regressed", id, format!("{reason}; training goes on")),
-        OnRegression::Hold => commands::hold(draft, id, &reason),
+    let on_regression = draft.settings.on_regression;
+    if on_regression == OnRegression::Continue {
+        return draft.warning("regressed", id, format!("{reason}; training goes on"));
+    }
+    if on_regression == OnRegression::Hold || !rewind::take_back(draft, id, &reason) {
+        commands::hold(draft, id, &reason);
     }
 }
 

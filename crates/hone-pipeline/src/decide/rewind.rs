@@ -1,4 +1,5 @@
-//! Going back: `rewind` to an earlier checkpoint, `undo` of a data set, `forget` of its rows.
+//! Going back: `rewind` to an earlier checkpoint, `undo` of a data set, `forget` of its rows, and by itself from a
+//! checkpoint that is worse than its parent.
 //!
 //! Training goes on from the newest checkpoint that is not abandoned. Going back to a checkpoint means: it and its
 //! ancestors are what is trained, everything else is abandoned (also a checkpoint that is being published), and every
@@ -32,39 +33,69 @@ pub(super) fn rewind(draft: &mut Draft, to: CheckpointId, reason: &str) -> Resul
 /// Takes a data set out of the model: back to the last checkpoint with files before it was first trained, and the
 /// later good jobs are queued again.
 pub(super) fn undo(draft: &mut Draft, id: DatasetId, reason: &str) -> Result<String, String> {
-    let dataset = accepted(draft.state(), id)?;
+    accepted(draft.state(), id)?;
     let touched = touched_by(draft.state(), id);
     let in_model = |c: &&CheckpointId| draft.state().checkpoints[c].marks.abandoned.is_none();
     let first = touched.iter().filter(in_model).min().copied();
     let why = format!("{id} undone: {reason}");
-    draft.put(Change::PutDataset(Dataset { set_aside: Some(reason.to_string()), ..dataset }));
     if draft.state().lease.as_ref().is_some_and(|lease| trains_with(draft.state(), lease, id)) {
         revoke(draft);
     }
     let to = first.and_then(|first| last_before(draft.state(), first));
-    let moved = to.map(|to| go_back(draft, to, &why)).unwrap_or_default();
-    let mut again = BTreeSet::new();
-    for (job, before) in moved {
-        if before == JobState::Completed && !draft.state().jobs[&job].datasets.contains(&id) {
-            again.insert(job);
-        }
-    }
-    for job in &again {
-        let job = draft.state().jobs[job].clone();
-        draft.put_job(Job { state: JobState::Queued, ended_ms: None, tries: 0, not_before_ms: 0, ..job });
-    }
-    leave_out(draft, id, &why);
+    let again = set_aside(draft, &[id], reason, to, &why);
     let went = touched.iter().copied().filter(|c| draft.state().checkpoints[c].marks.abandoned.is_some());
     let went = went.collect::<Vec<_>>();
     let message = match to {
         None => format!("{id} is in no checkpoint that is trained on"),
         Some(to) => {
-            let queued = if again.is_empty() { "nothing".to_string() } else { names(again.into_iter()) };
-            format!("{id} touched {}; training goes on from {to}; queued again: {queued}", names(went.into_iter()))
+            let (went, queued) = (names(went.into_iter()), names_or_nothing(&again));
+            format!("{id} touched {went}; training goes on from {to}; queued again: {queued}")
         }
     };
     draft.warning("dataset_undone", id, format!("{message} ({reason})"));
     Ok(message)
+}
+
+/// Takes back a checkpoint that is worse than its parent, with the files of its job: training restarts from the champion,
+/// and the later good jobs are queued again. False where there is nothing to go back to: it is the champion itself.
+pub(super) fn take_back(draft: &mut Draft, guilty: CheckpointId, reason: &str) -> bool {
+    let state = draft.state();
+    let here = |id: &CheckpointId| state.checkpoints.get(id).is_some_and(|c| c.state == CheckpointState::Published);
+    let Some(champion) = state.champion.filter(|champion| *champion < guilty).filter(here) else { return false };
+    let job = state.checkpoints.get(&guilty).and_then(|c| c.job).and_then(|job| state.jobs.get(&job));
+    let Some(datasets) = job.map(|job| job.datasets.clone()) else { return false };
+    let why = format!("{guilty} is {reason}");
+    let again = set_aside(draft, &datasets, &why, Some(champion), &why);
+    let (aside, queued) = (names(datasets.into_iter()), names_or_nothing(&again));
+    let message = format!("{why}: training restarts from {champion}; set aside: {aside}; queued again: {queued}");
+    draft.error("rewound", guilty, message);
+    true
+}
+
+/// Marks data sets as set aside and goes back to a checkpoint. Completed jobs that lie after it and hold none of them are
+/// queued again and returned; open ones go on without them.
+fn set_aside(
+    draft: &mut Draft,
+    ids: &[DatasetId],
+    reason: &str,
+    to: Option<CheckpointId>,
+    why: &str,
+) -> BTreeSet<JobId> {
+    for id in ids {
+        let dataset = draft.state().datasets[id].clone();
+        draft.put(Change::PutDataset(Dataset { set_aside: Some(reason.to_string()), ..dataset }));
+    }
+    let moved = to.map(|to| go_back(draft, to, why)).unwrap_or_default();
+    let mut again = BTreeSet::new();
+    for (job, before) in moved {
+        let job = draft.state().jobs[&job].clone();
+        if before == JobState::Completed && !ids.iter().any(|id| job.datasets.contains(id)) {
+            again.insert(job.id);
+            draft.put_job(Job { state: JobState::Queued, ended_ms: None, tries: 0, not_before_ms: 0, ..job });
+        }
+    }
+    leave_out(draft, ids, why);
+    again
 }
 
 /// [`undo`], and the rows, previews and quotations of the data set go. Its hash stays, so that the same file is known
@@ -152,17 +183,18 @@ fn choose_champion(draft: &mut Draft, chain: &BTreeSet<CheckpointId>, to: Checkp
     deployment::want(draft, champion, reason);
 }
 
-/// Jobs that have the data set among their own, or replay it and are not begun: they go on without it.
-fn leave_out(draft: &mut Draft, id: DatasetId, reason: &str) {
-    for job in draft.state().jobs.values().filter(|job| uses(job, id)).cloned().collect::<Vec<_>>() {
+/// Jobs that have one of the data sets among their own, or replay it and are not begun: they go on without.
+fn leave_out(draft: &mut Draft, ids: &[DatasetId], reason: &str) {
+    let concerned = |job: &&Job| ids.iter().any(|id| uses(job, *id));
+    for job in draft.state().jobs.values().filter(concerned).cloned().collect::<Vec<_>>() {
         let was_wanted = job.state.is_open() || matches!(job.state, JobState::Rewound { .. });
-        if !job.datasets.contains(&id) {
+        let others: Vec<DatasetId> = job.datasets.iter().copied().filter(|other| !ids.contains(other)).collect();
+        if others.len() == job.datasets.len() {
             if job.state.is_open() && job.position.job_step == 0 {
                 draft.put_job(Job { settings: None, replay: None, started_ms: None, ..job });
             }
             continue;
         }
-        let others: Vec<DatasetId> = job.datasets.iter().copied().filter(|other| *other != id).collect();
         let (priority, ended_ms) = (job.priority, Some(draft.now));
         if was_wanted {
             let state = JobState::Rewound { reason: reason.to_string() };
@@ -226,6 +258,10 @@ fn accepted(state: &State, id: DatasetId) -> Result<Dataset, String> {
         DatasetState::Accepted => Ok(dataset.clone()),
         _ => Err(format!("{id} was never accepted, so nothing was trained on it")),
     }
+}
+
+fn names_or_nothing(jobs: &BTreeSet<JobId>) -> String {
+    if jobs.is_empty() { "nothing".to_string() } else { names(jobs.iter()) }
 }
 
 fn names(ids: impl Iterator<Item = impl std::fmt::Display>) -> String {

@@ -9,7 +9,7 @@ mod curriculum;
 mod host;
 
 use super::{decide, recover};
-use crate::config::Retention;
+use crate::config::{OnRegression, Retention};
 use crate::curriculum::CurriculumSettings;
 use crate::event::{Command, Decision, Effect, Event, WorkerExit};
 use crate::ids::*;
@@ -96,6 +96,7 @@ impl Simulation {
         let retention = Retention { keep_ms: 20_000, max_total_bytes: 10, min_age_ms: 300, ..Retention::default() };
         let (max_checks, max_queued_jobs, min_free_bytes) = (rng.random_range(1..3), 6, 1_000);
         let curriculum = CurriculumSettings { window: 2, ..CurriculumSettings::default() };
+        let on_regression = [OnRegression::Hold, OnRegression::Rewind, OnRegression::Continue][rng.random_range(0..3)];
         let watch_ms = 500 * rng.random_range(0..2);
         let settings = crate::config::Settings {
             max_checks,
@@ -104,6 +105,7 @@ impl Simulation {
             retention,
             watch_ms,
             curriculum,
+            on_regression,
             ..fresh.settings
         };
         let mut simulation = Simulation {

@@ -160,7 +160,7 @@ pub const KEYS: &[Key] = &[
     key("promotion.max_answer_regression", float(0.0, 1.0), "0.05", "Share of right answers by which it may be lower on one suite of questions without being called worse."),
     key("promotion.suites", Kind::Object, "{}", "Margins of single suites by name: {\"sums.jsonl\": {\"min_gain\": 0.01, \"max_regression\": 0.1}}."),
     key("promotion.error_budget", float(1e-6, 0.5), "0.05", "The chance, over a champion's whole tenure, that an equal or worse checkpoint is promoted; each look at a new checkpoint uses a share of what is left."),
-    key("promotion.on_regression", Kind::Choice(&["hold", "continue"]), "\"hold\"", "When a checkpoint is surely worse than the one it was trained from: training pauses and people are told, or it is only noted."),
+    key("promotion.on_regression", Kind::Choice(&["hold", "rewind", "continue"]), "\"hold\"", "When a checkpoint is surely worse than the one it was trained from: training pauses and people are told; training restarts from the champion, the files of the guilty job set aside and later good ones queued again; or it is only noted."),
     key("promotion.weight_loss", float(0.0, 1.0), "0.4", "Weight of 1/(1+loss) in the ranking score of `hone compare`; the score orders, it never promotes."),
     key("promotion.weight_token_accuracy", float(0.0, 1.0), "0.4", "Weight of the token accuracy in the ranking score."),
     key("promotion.weight_answers", float(0.0, 1.0), "0.2", "Weight of the share of right answers in the ranking score."),

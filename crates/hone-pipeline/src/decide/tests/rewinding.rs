@@ -1,21 +1,33 @@
 //! Back to an earlier checkpoint, with and without a data set.
 
 use super::{World, training};
+use crate::config::OnRegression;
 use crate::event::{Command, Effect, Event};
 use crate::ids::{CheckpointId, DatasetId, JobId};
-use crate::state::{Gone, JobState};
+use crate::state::{Control, Gone, JobState};
 
 /// Job 1 (data set 1) makes checkpoint 10, job 2 makes 20 and job 3 makes 30; each is better than the one before.
 fn three_jobs() -> World {
-    let mut world = training();
-    world.run("staged 1 10 0 10 80 ends; published 10; exit done; evaluated 10 loss 2.5; exit done; deployed 2");
+    let mut world = first_of_three();
     for (number, loss) in [(2, 2.0), (3, 1.5)] {
-        let (from, to) = ((number - 1) * 10, number * 10);
-        world.run(&format!("arrive {number}.jsonl; taken {number}; checked {number} h{number}; filed {number}"));
-        world.run(&format!("staged {number} {to} {from} 10 80 ends; published {to}; exit done"));
-        world.run(&format!("evaluated {to} loss {loss}; exit done; deployed {}", number + 1));
+        one_more(&mut world, number, loss);
+        world.run(&format!("deployed {}", number + 1));
     }
     world
+}
+
+fn first_of_three() -> World {
+    let mut world = training();
+    world.run("staged 1 10 0 10 80 ends; published 10; exit done; evaluated 10 loss 2.5; exit done; deployed 2");
+    world
+}
+
+/// Data set N becomes job N, which makes checkpoint 10·N with this loss. Returns what happened at its evaluation.
+fn one_more(world: &mut World, number: u64, loss: f64) -> String {
+    let (from, to) = ((number - 1) * 10, number * 10);
+    world.run(&format!("arrive {number}.jsonl; taken {number}; checked {number} h{number}; filed {number}"));
+    world.run(&format!("staged {number} {to} {from} 10 80 ends; published {to}; exit done"));
+    world.run(&format!("evaluated {to} loss {loss}; exit done"))
 }
 
 fn latest(world: &World) -> u64 {
@@ -110,6 +122,50 @@ fn undo_goes_before_the_data_set_and_queues_the_later_good_ones_again() {
     assert!(world.state.datasets[&DatasetId(2)].set_aside.is_some());
     let nothing = world.run("undo 2");
     assert!(nothing.contains("reply ok: dataset-2 is in no checkpoint that is trained on"), "{nothing}");
+}
+
+#[test]
+fn a_checkpoint_that_is_worse_is_taken_back_by_itself_where_that_is_configured() {
+    let mut world = first_of_three();
+    world.settings.on_regression = OnRegression::Rewind;
+    one_more(&mut world, 2, 2.5);
+    assert_eq!(world.state.champion, Some(CheckpointId(10)), "20 is as good, so nobody can tell");
+    let log = one_more(&mut world, 3, 3.5);
+    let message = "training restarts from checkpoint-10; set aside: dataset-3; queued again: job-2";
+    assert!(log.contains("log Error rewound checkpoint-30: checkpoint-30 is worse than checkpoint-20"), "{log}");
+    assert!(log.contains(message), "{log}");
+    assert_eq!((latest(&world), abandoned(&world)), (10, vec![20, 30]));
+    assert_eq!([1, 2, 3].map(|job| state_of(&world, job)), ["completed", "running", "rewound"]);
+    assert_eq!(world.state.control, Control::Running);
+    let aside = world.state.datasets.values().filter(|d| d.set_aside.is_some()).map(|d| d.id.0);
+    assert_eq!(aside.collect::<Vec<_>>(), [3]);
+}
+
+#[test]
+fn all_files_of_the_guilty_job_are_set_aside_and_no_job_is_made_of_them() {
+    let mut world = training();
+    world.settings.on_regression = OnRegression::Rewind;
+    world.settings.min_rows = 200;
+    for number in 2..=3 {
+        world.run(&format!("arrive {number}.jsonl; taken {number}; checked {number} h{number}; filed {number}"));
+    }
+    world.run("staged 1 10 0 10 80 ends; published 10; exit done; evaluated 10 loss 2; exit done; deployed 2");
+    world.run("staged 2 30 10 20 160 ends; published 30; exit done; evaluated 30 loss 3.5; exit done");
+    let aside = world.state.datasets.values().filter(|d| d.set_aside.is_some()).map(|d| d.id.0);
+    assert_eq!(aside.collect::<Vec<_>>(), [2, 3]);
+    assert_eq!((latest(&world), world.state.jobs.len(), state_of(&world, 2)), (10, 2, "rewound"));
+}
+
+#[test]
+fn a_champion_that_is_worse_than_its_parent_is_held() {
+    let mut world = first_of_three();
+    world.settings.on_regression = OnRegression::Rewind;
+    // People went back to serving 10; what comes after 20 is better than that, and worse than 20.
+    one_more(&mut world, 2, 1.0);
+    world.run("deploy 10; deployed 4");
+    let log = one_more(&mut world, 3, 2.0);
+    assert_eq!((latest(&world), world.state.champion), (30, Some(CheckpointId(30))), "{log}");
+    assert!(matches!(world.state.control, Control::Paused { .. }), "{log}");
 }
 
 #[test]
