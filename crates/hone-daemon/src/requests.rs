@@ -6,13 +6,14 @@ mod tests;
 use crate::inbox::Sidecar;
 use crate::options::LoopConfig;
 use anyhow::{Context, Result};
-use hone_pipeline::config::Level;
+use hone_pipeline::config::{KeepBack, Level};
 use hone_pipeline::content::{CompareFile, CompareRole};
+use hone_pipeline::decide::evaluated_back;
 use hone_pipeline::finding::SchemaOrigin;
 use hone_pipeline::ids::{CheckpointId, DatasetId, JobId, LeaseToken};
 use hone_pipeline::spec;
 use hone_pipeline::state::{Dataset, DatasetState, State};
-use hone_pipeline::wire::{CheckRequest, EvalRequest, Replay, TrainFile, TrainRequest, WIRE_FORMAT_VERSION};
+use hone_pipeline::wire::{CheckRequest, EvalRequest, KeptBack, Replay, TrainFile, TrainRequest, WIRE_FORMAT_VERSION};
 use hone_store::Layout;
 use hone_store::datasets::sidecar_of;
 use serde_json::{Value, json};
@@ -117,6 +118,7 @@ pub(crate) fn train(
         Some(replay) => Some(Replay { share: replay.share, files: train_files(layout, state, &replay.datasets)? }),
         None => None,
     };
+    let kept_back = kept_back(layout, state, &job.kept_back)?;
     let mut preview_files = suites(layout, config)?;
     preview_files.truncate(MAX_PREVIEW_FILES);
     Ok(TrainRequest {
@@ -130,6 +132,7 @@ pub(crate) fn train(
         resume_dir: resume_dir.is_dir().then_some(resume_dir),
         files,
         replay,
+        kept_back,
         number_from: state.highest_number(),
         position: job.position.clone(),
         rows_digest: state.rows_digest(job.id).to_string(),
@@ -153,7 +156,18 @@ fn train_files(layout: &Layout, state: &State, datasets: &[DatasetId]) -> Result
     datasets.iter().map(file).collect()
 }
 
-/// The evaluation of a checkpoint on the suites that lie in `validation/` now.
+/// Those of the data sets whose rows are here, with what of them is kept back.
+fn kept_back(layout: &Layout, state: &State, datasets: &[DatasetId]) -> Result<Vec<KeptBack>> {
+    let here = |id: &DatasetId| {
+        let dataset = state.datasets.get(id).filter(|dataset| dataset.gone.is_none())?;
+        Some((*id, dataset.keep_back?))
+    };
+    let (ids, keeps): (Vec<DatasetId>, Vec<KeepBack>) = datasets.iter().filter_map(here).unzip();
+    let files = train_files(layout, state, &ids)?;
+    Ok(files.into_iter().zip(keeps).map(|(file, keep)| KeptBack { file, keep }).collect())
+}
+
+/// The evaluation of a checkpoint on the suites that lie in `validation/` now and on the rows that are kept back.
 pub(crate) fn evaluate(
     layout: &Layout,
     state: &State,
@@ -170,6 +184,7 @@ pub(crate) fn evaluate(
         run_dir: layout.eval_run(checkpoint, token),
         model_dir: layout.checkpoint_model_dir(state, checkpoint)?,
         suites: suites(layout, config)?,
+        kept_back: kept_back(layout, state, &evaluated_back(state, &config.settings))?,
         settings: config.settings.train.clone(),
         questions: Vec::new(),
         max_answer_tokens: config.limits.max_answer_tokens,
@@ -237,6 +252,7 @@ fn lineage(state: &State, job: JobId, parent: CheckpointId, settings: &hone_pipe
         "job": job.to_string(),
         "datasets": datasets.collect::<Vec<_>>(),
         "replay": state.jobs[&job].replay,
+        "kept_back": state.jobs[&job].kept_back,
         "settings": settings,
         "versions": { "hone": env!("CARGO_PKG_VERSION") },
     })

@@ -274,6 +274,21 @@ pub struct Settings {
     /// Earlier data sets that one job takes such rows from, at most.
     #[serde(default)]
     pub replay_max_datasets: usize,
+    /// Rows of a file accepted from now on that are kept back from training.
+    #[serde(default)]
+    pub keep_back: KeepBack,
+    /// The newest files whose kept-back rows are evaluated.
+    #[serde(default)]
+    pub keep_back_files: usize,
+}
+
+/// Rows of a file that are never trained and evaluated instead: `share` of them, rounded down, at most `max_rows`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct KeepBack {
+    /// Share of the file's rows; 0 = none.
+    pub share: f64,
+    /// At most so many.
+    pub max_rows: usize,
 }
 
 /// Which checkpoints stay on disk.
@@ -336,6 +351,8 @@ impl Default for Settings {
             min_rows: 0,
             replay_share: 0.0,
             replay_max_datasets: 32,
+            keep_back: KeepBack::default(),
+            keep_back_files: 4,
         }
     }
 }

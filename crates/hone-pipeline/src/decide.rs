@@ -30,6 +30,7 @@ use crate::state::{State, TimeMs};
 use draft::Draft;
 use std::collections::BTreeMap;
 
+pub use replay::evaluated_back;
 pub use rewind::touched_by;
 
 /// Live figures of a running slice are committed at most this often.

@@ -1,7 +1,7 @@
 //! The state of a workspace: what the database holds and `decide` reads. It changes only by
 //! [`State::apply`], the same function in memory and when the store loads it back.
 
-use crate::config::TrainSettings;
+use crate::config::{KeepBack, TrainSettings};
 use crate::curriculum::SkillProgress;
 use crate::ids::{CheckpointId, DatasetId, DeploymentId, JobId, LeaseToken};
 use serde::{Deserialize, Serialize};
@@ -161,6 +161,9 @@ pub struct Dataset {
     /// Where generated data came from (skill, level, seed, split): the sidecar's `provenance`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provenance: Option<serde_json::Value>,
+    /// Which of its rows are never trained, fixed when it was accepted; none for data sets of an older hone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_back: Option<KeepBack>,
     /// True while a check of it was started and has not come back; cleared by `recover`.
     #[serde(default)]
     pub check_started: bool,
@@ -221,6 +224,9 @@ pub struct Job {
     /// Earlier data sets whose rows are mixed in, frozen with the settings; none for a job of an older hone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replay: Option<JobReplay>,
+    /// Data sets whose kept-back rows it does not train, whatever file they stand in; frozen with the settings.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept_back: Vec<DatasetId>,
     /// Set by `skip`: the job ends as skipped at its next checkpoint.
     #[serde(default)]
     pub skip_reason: Option<String>,
@@ -288,6 +294,7 @@ impl Job {
             settings: None,
             position: Position::default(),
             replay: None,
+            kept_back: Vec::new(),
             skip_reason: None,
             progress: None,
             created_ms: now,

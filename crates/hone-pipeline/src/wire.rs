@@ -7,7 +7,7 @@
 //! lock on `<run_dir>/lock`, so that a restarted daemon can wait for it. Exit codes: 0 done, 1 failed (the
 //! last line says why). Any program that keeps this contract can take the place of `train-job`.
 
-use crate::config::{Overlong, TrainSettings};
+use crate::config::{KeepBack, Overlong, TrainSettings};
 use crate::content::{CompareFile, ContentSettings};
 use crate::event::{Command, StagedCheckpoint};
 use crate::finding::{Level, Report, SchemaOrigin};
@@ -87,6 +87,10 @@ pub struct TrainRequest {
     /// without them; where the job was begun with them it is refused by its position.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replay: Option<Replay>,
+    /// Files with rows that are not trained, wherever else they stand too. A reader that does not know the field trains
+    /// them; where the job was begun without them it is refused by its position.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept_back: Vec<KeptBack>,
     /// The highest number that a checkpoint of the workspace has; absent: the parent's. The next checkpoint's number
     /// is this plus the steps taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -128,6 +132,16 @@ pub struct TrainFile {
     pub schema_id: String,
 }
 
+/// A file of which some rows are never trained and evaluated instead. Which ones is a pure function of the rows
+/// (`hone_train::kept_back`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct KeptBack {
+    /// The file.
+    pub file: TrainFile,
+    /// How many.
+    pub keep: KeepBack,
+}
+
 /// Request of `eval-job`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EvalRequest {
@@ -145,6 +159,9 @@ pub struct EvalRequest {
     pub model_dir: PathBuf,
     /// The suites.
     pub suites: Vec<TrainFile>,
+    /// Files whose kept-back rows are one more suite, `kept-back`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept_back: Vec<KeptBack>,
     /// Template, profile, length, threads and device.
     pub settings: TrainSettings,
     /// Sealed questions to answer (greedy); scored afterwards by the skill's `/verify`.

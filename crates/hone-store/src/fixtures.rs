@@ -17,6 +17,7 @@ pub(crate) fn dataset(id: u64, inbox_path: &str, state: DatasetState) -> Dataset
         blake3: None,
         rows: 0,
         provenance: None,
+        keep_back: None,
         check_started: false,
         filed: false,
         gone: None,

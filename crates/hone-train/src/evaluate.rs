@@ -3,6 +3,7 @@
 
 mod kept;
 
+use crate::kept_back::{self, SUITE};
 use crate::{Refusal, refuse};
 use anyhow::{Context, Result, anyhow};
 use hone_data::Message;
@@ -12,14 +13,14 @@ use hone_generate::{Engine, EngineOptions, FinishReason, GenRequest, LogitRule, 
 use hone_model::{Batch, Config, HostWeights, Scorer, TrainerOptions, device};
 use hone_pipeline::config::TrainSettings;
 use hone_pipeline::state::SuiteResult;
-use hone_pipeline::wire::{Answer, EvalRequest, Question, TrainFile, WIRE_FORMAT_VERSION, WorkerMessage};
+use hone_pipeline::wire::{Answer, EvalRequest, KeptBack, Question, TrainFile, WIRE_FORMAT_VERSION, WorkerMessage};
 use kept::Kept;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 /// How the engine computes losses and answers.
 pub const DTYPE: &str = "f32";
@@ -37,6 +38,17 @@ struct Suite {
     /// One entry per row: its examples.
     rows: Vec<Vec<TokenRow>>,
     rows_skipped: u64,
+}
+
+impl Suite {
+    /// A row's examples, or none of them where one is longer than the model's context.
+    fn add(&mut self, parts: Vec<TokenRow>, max_context: usize) {
+        if parts.iter().any(|part| part.ids.len() > max_context) {
+            self.rows_skipped += 1;
+        } else {
+            self.rows.push(parts);
+        }
+    }
 }
 
 /// A model that is being evaluated.
@@ -64,7 +76,7 @@ pub fn evaluate(request: &EvalRequest, report: &mut dyn FnMut(WorkerMessage)) ->
     let conditions =
         [&request.manifest_hash, &session.template_hash(), DTYPE, &engine_of(&request.settings)].join("\n");
     session.kept = Kept::open(request.keep_dir.as_deref(), conditions)?;
-    let suites = session.score_files(&request.suites)?;
+    let suites = session.score_files(&request.suites, &request.kept_back)?;
     let answers = session.answer(&request.questions, request.max_answer_tokens)?;
     let template_hash = session.template_hash();
     Ok(WorkerMessage::Evaluated {
@@ -90,7 +102,7 @@ pub fn engine_of(settings: &TrainSettings) -> String {
 pub fn evaluate_file(model_dir: &Path, file: &Path, schema_id: &str, settings: &TrainSettings) -> Result<SuiteResult> {
     let name = file.file_name().unwrap_or(file.as_os_str()).to_string_lossy().into_owned();
     let files = [TrainFile { name, path: file.to_path_buf(), schema_id: schema_id.to_string() }];
-    let mut results = Session::start(model_dir, settings, u64::MAX, &mut |_| {})?.score_files(&files)?;
+    let mut results = Session::start(model_dir, settings, u64::MAX, &mut |_| {})?.score_files(&files, &[])?;
     Ok(results.remove(0))
 }
 
@@ -107,16 +119,17 @@ impl<'a> Session<'a> {
         Ok(Session { model_dir, ctx, settings, started, max_ms, report, kept })
     }
 
-    /// Losses on files; the weights are freed before it returns.
-    fn score_files(&mut self, files: &[TrainFile]) -> Result<Vec<SuiteResult>> {
-        if files.is_empty() {
-            return Ok(Vec::new());
-        }
+    /// Losses on files and on the rows that are kept back; the weights are freed before it returns.
+    fn score_files(&mut self, files: &[TrainFile], kept_back: &[KeptBack]) -> Result<Vec<SuiteResult>> {
         let config = Config::from_dir(self.model_dir).map_err(|e| refuse(e.into()))?;
         let mut suites = Vec::with_capacity(files.len());
         for file in files {
             let suite = self.read_suite(file, config.max_positions);
             suites.push(suite.with_context(|| format!("read suite {}", file.name)).map_err(refuse)?);
+        }
+        suites.extend(self.read_kept_back(kept_back, config.max_positions).map_err(refuse)?);
+        if suites.is_empty() {
+            return Ok(Vec::new());
         }
         self.sign_of_life("loading".to_string());
         let longest = suites.iter().flat_map(|s| s.rows.iter().flatten()).map(|row| row.ids.len()).max().unwrap_or(1);
@@ -134,17 +147,35 @@ impl<'a> Session<'a> {
         let mut suite = Suite { name: file.name.clone(), hash, rows: Vec::new(), rows_skipped: 0 };
         for row in hone_data::rows(&file.path, &file.schema_id)? {
             self.check_time(&suite.name)?;
-            let parts = tokenize(&self.ctx, &row?)?;
-            if parts.iter().any(|part| part.ids.len() > max_context) {
-                suite.rows_skipped += 1;
-            } else {
-                suite.rows.push(parts);
-            }
+            suite.add(tokenize(&self.ctx, &row?)?, max_context);
         }
         if suite.rows.is_empty() {
             return Err(anyhow!("no row of it fits the model's context of {max_context} tokens"));
         }
         Ok(suite)
+    }
+
+    /// One suite of the rows that are kept back from training, in the order of files and lines; `None` where there are none.
+    /// A row that cannot be tokenised would not have been trained either: it is skipped.
+    fn read_kept_back(&mut self, files: &[KeptBack], max_context: usize) -> Result<Option<Suite>> {
+        let mut suite = Suite { name: SUITE.to_string(), hash: String::new(), rows: Vec::new(), rows_skipped: 0 };
+        for from in files {
+            self.sign_of_life(format!("tokenizing {} of {}", suite.name, from.file.name));
+            let chosen = kept_back::choose(from, &mut || self.sign_of_life("choosing rows".to_string()))?;
+            let lines: BTreeSet<u64> = chosen.values().copied().collect();
+            for row in hone_data::rows(&from.file.path, &from.file.schema_id)? {
+                self.check_time(&suite.name)?;
+                let row = row?;
+                match lines.contains(&row.line).then(|| tokenize(&self.ctx, &row)) {
+                    None => {}
+                    Some(Ok(parts)) => suite.add(parts, max_context),
+                    Some(Err(_)) => suite.rows_skipped += 1,
+                }
+            }
+            let keys = chosen.into_keys().flatten().collect::<Vec<u8>>();
+            suite.hash = hone_disk::hash_bytes(format!("{}{}", suite.hash, hone_disk::hash_bytes(&keys)).as_bytes());
+        }
+        Ok((!suite.rows.is_empty()).then_some(suite))
     }
 
     fn score(&mut self, scorer: &mut Scorer, suite: &Suite, max_tokens: usize) -> Result<SuiteResult> {

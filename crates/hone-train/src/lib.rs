@@ -3,6 +3,7 @@
 //! - [`train_slice`]: one slice of a job, from tokens to a complete staged checkpoint
 //! - [`order`], [`schedule`]: which examples a step trains, and how fast; pure
 //! - [`rows`], [`selfcheck`]: files to tokenised examples, and what must hold before the first step
+//! - [`kept_back`]: rows that are never trained, for evaluation
 //! - [`checkpoint`], [`resume`]: the two folders that a slice leaves
 //! - [`preview`]: greedy answers while it trains
 //! - [`evaluate`]: loss on files, answers to questions
@@ -16,6 +17,7 @@ pub mod checkpoint;
 pub mod child;
 pub mod clock;
 pub mod evaluate;
+pub mod kept_back;
 pub mod order;
 pub mod plan;
 pub mod preview;

@@ -1,13 +1,14 @@
 //! Data files to tokenised training examples, the same on every run: the order is that of the files and
 //! their lines. What is left out is counted and named, never dropped silently.
 
+use crate::kept_back::{self, Key};
 use crate::{Refusal, refuse, replay, selfcheck};
 use anyhow::{Context, Result};
 use hone_data::tokenize::{ChatContext, TokenRow, fit, tokenize};
 use hone_pipeline::config::Overlong;
 use hone_pipeline::ids::JobId;
-use hone_pipeline::wire::{Replay, TrainFile, WorkerMessage};
-use std::collections::BTreeSet;
+use hone_pipeline::wire::{KeptBack, Replay, TrainFile, WorkerMessage};
+use std::collections::{BTreeSet, HashSet};
 
 #[cfg(test)]
 mod tests;
@@ -35,8 +36,10 @@ pub struct Examples {
     pub list: Vec<Example>,
     /// Names of the files.
     pub files: Vec<String>,
-    /// Rows read.
+    /// Rows read, without those that are kept back.
     pub rows: u64,
+    /// Rows that are kept back for evaluation.
+    pub rows_kept_back: u64,
     /// Rows left out because they are longer than the limit.
     pub rows_overlong: u64,
     /// Rows left out because they cannot be tokenised with a mask.
@@ -69,10 +72,10 @@ pub fn load(
     limits: Limits,
     report: &mut dyn FnMut(WorkerMessage),
 ) -> Result<Examples> {
-    load_with(ctx, files, limits, Selection { seed: 0, job: JobId(0), replay: None }, report)
+    load_with(ctx, files, limits, Selection::default(), report)
 }
 
-/// Which rows of earlier data sets come after those of the files.
+/// Which rows of earlier data sets come after those of the files, and which rows are not trained at all.
 #[derive(Clone, Copy, Debug)]
 pub struct Selection<'a> {
     /// Seed of the choice.
@@ -81,6 +84,15 @@ pub struct Selection<'a> {
     pub job: JobId,
     /// From where, and how many.
     pub replay: Option<&'a Replay>,
+    /// Files with rows that are kept back.
+    pub kept_back: &'a [KeptBack],
+}
+
+impl Default for Selection<'_> {
+    /// All rows of the files.
+    fn default() -> Self {
+        Selection { seed: 0, job: JobId(0), replay: None, kept_back: &[] }
+    }
 }
 
 /// As [`load`], with replayed rows after the new ones.
@@ -95,7 +107,9 @@ pub fn load_with(
     report: &mut dyn FnMut(WorkerMessage),
 ) -> Result<Examples> {
     let examples = Examples { files: files.iter().map(|f| f.name.clone()).collect(), ..Examples::default() };
-    let mut loader = Loader { ctx, limits, examples, overlong: Lines::default() };
+    let mut alive = || report(WorkerMessage::Alive { phase: "choosing rows to keep back".to_string() });
+    let kept_back = kept_back::keys(selection.kept_back, &mut alive).map_err(refuse)?;
+    let mut loader = Loader { ctx, limits, examples, kept_back, overlong: Lines::default() };
     let named = |file: &TrainFile| format!("read {} ({})", file.name, file.path.display());
     for (index, file) in files.iter().enumerate() {
         loader.read(index, file, None, report).with_context(|| named(file)).map_err(refuse)?;
@@ -117,6 +131,8 @@ struct Loader<'a> {
     ctx: &'a ChatContext,
     limits: Limits,
     examples: Examples,
+    /// Rows that are left out by what they say.
+    kept_back: HashSet<Key>,
     overlong: Lines,
 }
 
@@ -136,6 +152,10 @@ impl Loader<'_> {
             }
             if self.examples.rows.is_multiple_of(ROWS_PER_SIGN) {
                 report(WorkerMessage::Alive { phase: "tokenizing".to_string() });
+            }
+            if !self.kept_back.is_empty() && self.kept_back.contains(&kept_back::key(&row)) {
+                self.examples.rows_kept_back += 1;
+                continue;
             }
             self.examples.rows += 1;
             let name = format!("{}:{}", file.name, row.line);

@@ -104,6 +104,7 @@ impl Workspace {
             resume_dir: None,
             files: files.to_vec(),
             replay: None,
+            kept_back: Vec::new(),
             number_from: None,
             position: Position::default(),
             rows_digest: String::new(),

@@ -153,7 +153,7 @@ pub(super) fn evaluation(env: &Env, given: Given, id: CheckpointId, token: Lease
     let run = |answers: &mut Vec<Answer>| -> Result<Option<ChildEnd>> {
         let mut request = requests::evaluate(&env.layout, &given.state, &given.config, id, token)?;
         request.questions = exam::questions(&exams);
-        if request.suites.is_empty() && request.questions.is_empty() {
+        if request.suites.is_empty() && request.kept_back.is_empty() && request.questions.is_empty() {
             nothing_to_evaluate(env, &given, id, token, request.manifest_hash);
             return Ok(None);
         }

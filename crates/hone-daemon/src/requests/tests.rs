@@ -17,6 +17,7 @@ fn dataset(flag: Option<&str>) -> Dataset {
         blake3: None,
         rows: 0,
         provenance: None,
+        keep_back: None,
         check_started: true,
         filed: false,
         gone: None,

@@ -252,6 +252,7 @@ fn start_slice(draft: &mut Draft, id: JobId) {
     job.state = JobState::Running;
     if job.settings.is_none() {
         job.replay = replay::choose(draft, &job);
+        job.kept_back = replay::kept_back(draft, &job);
         job.settings = Some(draft.settings.train.clone());
     }
     job.started_ms.get_or_insert(draft.now);

@@ -37,6 +37,7 @@ pub(super) fn file_arrived(draft: &mut Draft, inbox_path: &str, priority: Priori
         blake3: None,
         rows: 0,
         provenance: None,
+        keep_back: None,
         check_started: false,
         filed: false,
         gone: None,
@@ -77,6 +78,7 @@ pub(super) fn checked(draft: &mut Draft, id: DatasetId, report: &Report, provena
         return draft.warning("file_duplicate", id, message);
     }
     dataset.state = DatasetState::Accepted;
+    dataset.keep_back = replay::keep_back(&dataset, draft.settings);
     if let Some(mut job) = replay::job_with_room(draft, &dataset, dataset.priority) {
         let what = format!("{} accepted: {} rows of {}", dataset.inbox_path, report.rows, report.schema_id);
         job.datasets.push(id);

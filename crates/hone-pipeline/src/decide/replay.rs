@@ -1,9 +1,11 @@
-//! Which earlier data sets a job trains again, and which files share a job. Chosen once, at the job's first slice, and
+//! Which earlier data sets a job trains again, which rows it must not train, and which files share a job. Chosen once, at the job's first slice, and
 //! frozen in it, so that a resumed slice sees the same rows.
 
 use super::draft::Draft;
+use crate::config::{KeepBack, Settings};
 use crate::ids::{DatasetId, JobId};
-use crate::state::{Dataset, DatasetState, Job, JobReplay, JobState, Priority};
+use crate::state::{Dataset, DatasetState, Job, JobReplay, JobState, Priority, State};
+use std::collections::BTreeSet;
 
 /// The earlier data sets of a job that begins now; `None` where nothing is replayed.
 pub(super) fn choose(draft: &Draft, job: &Job) -> Option<JobReplay> {
@@ -25,6 +27,35 @@ pub(super) fn choose(draft: &Draft, job: &Job) -> Option<JobReplay> {
     datasets.truncate(settings.replay_max_datasets.max(1));
     datasets.sort();
     Some(JobReplay { share: settings.replay_share, datasets })
+}
+
+/// Which rows of a file that is accepted now are kept back. Data that a skill made have none: the skill's own `eval`
+/// split is evaluated.
+pub(super) fn keep_back(dataset: &Dataset, settings: &Settings) -> Option<KeepBack> {
+    let is_generated = dataset.provenance.as_ref().is_some_and(|from| from.get("skill").is_some());
+    Some(settings.keep_back).filter(|keep| keep.share > 0.0 && keep.max_rows > 0 && !is_generated)
+}
+
+/// The data sets whose kept-back rows are evaluated now: the newest ones whose rows are here.
+#[must_use]
+pub fn evaluated_back(state: &State, settings: &Settings) -> Vec<DatasetId> {
+    let here = |d: &&Dataset| {
+        d.state == DatasetState::Accepted && d.keep_back.is_some() && d.gone.is_none() && d.set_aside.is_none()
+    };
+    let mut newest: Vec<DatasetId> =
+        state.datasets.values().rev().filter(here).take(settings.keep_back_files).map(|d| d.id).collect();
+    newest.sort();
+    newest
+}
+
+/// The data sets whose kept-back rows a job that begins now does not train: its own, those it replays, and those that are
+/// evaluated.
+pub(super) fn kept_back(draft: &Draft, job: &Job) -> Vec<DatasetId> {
+    let replayed = job.replay.iter().flat_map(|replay| &replay.datasets);
+    let own = job.datasets.iter().chain(replayed).copied();
+    let all: BTreeSet<DatasetId> = own.chain(evaluated_back(draft.state(), draft.settings)).collect();
+    let keeps = |id: &DatasetId| draft.state().datasets.get(id).is_some_and(|d| d.keep_back.is_some());
+    all.into_iter().filter(keeps).collect()
 }
 
 /// The job in which a small file is trained together with others: queued, not begun, of the same priority, and with

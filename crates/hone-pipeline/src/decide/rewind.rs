@@ -164,9 +164,10 @@ fn at_position(job: Job, position: Position, ends_job: bool, reason: &str) -> Jo
     };
     let begun = position.job_step > 0;
     // A job that begins anew takes the values of now.
-    let (settings, replay) = if begun { (job.settings, job.replay) } else { (None, None) };
+    let (settings, replay, kept_back) =
+        if begun { (job.settings, job.replay, job.kept_back) } else { (None, None, Vec::new()) };
     let started_ms = job.started_ms.filter(|_| begun);
-    Job { state, position, settings, replay, started_ms, progress: None, skip_reason: None, ..job }
+    Job { state, position, settings, replay, kept_back, started_ms, progress: None, skip_reason: None, ..job }
 }
 
 /// A champion that is abandoned makes way for the newest one in the chain that was promoted.

@@ -22,6 +22,7 @@ fn job(id: u64) -> Job {
         settings: Some(TrainSettings { learning_rate: 0.1, ..TrainSettings::default() }),
         position: Position { job_step: 3, rows_trained: 24, total_steps: 9 },
         replay: Some(JobReplay { share: 0.1, datasets: vec![DatasetId(1)] }),
+        kept_back: Vec::new(),
         skip_reason: Some("why not".to_string()),
         progress: Some(Progress { loss: 0.1 + 0.2, ..Progress::default() }),
         created_ms: 1,

@@ -6,7 +6,7 @@ use hone_model::Dtype;
 use hone_pipeline::ids::{CheckpointId, LeaseToken};
 use serde_json::{Map, json};
 
-fn request(workspace: &Workspace, suites: Vec<TrainFile>) -> EvalRequest {
+pub(crate) fn request(workspace: &Workspace, suites: Vec<TrainFile>) -> EvalRequest {
     EvalRequest {
         format_version: WIRE_FORMAT_VERSION,
         checkpoint: CheckpointId(0),
@@ -15,6 +15,7 @@ fn request(workspace: &Workspace, suites: Vec<TrainFile>) -> EvalRequest {
         run_dir: workspace.root().join("run"),
         model_dir: workspace.base(),
         suites,
+        kept_back: Vec::new(),
         settings: settings(),
         questions: Vec::new(),
         max_answer_tokens: 8,

@@ -88,7 +88,7 @@ fn replayed_rows_are_named_after_their_data_set() {
     let ctx = hone_data::ChatContext::from_dir(&workspace.base(), "plain", &Default::default()).unwrap();
     let limits = rows::Limits { max_length: 64, overlong: Overlong::Skip };
     let new = [file(&workspace, "dataset-3", 2)];
-    let with = rows::Selection { seed: 1, job: JobId(3), replay: Some(&replay) };
+    let with = rows::Selection { seed: 1, job: JobId(3), replay: Some(&replay), kept_back: &[] };
     let examples = rows::load_with(&ctx, &new, limits, with, &mut |_| {}).unwrap();
     let names: Vec<String> = (0..examples.list.len()).map(|i| examples.name(i)).collect();
     assert_eq!(names[..2], ["dataset-3:1", "dataset-3:2"]);

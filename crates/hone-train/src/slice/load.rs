@@ -31,7 +31,8 @@ impl<'a> Slice<'a> {
         let limits =
             rows::Limits { max_length: settings.max_length.min(config.max_positions), overlong: settings.overlong };
         let replay = request.replay.as_ref();
-        let selection = rows::Selection { seed: settings.seed, job: request.job, replay };
+        let selection =
+            rows::Selection { seed: settings.seed, job: request.job, replay, kept_back: &request.kept_back };
         let examples = rows::load_with(&ctx, &request.files, limits, selection, report)?;
         selfcheck::check_share(&examples, settings)?;
         let prompts = match settings.preview_steps {

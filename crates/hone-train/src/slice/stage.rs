@@ -116,6 +116,7 @@ impl Slice<'_> {
             },
             "files": files,
             "rows_overlong": self.examples.rows_overlong,
+            "rows_kept_back": self.examples.rows_kept_back,
             "rows_refused": self.examples.rows_refused,
             "replay_share": request.replay.as_ref().map(|replay| replay.share),
             "settings": request.settings,

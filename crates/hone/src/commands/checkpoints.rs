@@ -252,7 +252,11 @@ fn explain_one(state: &State, checkpoint: &Checkpoint) {
         ));
         for dataset in job.datasets.iter().filter_map(|id| state.datasets.get(id)) {
             let hash = dataset.blake3.as_deref().and_then(|h| h.get(..12)).unwrap_or("-");
-            output::line(&format!("│  └─ {} {} ({} rows, {hash})", dataset.id, dataset.file_name, dataset.rows));
+            let kept_back = dataset.keep_back.map_or(String::new(), |keep| {
+                format!(", {:.0} % of them but at most {} never trained", keep.share * 100.0, keep.max_rows)
+            });
+            let what = format!("{} rows{kept_back}, {hash}", dataset.rows);
+            output::line(&format!("│  └─ {} {} ({what})", dataset.id, dataset.file_name));
             if let Some(provenance) = &dataset.provenance {
                 output::line(&format!("│     made by {provenance}"));
             }

@@ -238,6 +238,7 @@ fn request(
         resume_dir: (!is_first).then_some(resume),
         files,
         replay: None,
+        kept_back: Vec::new(),
         number_from: None,
         position: state.position.clone(),
         rows_digest: state.rows_digest.clone(),

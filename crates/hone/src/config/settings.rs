@@ -4,8 +4,8 @@ use super::{Problem, Serve, Skill, Values, read};
 use anyhow::{Context, Result, bail};
 use hone_daemon::Housekeeping;
 use hone_pipeline::config::{
-    LoraSettings, LrSchedule, OnRegression, Overlong, PromotionPolicy, Retention, ScoreWeights, Settings, SuiteMargins,
-    Target, TrainSettings, Transport,
+    KeepBack, LoraSettings, LrSchedule, OnRegression, Overlong, PromotionPolicy, Retention, ScoreWeights, Settings,
+    SuiteMargins, Target, TrainSettings, Transport,
 };
 use hone_pipeline::content::ContentSettings;
 use hone_pipeline::curriculum::CurriculumSettings;
@@ -46,6 +46,11 @@ pub(super) fn settings(values: &Values, serve: &Serve) -> Result<Settings, Vec<P
         min_rows: values.get("queue.min_rows"),
         replay_share: values.get("replay.share"),
         replay_max_datasets: values.get("replay.max_datasets"),
+        keep_back: KeepBack {
+            share: values.get("validation.auto_share"),
+            max_rows: values.get("validation.auto_max_rows"),
+        },
+        keep_back_files: values.get("validation.auto_files"),
         min_free_bytes: gigabytes(values, "limits.min_free_gb"),
         retention: Retention {
             keep_ms: scaled(values, "retention.keep_hours", MS_PER_HOUR),

@@ -52,6 +52,7 @@ pub fn settings(ports: &Ports) -> Vec<(String, Value)> {
         ("replay.share", json!(0)),
         // Nobody is there to look at a checkpoint that is a little worse than the one before.
         ("promotion.on_regression", json!("continue")),
+        ("validation.auto_share", json!(0)),
         ("auto_generate.enabled", json!(true)),
         ("auto_generate.count", json!(800)),
         ("auto_generate.threshold", json!(1)),

@@ -53,6 +53,8 @@ impl Rig {
             ("limits.lease_sec", "30"),
             // A tiny model may get worse for a while; nobody is there to look.
             ("promotion.on_regression", "continue"),
+            // Every row is counted; `kept_back` has it on.
+            ("validation.auto_share", "0"),
         ];
         settings.extend_from_slice(extra);
         let rig = Rig { dir, daemon: None, serve: None };

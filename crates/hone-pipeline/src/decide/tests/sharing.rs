@@ -1,7 +1,7 @@
 //! Files that share a job, and rows of earlier data sets that a job trains again.
 
 use super::{World, ready, training};
-use crate::config::Settings;
+use crate::config::{KeepBack, Settings};
 use crate::ids::{DatasetId, JobId};
 use crate::state::JobReplay;
 
@@ -65,6 +65,27 @@ fn replay_is_chosen_at_the_first_slice_and_kept() {
     world.settings.replay_share = 0.5;
     world.run("exit crashed; wait 1000; start");
     assert_eq!(world.state.jobs[&JobId(2)].replay, replay);
+}
+
+#[test]
+fn rows_are_kept_back_as_the_file_was_accepted_and_a_job_freezes_which() {
+    let keep = KeepBack { share: 0.05, max_rows: 200 };
+    let set = |settings: &mut Settings| (settings.keep_back, settings.keep_back_files) = (keep, 2);
+    let mut world = with(set, ready());
+    let kept_back = |world: &World, job: u64| world.state.jobs[&JobId(job)].kept_back.clone();
+    for number in 1..=4 {
+        arrive(&mut world, number);
+        world.settings.keep_back.share = 0.5;
+        let (from, to) = ((number - 1) * 10, number * 10);
+        world.run(&format!("staged {number} {to} {from} 10 80 ends; published {to}; exit done"));
+        world.run(&format!("evaluated {to} loss 2; exit done"));
+    }
+    // Its own file and the two newest, itself among them.
+    let ids = |ids: &[u64]| ids.iter().map(|id| DatasetId(*id)).collect::<Vec<_>>();
+    assert_eq!([1, 2, 3, 4].map(|job| kept_back(&world, job)), [ids(&[1]), ids(&[1, 2]), ids(&[2, 3]), ids(&[3, 4])]);
+    let shares: Vec<f64> = world.state.datasets.values().filter_map(|d| d.keep_back).map(|k| k.share).collect();
+    assert_eq!(shares, [0.05, 0.5, 0.5, 0.5]);
+    assert_eq!(crate::decide::evaluated_back(&world.state, &world.settings), ids(&[3, 4]));
 }
 
 #[test]
