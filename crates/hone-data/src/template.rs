@@ -20,6 +20,7 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde};
 use minijinja::{Environment, Error, ErrorKind};
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -51,6 +52,27 @@ pub struct RenderInput<'a> {
     pub add_generation_prompt: bool,
     /// Extra variables (`chat_template_kwargs`). They win over special tokens, not over the fields above.
     pub kwargs: &'a Map<String, Value>,
+}
+
+/// A conversation as the template's own values: made once, rendered for each of its turns.
+#[derive(Debug)]
+pub struct Conversation<'a> {
+    template: minijinja::Template<'a, 'a>,
+    variables: BTreeMap<String, minijinja::Value>,
+    messages: Vec<minijinja::Value>,
+}
+
+impl Conversation<'_> {
+    /// Its first `num_messages` messages as text, with the header of the assistant's next turn if asked for.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render`].
+    pub fn render(&self, num_messages: usize, add_generation_prompt: bool) -> Result<String> {
+        let mut variables = self.variables.clone();
+        variables.insert("messages".to_string(), self.messages[..num_messages].to_vec().into());
+        variables.insert("add_generation_prompt".to_string(), add_generation_prompt.into());
+        self.template.render(minijinja::Value::from(variables)).map_err(|e| anyhow!(explain(&e)))
+    }
 }
 
 impl ChatTemplate {
@@ -102,16 +124,31 @@ impl ChatTemplate {
     /// # Errors
     /// The template refuses the conversation (`raise_exception`) or fails; the message is its own.
     pub fn render(&self, input: &RenderInput<'_>) -> Result<String> {
+        let conversation = self.conversation(input.messages, input.tools, input.kwargs)?;
+        conversation.render(input.messages.len(), input.add_generation_prompt)
+    }
+
+    /// A conversation of which several beginnings will be rendered; arguments as those of [`RenderInput`].
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render`].
+    pub fn conversation(
+        &self,
+        messages: &[Message],
+        tools: Option<&Value>,
+        kwargs: &Map<String, Value>,
+    ) -> Result<Conversation<'_>> {
         let mut variables = self.inner.special_tokens.clone();
-        variables.extend(input.kwargs.clone());
-        let messages = input.messages.iter().map(message_variables).collect();
-        variables.insert("messages".to_string(), Value::Array(messages));
-        variables.insert("tools".to_string(), input.tools.cloned().unwrap_or(Value::Null));
+        variables.extend(kwargs.clone());
+        variables.insert("tools".to_string(), tools.cloned().unwrap_or(Value::Null));
         variables.entry("documents").or_insert(Value::Null);
-        variables.insert("add_generation_prompt".to_string(), input.add_generation_prompt.into());
-        let name = if input.tools.is_some() && self.inner.has_tool_use { TOOL_USE } else { DEFAULT };
-        let template = self.inner.environment.get_template(name).context("find the compiled template")?;
-        template.render(minijinja::Value::from(Serde(variables))).map_err(|e| anyhow!(explain(&e)))
+        let variables = variables.into_iter().map(|(name, value)| (name, minijinja::Value::from(Serde(value))));
+        let name = if tools.is_some() && self.inner.has_tool_use { TOOL_USE } else { DEFAULT };
+        Ok(Conversation {
+            template: self.inner.environment.get_template(name).context("find the compiled template")?,
+            variables: variables.collect(),
+            messages: messages.iter().map(|m| minijinja::Value::from(Serde(message_variables(m)))).collect(),
+        })
     }
 
     /// BLAKE3 of the template's text, hex.

@@ -244,16 +244,17 @@ impl Turn {
 
 fn tokenize_chat(ctx: &ChatContext, messages: &[Message], tools: Option<&Value>) -> Result<Vec<Masked>, RowErrorKind> {
     let template = ctx.template.as_ref().ok_or(RowErrorKind::NoTemplate)?;
-    let render = |messages: &[Message], add_generation_prompt: bool| {
-        let input = RenderInput { messages, tools, add_generation_prompt, kwargs: &ctx.kwargs };
-        template.render(&input).map_err(|e| RowErrorKind::TemplateRefuses(format!("{e:#}")))
+    let refused = |e: anyhow::Error| RowErrorKind::TemplateRefuses(format!("{e:#}"));
+    let conversation = template.conversation(messages, tools, &ctx.kwargs).map_err(refused)?;
+    let render = |num_messages: usize, add_generation_prompt: bool| {
+        conversation.render(num_messages, add_generation_prompt).map_err(refused)
     };
-    let whole = render(messages, false)?;
+    let whole = render(messages.len(), false)?;
     let mut turns = Vec::new();
     for (i, message) in messages.iter().enumerate().filter(|(_, message)| message.role == "assistant") {
         let number = i + 1;
-        let prompt = render(&messages[..i], true)?;
-        let upto = if number == messages.len() { whole.clone() } else { render(&messages[..=i], false)? };
+        let prompt = render(i, true)?;
+        let upto = if number == messages.len() { whole.clone() } else { render(number, false)? };
         let target = target(&prompt, &upto, message).ok_or(RowErrorKind::PromptNotPrefix { turn: number })?;
         turns.push(Turn { number, target: target.to_string(), prompt, upto });
     }
