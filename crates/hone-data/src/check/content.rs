@@ -32,12 +32,18 @@ fn place(text: &Text<'_>) -> String {
 
 /// NUL if there is one, else the first control character other than tab, line feed and carriage return.
 fn first_control(text: &str) -> Option<char> {
-    // All control characters are a byte below 0x20, 0x7f, or 0xc2 and a byte below 0xa0: rare, so look once.
-    if !text.bytes().any(|b| (b < 0x20 && !matches!(b, b'\t' | b'\n' | b'\r')) || b == 0x7f || b == 0xc2) {
+    if !may_hold_control(text.as_bytes()) {
         return None;
     }
     if text.contains('\0') {
         return Some('\0');
     }
     text.chars().find(|c| c.is_control() && !matches!(c, '\t' | '\n' | '\r'))
+}
+
+/// All control characters are a byte below 0x20, 0x7f, or 0xc2 and a byte below 0xa0: rare, so look once, at whole
+/// blocks without a branch per byte.
+fn may_hold_control(bytes: &[u8]) -> bool {
+    let is_suspect = |b: u8| (b < 0x20) & (b != b'\t') & (b != b'\n') & (b != b'\r') | (b == 0x7f) | (b == 0xc2);
+    bytes.chunks(256).any(|block| block.iter().fold(0u8, |any, b| any | u8::from(is_suspect(*b))) != 0)
 }
