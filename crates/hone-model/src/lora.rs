@@ -164,6 +164,13 @@ impl LoraConfig {
         self.targets.contains(&target)
     }
 
+    /// Layer and target of an adapted weight, by its name.
+    pub(crate) fn adapts(&self, config: &Config, name: &str) -> Option<(usize, Target)> {
+        let layer = name.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()?;
+        let target = self.targets.iter().copied().find(|target| target.weight(layer) == name)?;
+        (layer < config.num_layers).then_some((layer, target))
+    }
+
     /// All matrices. The order is fixed: layer by layer; inside a layer, for the targets that read one input, their `A`
     /// one after the other and then their `B`.
     #[must_use]
@@ -220,7 +227,7 @@ impl Adapter {
 
     /// As [`Adapter::merge_into`], for the one weight `name`; one that is not adapted stays as it is.
     pub(crate) fn merge_tensor(&self, config: &Config, name: &str, values: &mut [f32]) {
-        let Some((layer, target)) = self.adapted(config, name) else { return };
+        let Some((layer, target)) = self.lora.adapts(config, name) else { return };
         let rank = self.lora.rank;
         let (input, _) = target.widths(config);
         let (a, b) = (self.matrix(layer, target, 'A'), self.matrix(layer, target, 'B'));
@@ -231,12 +238,6 @@ impl Adapter {
                 row.iter_mut().zip(a).for_each(|(w, a)| *w += factor * a);
             }
         });
-    }
-
-    fn adapted(&self, config: &Config, name: &str) -> Option<(usize, Target)> {
-        let layer = name.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()?;
-        let target = self.lora.targets.iter().copied().find(|target| target.weight(layer) == name)?;
-        (layer < config.num_layers).then_some((layer, target))
     }
 
     fn matrix(&self, layer: usize, target: Target, matrix: char) -> &[f32] {

@@ -2,8 +2,10 @@
 //!
 //! `config.json`, tokenizer, chat template and generation files as they stand in the parent's folder;
 //! `model.safetensors` in the parent's number type (masters rounded to nearest even), or shards with their index above
-//! the configured size; with LoRA the adapters are merged into these weights, and `adapter/` beside them holds the
-//! adapter alone in `peft`'s format (it belongs to the model that its `base_model_name_or_path` names);
+//! the configured size. With LoRA or frozen parameters there are always shards: those that training leaves alone come
+//! first and keep their bytes from checkpoint to checkpoint, so that a deployment sends only the others. With LoRA the
+//! adapters are merged into these weights, and `adapter/` beside them holds the adapter alone in `peft`'s format (it
+//! belongs to the model that its `base_model_name_or_path` names);
 //! `trainer_state.json` in the shape that `transformers` reads (steps of this slice);
 //! `lineage.json`: what the request's `lineage` holds, and over it `format_version`, `checkpoint`, `parent`,
 //! `job`, `steps_from_base`, `position`, `rows_digest`, `slice` (first and last step of the job, range of
@@ -70,11 +72,11 @@ pub fn write(staging: &Path, contents: &Contents<'_>, trainer: &mut Trainer) -> 
     for name in MODEL_FILES {
         copy(&contents.model_dir.join(name), &staging.join(name))?;
     }
-    let shards = Shards::plan(contents.config, contents.dtype, contents.max_shard_bytes);
-    for (name, range) in shards.files {
-        write_file(&staging.join(name), &mut |out| {
-            trainer.write(&Stored::Weights(range.clone()), contents.dtype, out)
-        })?;
+    let changes = |parameter: &str| trainer.changes(parameter);
+    let shards = Shards::plan(contents.config, contents.dtype, contents.max_shard_bytes, &changes);
+    for (name, indices) in shards.files {
+        let weights = Stored::Weights(indices);
+        write_file(&staging.join(name), &mut |out| trainer.write(&weights, contents.dtype, out))?;
     }
     if let Some(index) = shards.index {
         hone_disk::write_json(&staging.join(INDEX_FILE), &index)?;

@@ -104,7 +104,9 @@ fn thirty_random_kills_change_neither_losses_nor_weights() {
     assert_eq!(killed["done"], true);
     assert_eq!(losses(&rig.path("killed")), losses(&rig.path("whole")));
     let read = |out: &str, file: &str| std::fs::read(rig.path(out).join(file)).unwrap();
-    for file in ["checkpoint-70/model.safetensors", "checkpoint-70/adapter/adapter_model.safetensors"] {
+    let weights = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
+    for file in weights.into_iter().chain(["adapter/adapter_model.safetensors"]) {
+        let file = &format!("checkpoint-70/{file}");
         assert!(read("killed", file) == read("whole", file), "{file} differs");
     }
     let digest = |out: &str| serde_json::from_slice::<Value>(&read(out, "run.json")).unwrap()["rows_digest"].clone();

@@ -9,14 +9,13 @@ use crate::model::Training;
 use crate::weights::{Dtype, HostWeights, each_tensor, write_tensors};
 use anyhow::{Context, Result, ensure};
 use std::io::Write;
-use std::ops::Range;
 use std::path::Path;
 
 /// What [`Trainer::write`] writes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stored {
     /// These of [`crate::Config::parameters`], adapters merged into them: what a forward pass without adapters needs.
-    Weights(Range<usize>),
+    Weights(Vec<usize>),
     /// All parameters without the adapters: the f32 masters of a full run, the frozen model under an adapter.
     Base,
     /// AdamW's first moments of what is trained.
@@ -32,7 +31,10 @@ impl Trainer {
     /// A number that is not finite, by the tensor's name; a fault of the device; what `out` answers.
     pub fn write(&mut self, what: &Stored, dtype: Dtype, out: &mut dyn Write) -> Result<()> {
         let (tensors, adapter) = match what {
-            Stored::Weights(range) => (self.parameter_spans()[range.clone()].to_vec(), self.adapter()?),
+            Stored::Weights(indices) => {
+                let spans = self.parameter_spans();
+                (indices.iter().map(|i| spans[*i].clone()).collect(), self.adapter()?)
+            }
             Stored::Base => (self.parameter_spans(), None),
             Stored::FirstMoments => (self.trained_spans(self.training().first_moments), None),
             Stored::SecondMoments => (self.trained_spans(self.training().second_moments), None),
@@ -103,6 +105,15 @@ impl Trainer {
     pub fn trained(&mut self) -> Result<Vec<(String, Vec<f32>)>> {
         let spans: Vec<_> = self.training().tensors.iter().map(|t| (t.spec.clone(), t.values)).collect();
         self.read_tensors(&spans)
+    }
+
+    /// Whether training changes a parameter of the model: it is trained itself, or an adapter is merged into it.
+    #[must_use]
+    pub fn changes(&self, parameter: &str) -> bool {
+        match &self.options.method.lora {
+            Some(lora) => lora.adapts(&self.config, parameter).is_some(),
+            None => self.training().tensors.iter().any(|tensor| tensor.spec.name == parameter),
+        }
     }
 
     /// How many tensors are trained.

@@ -8,13 +8,12 @@ use half::{bf16, f16};
 use serde_json::{Map, Value, json};
 use std::borrow::Cow;
 use std::io::Write;
-use std::ops::Range;
 
 /// The weight files of a model: which parameters each holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shards {
-    /// File name, and the range of [`Config::parameters`] in it.
-    pub files: Vec<(String, Range<usize>)>,
+    /// File name, and the indices of [`Config::parameters`] in it.
+    pub files: Vec<(String, Vec<usize>)>,
     /// Content of `model.safetensors.index.json`; none for one file.
     pub index: Option<Value>,
 }
@@ -23,34 +22,42 @@ pub struct Shards {
 pub const INDEX_FILE: &str = INDEX;
 
 impl Shards {
-    /// Cuts the parameters, in their order, into files of at most `max_bytes` (0 = one file) each; a single tensor above
-    /// it has a file of its own.
+    /// Cuts the parameters, in their order, into files of at most `max_bytes` (0 = no limit) each; a single tensor above
+    /// it has a file of its own. Those for which `changes` is false stand in files of their own, the first ones: from one
+    /// checkpoint to the next these keep their bytes, so nobody stores or sends them again.
     #[must_use]
-    pub fn plan(config: &Config, dtype: Dtype, max_bytes: u64) -> Shards {
+    pub fn plan(config: &Config, dtype: Dtype, max_bytes: u64, changes: &dyn Fn(&str) -> bool) -> Shards {
         let parameters = config.parameters();
         let bytes = |spec: &ParameterSpec| (spec.len() * dtype.size_bytes()) as u64;
-        let mut ranges: Vec<Range<usize>> = Vec::new();
-        let mut filled = 0;
-        for (i, spec) in parameters.iter().enumerate() {
-            match ranges.last_mut() {
-                Some(range) if max_bytes == 0 || filled + bytes(spec) <= max_bytes => range.end = i + 1,
-                _ => {
-                    ranges.push(i..i + 1);
-                    filled = 0;
+        let (changed, same): (Vec<usize>, Vec<usize>) =
+            (0..parameters.len()).partition(|i| changes(&parameters[*i].name));
+        let mut groups: Vec<Vec<usize>> = Vec::new();
+        for list in [same, changed] {
+            let mut filled = u64::MAX;
+            for i in list {
+                let size = bytes(&parameters[i]);
+                match groups.last_mut() {
+                    Some(group) if filled != u64::MAX && (max_bytes == 0 || filled + size <= max_bytes) => {
+                        group.push(i)
+                    }
+                    _ => {
+                        groups.push(vec![i]);
+                        filled = 0;
+                    }
                 }
+                filled += size;
             }
-            filled += bytes(spec);
         }
-        if ranges.len() == 1 {
-            return Shards { files: vec![(SINGLE.to_owned(), 0..parameters.len())], index: None };
+        if groups.len() == 1 {
+            return Shards { files: vec![(SINGLE.to_owned(), groups.remove(0))], index: None };
         }
-        let count = ranges.len();
+        let count = groups.len();
         let name = |i: usize| format!("model-{:05}-of-{count:05}.safetensors", i + 1);
-        let files: Vec<_> = ranges.into_iter().enumerate().map(|(i, range)| (name(i), range)).collect();
+        let files: Vec<_> = groups.into_iter().enumerate().map(|(i, group)| (name(i), group)).collect();
         let mut map = Map::new();
-        for (file, range) in &files {
-            for spec in &parameters[range.clone()] {
-                map.insert(spec.name.clone(), Value::String(file.clone()));
+        for (file, group) in &files {
+            for i in group {
+                map.insert(parameters[*i].name.clone(), Value::String(file.clone()));
             }
         }
         let total: u64 = parameters.iter().map(bytes).sum();

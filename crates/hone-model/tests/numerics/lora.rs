@@ -118,7 +118,7 @@ fn merged_weights_compute_what_the_adapter_computes_also_after_a_reload() {
         assert!(distance(&without, &with_adapter) > 1e-3, "{}: the adapter changes something", case.what);
         let dir = tempfile::tempdir().unwrap();
         let mut file = std::fs::File::create(dir.path().join("model.safetensors")).unwrap();
-        let all = Stored::Weights(0..case.config.parameters().len());
+        let all = Stored::Weights((0..case.config.parameters().len()).collect());
         trainer.write(&all, Dtype::F32, &mut file).unwrap();
         let reloaded = HostWeights::load(dir.path(), &case.config).unwrap();
         assert_eq!(reloaded.tensors, trainer.weights().unwrap().tensors);

@@ -42,8 +42,12 @@ fn slices_of_a_lora_job_equal_one_run_bit_for_bit() {
     request.settings.save_steps = 2;
     let done = parts.finish(request, false).unwrap();
     assert_eq!((done.staged.len(), done.losses()), (5, expected.losses()), "every loss, to the last bit");
-    for folder in ["checkpoint-9", "resume-9/base", "resume-9/first_moment", "resume-9/second_moment"] {
+    for folder in ["resume-9/base", "resume-9/first_moment", "resume-9/second_moment"] {
         assert!(bytes(&parts, folder) == bytes(&whole, folder), "{folder} differs");
+    }
+    for name in ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"] {
+        let read = |workspace: &Workspace| std::fs::read(workspace.root().join("checkpoint-9").join(name)).unwrap();
+        assert!(read(&parts) == read(&whole), "{name} differs");
     }
     let adapter = "checkpoint-9/adapter/adapter_model.safetensors";
     let read = |workspace: &Workspace| std::fs::read(workspace.root().join(adapter)).unwrap();
@@ -167,4 +171,21 @@ fn large_weights_are_written_as_shards_that_load_again() {
     assert!(!dir.join("model.safetensors").exists() && dir.join("model.safetensors.index.json").exists());
     assert!(dir.join("model-00006-of-00006.safetensors").exists());
     assert_eq!(published(&parts, "checkpoint-9"), published(&whole, "checkpoint-9"));
+}
+
+#[test]
+fn parameters_that_training_leaves_alone_keep_their_file_from_checkpoint_to_checkpoint() {
+    let (workspace, mut request) = lora_job(Dtype::Bf16);
+    request.settings.save_steps = 4;
+    workspace.finish(request, false).unwrap();
+    let file = |folder: &str, name: &str| std::fs::read(workspace.root().join(folder).join(name)).unwrap();
+    let (same, changed) = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors");
+    assert!(file("checkpoint-4", same) == file("checkpoint-8", same));
+    assert!(file("checkpoint-4", changed) != file("checkpoint-8", changed));
+    // What stands in the first file is the base's, and what is the base's stands there.
+    let header = String::from_utf8_lossy(&file("checkpoint-8", same)).into_owned();
+    let (trained, base) = (published(&workspace, "checkpoint-8"), published(&workspace, "base"));
+    for ((name, values), (_, of_base)) in trained.tensors.iter().zip(&base.tensors) {
+        assert_eq!(header.contains(&format!("\"{name}\"")), values == of_base, "{name}");
+    }
 }
