@@ -14,6 +14,7 @@ mod leak;
 mod line;
 mod near;
 mod overlap;
+mod plain;
 mod quality;
 mod secrets;
 mod tally;

@@ -31,7 +31,7 @@ fn place(text: &Text<'_>) -> String {
 }
 
 /// NUL if there is one, else the first control character other than tab, line feed and carriage return.
-fn first_control(text: &str) -> Option<char> {
+pub(super) fn first_control(text: &str) -> Option<char> {
     if !may_hold_control(text.as_bytes()) {
         return None;
     }

@@ -3,7 +3,7 @@
 use super::facts::{self, Facts};
 use super::overlap::{Index, RowWords, describe};
 use super::tally::Tally;
-use super::{add_stats, content, leak, quality, secrets};
+use super::{add_stats, content, leak, plain, quality, secrets};
 use crate::example::{Example, Row};
 use crate::reader::row_id;
 use crate::tokenize::{ChatContext, RowErrorKind, fit, tokenize};
@@ -54,6 +54,9 @@ impl LineChecker {
     /// Checks one line that is not blank.
     pub fn check(&self, line: u64, bytes: &[u8], outcome: &mut Outcome) {
         outcome.rows += 1;
+        if self.level == Level::Quick && std::str::from_utf8(bytes).is_ok_and(|text| plain::is_plain(self.spec, text)) {
+            return;
+        }
         let json = match parse(bytes) {
             Ok(json) => json,
             Err((problem, evidence)) => return outcome.tally.row(line, problem, evidence),
