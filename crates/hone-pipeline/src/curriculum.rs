@@ -6,6 +6,10 @@
 //! average below `demote_below`. The lowest and the highest level stay. An answer that could not be judged counts neither as
 //! right nor as wrong; an unparsable one counts as wrong, but blocks no way down.
 //!
+//! A model that has just passed a level knows little of the next one: it is *arriving* until it was once above `demote_below`
+//! there. The way down stays closed meanwhile for two windows, and then as long as it surely climbs from window to window. Sent
+//! back at once, it would not be trained on the level that it has to learn.
+//!
 //! After a step back the way up takes longer (twice, three, at most [`MAX_CAUTION`] times the window), until the level
 //! that was lost is passed: a model on the edge does not go back and forth.
 //!
@@ -264,7 +268,7 @@ fn verdict(progress: &SkillProgress, settings: &CurriculumSettings) -> Option<(u
     let evidence = progress.evidence(settings);
     let window = settings.window.max(1);
     let down = average(evidence.get(evidence.len().checked_sub(window)?..)?)?;
-    if down < settings.demote_below && progress.level > 1 {
+    if down < settings.demote_below && progress.level > 1 && !is_arriving(progress, &evidence, settings) {
         let bound = 100.0 * settings.demote_below;
         let reason = format!("the last {window} evaluations average {:.1} %, below {bound:.0} %", 100.0 * down);
         return Some((progress.level - 1, reason));
@@ -282,6 +286,32 @@ fn verdict(progress: &SkillProgress, settings: &CurriculumSettings) -> Option<(u
         ));
     }
     None
+}
+
+/// Whether the level was entered from the one below, by evidence, and the model has not been above the floor there yet.
+fn is_arriving(progress: &SkillProgress, evidence: &[&SkillEvaluation], settings: &CurriculumSettings) -> bool {
+    let came_up = progress.moves.last().is_some_and(|step| step.to > step.from && step.checkpoint.is_some());
+    let was_above = evidence.iter().any(|e| e.accuracy().is_some_and(|share| share >= settings.demote_below));
+    if !came_up || was_above {
+        return false;
+    }
+    let window = settings.window.max(1);
+    let Some(from) = evidence.len().checked_sub(2 * window) else { return true };
+    let (before, last) = evidence[from..].split_at(window);
+    climbs(before, last)
+}
+
+/// Whether the share of right answers rose by more than three standard errors.
+fn climbs(before: &[&SkillEvaluation], last: &[&SkillEvaluation]) -> bool {
+    let counts = |evaluations: &[&SkillEvaluation]| {
+        let judged: u64 = evaluations.iter().map(|e| e.judged()).sum();
+        let solved: u64 = evaluations.iter().map(|e| e.solved).sum();
+        (judged.max(1) as f64, solved as f64)
+    };
+    let ((judged_before, solved_before), (judged_last, solved_last)) = (counts(before), counts(last));
+    let share = (solved_before + solved_last) / (judged_before + judged_last);
+    let error = (share * (1.0 - share) * (1.0 / judged_before + 1.0 / judged_last)).sqrt();
+    solved_last / judged_last - solved_before / judged_before > 3.0 * error
 }
 
 fn average(evaluations: &[&SkillEvaluation]) -> Option<f64> {

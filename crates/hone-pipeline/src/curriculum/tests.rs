@@ -62,6 +62,23 @@ fn below_half_goes_down_and_never_below_level_1() {
 }
 
 #[test]
+fn a_model_that_arrives_at_a_level_is_not_sent_back_while_it_climbs() {
+    let after = |percents: &[u64]| *climb(at_level(1), &[&[90; 3], percents].concat()).last().unwrap();
+    // It knows little of the new level at first: two windows, and longer where the second is surely better.
+    assert_eq!(after(&[10; 5]), 2);
+    assert_eq!(after(&[10; 6]), 1);
+    assert_eq!(after(&[10, 10, 10, 20, 20, 20]), 2);
+    assert_eq!(after(&[10, 10, 10, 12, 12, 12]), 1);
+    assert_eq!(after(&[10, 10, 10, 20, 20, 20, 30, 30, 30, 40, 40, 40]), 2);
+    assert_eq!(after(&[10, 10, 10, 20, 20, 20, 20, 20, 20]), 1);
+    // Once it was above the floor, the floor holds.
+    assert_eq!(after(&[55, 40, 40, 40]), 1);
+    // Whom a person put there has to hold the level at once.
+    let by_hand = set_level(&at_level(1), 2, "by hand", 0);
+    assert_eq!(*climb(by_hand, &[10, 10, 10]).last().unwrap(), 1);
+}
+
+#[test]
 fn the_top_level_stays() {
     assert_eq!(climb(at_level(7), &[100; 6]), [7; 6]);
     // Before the number of levels is known there is no way up.
@@ -71,12 +88,12 @@ fn the_top_level_stays() {
 #[test]
 fn after_a_step_back_the_way_up_takes_longer_until_the_lost_level_is_passed() {
     let mut percents = vec![90; 3]; // up to 2
-    percents.extend([20; 3]); // back to 1
+    percents.extend([20; 6]); // back to 1
     percents.extend([90; 6]); // twice as many for 2
     percents.extend([90; 6]); // and for 3
     percents.extend([90; 3]); // as before for 4
     let levels = climb(at_level(1), &percents);
-    let expected = [1, 1, 2, 2, 2, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 3, 3, 3, 4];
+    let expected = [1, 1, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 3, 3, 3, 4];
     assert_eq!(levels, expected);
 }
 
