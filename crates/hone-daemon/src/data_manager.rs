@@ -26,8 +26,6 @@ use std::time::{Duration, Instant};
 
 /// After a rejected file its skill rests this many times the cooldown.
 pub const REST_AFTER_REJECTION: u64 = 10;
-/// Schema of generated rows.
-const SCHEMA_ID: &str = "chat_sft_v1";
 const LOCK_WAIT: Duration = Duration::from_secs(10);
 const LOCK_POLL: Duration = Duration::from_millis(5);
 
@@ -98,11 +96,18 @@ pub fn generate_once(root: &Path, order: &GenerateOrder, limits: &Limits) -> Res
     };
     let mut version = String::new();
     let mut samples = Vec::new();
+    let mut of_other_levels = HashSet::new();
     for (level, count) in order.mix() {
         let generated = client.generate(level, count, seed, Split::Train)?;
-        let mut ids = HashSet::new();
-        let fresh = |sample: &Sample| !generated.repeated || ids.insert(sample.id.clone());
-        samples.extend(generated.samples.into_iter().filter(fresh).map(|sample| (level, sample)));
+        // Levels may share questions, and a level that has fewer of them repeats some and says so. Anything else that comes
+        // twice is a fault, which the quality check finds.
+        let mut of_level = HashSet::new();
+        let mut fresh = |sample: &Sample| {
+            let text = conversation(sample);
+            !of_other_levels.contains(&text) && (of_level.insert(text) || !generated.repeated)
+        };
+        samples.extend(generated.samples.into_iter().filter(|s| fresh(s)).map(|sample| (level, sample)));
+        of_other_levels.extend(of_level);
         version = generated.version;
     }
     let quality = quality::check(&samples, &QualityProfile::of(skill), &client)
@@ -192,6 +197,11 @@ fn rests_until(state: &State, config: &DataManagerConfig, skill: &str) -> TimeMs
     }
 }
 
+/// What a model sees of a sample.
+fn conversation(sample: &Sample) -> String {
+    serde_json::to_string(&sample.messages).expect("JSON values are plain data")
+}
+
 fn place(
     root: &Path,
     order: &GenerateOrder,
@@ -210,8 +220,8 @@ fn place(
         "skill": skill, "version": version, "level": level, "seed": seed,
         "split": Split::Train, "mix": mix, "quality": quality,
     });
-    let sidecar =
-        Sidecar { schema_id: Some(SCHEMA_ID.to_string()), provenance: Some(provenance), ..Sidecar::default() };
+    let schema_id = Some(QualityProfile::of(skill).schema_id.to_string());
+    let sidecar = Sidecar { schema_id, provenance: Some(provenance), ..Sidecar::default() };
     let name = format!("{skill}-l{level}-{seed}.jsonl");
     let inbox_path = inbox::place_bytes(root, &name, &bytes, order.priority, &sidecar)?;
     Ok((inbox_path, samples.len() as u64))

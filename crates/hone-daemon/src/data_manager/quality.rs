@@ -25,6 +25,8 @@ pub struct QualityProfile {
     pub min_distinct_answers: f64,
     /// Most samples that may have one and the same answer, as a share (looked at from 20 samples on).
     pub max_same_answer: f64,
+    /// The schema that its files are held against.
+    pub schema_id: &'static str,
 }
 
 impl QualityProfile {
@@ -36,6 +38,7 @@ impl QualityProfile {
             max_answer_chars: 16_000,
             min_distinct_answers: 0.0,
             max_same_answer: 0.9,
+            schema_id: "chat_sft_v1",
         };
         match skill {
             // 155 problems in several wordings at level 1; an answer is a short line, with worked steps a few.
@@ -44,13 +47,15 @@ impl QualityProfile {
                 max_answer_chars: 400,
                 min_distinct_answers: 0.01,
                 max_same_answer: 0.2,
+                ..default
             },
-            // Puzzles never repeat.
+            // Puzzles never repeat; the schema gate solves each.
             "syllo" => QualityProfile {
                 max_question_chars: 2_000,
                 max_answer_chars: 2_000,
                 min_distinct_answers: 0.9,
                 max_same_answer: 0.1,
+                schema_id: "syllo_v1",
             },
             _ => default,
         }

@@ -96,6 +96,16 @@ fn samples_that_are_no_training_data_are_refused_by_name() {
 }
 
 #[test]
+fn a_question_that_two_levels_share_comes_once() {
+    let root = tempfile::tempdir().unwrap();
+    let server = skill(|samples| samples[0]["messages"][0]["content"] = "shared?".into());
+    let order = GenerateOrder { level: 2, count: 4, replay_share: 0.5, ..order(&server) };
+    let file = generate_once(root.path(), &order, &Limits::default()).unwrap();
+    let text = std::fs::read_to_string(root.path().join("inbox").join(&file.inbox_path)).unwrap();
+    assert_eq!((file.rows, text.matches("shared?").count()), (3, 1));
+}
+
+#[test]
 fn it_asks_when_the_queue_runs_dry_and_the_cooldown_has_passed() {
     let endpoint = |name: &str| SkillEndpoint { name: name.to_string(), url: String::new() };
     let config = DataManagerConfig {
