@@ -141,6 +141,9 @@ impl Runner {
                 let handle = self.new_worker(token);
                 self.spawn("evaluate", move || device::evaluation(&env, given, checkpoint, token, &handle))
             }
+            Effect::JudgeExams { checkpoint, token } => {
+                self.spawn("judge", move || device::judge_exams(&env, &given, checkpoint, token))
+            }
             Effect::AskToYield { token } => {
                 self.workers.get(&token).inspect(|worker| worker.ask_to_yield());
                 Ok(())

@@ -1,8 +1,9 @@
 //! Exams: fresh questions of a skill's `eval` split for a checkpoint, and the verdict on its answers.
 //!
 //! The questions go with the request of the `eval-job`. Its raw answers are kept beside it, in `exams.json` (a list with
-//! skill, level, seed, samples and answers), *before* a skill judges them: scoring again never generates again.
-//! A skill that cannot be asked gives no questions, one that cannot judge gives no verdict; neither moves a level.
+//! skill, level, seed, samples and answers), *before* the state says that their verdict is owed: a crash in between loses
+//! nothing, and scoring again never generates again. A skill that cannot be asked gives no questions; one that cannot
+//! judge is asked again later. Neither moves a level.
 
 #[cfg(test)]
 mod tests;
@@ -10,7 +11,7 @@ mod tests;
 use crate::options::{Limits, LoopConfig, SkillEndpoint};
 use crate::skill::{Sample, SkillClient, SkillError, Split, VerifyResult, VerifySample};
 use anyhow::{Context, Result};
-use hone_pipeline::curriculum::SkillEvaluation;
+use hone_pipeline::curriculum::{SkillEvaluation, SkillProgress};
 use hone_pipeline::event::Event;
 use hone_pipeline::ids::{CheckpointId, LeaseToken};
 use hone_pipeline::state::State;
@@ -22,6 +23,8 @@ use std::path::Path;
 
 /// Answers of one call to `/verify`.
 const VERIFY_CHUNK: usize = 500;
+/// Where the answers of an evaluation are kept, in its run folder.
+const FILE: &str = "exams.json";
 /// Seeds of exams begin here, far from those of training data.
 const FIRST_SEED: u64 = 1 << 40;
 
@@ -42,9 +45,14 @@ pub(crate) struct Exam {
     pub answers: Vec<Answer>,
 }
 
-/// The exams of one evaluation: one per skill that can be asked. No two leases get the same questions. The lease is held
-/// meanwhile: calls are short, and `alive` is called between skills.
-pub(crate) fn prepare(state: &State, config: &LoopConfig, token: LeaseToken, alive: &dyn Fn()) -> Vec<Exam> {
+/// The exams of one evaluation: one per skill that can be asked and that has not examined the checkpoint at this level yet. No
+/// two leases get the same questions. The lease is held meanwhile: calls are short, and `alive` is called between skills.
+pub(crate) fn prepare(
+    state: &State,
+    config: &LoopConfig,
+    (checkpoint, token): (CheckpointId, LeaseToken),
+    alive: &dyn Fn(),
+) -> Vec<Exam> {
     if !config.settings.curriculum.enabled {
         return Vec::new();
     }
@@ -58,15 +66,18 @@ pub(crate) fn prepare(state: &State, config: &LoopConfig, token: LeaseToken, ali
             }
         }
     };
-    config.data_manager.skills.iter().filter_map(one).collect()
+    let is_open = |skill: &&SkillEndpoint| !is_examined(&state.skill(&skill.name), checkpoint);
+    config.data_manager.skills.iter().filter(is_open).filter_map(one).collect()
+}
+
+/// Whether a checkpoint's answers count for the level of now already: a champion that is evaluated again brings no new evidence.
+fn is_examined(progress: &SkillProgress, checkpoint: CheckpointId) -> bool {
+    let mut of_now = progress.history.iter().filter(|evaluation| evaluation.visit == progress.visit);
+    of_now.any(|evaluation| evaluation.checkpoint == checkpoint)
 }
 
 fn exam(skill: &SkillEndpoint, state: &State, config: &LoopConfig, seed: u64) -> Result<Exam, SkillError> {
-    let limits = Limits {
-        skill_call_ms: config.limits.skill_call_ms.min(config.settings.lease_ms / 4),
-        ..config.limits.clone()
-    };
-    let client = client(&skill.url, &limits);
+    let client = client_under_lease(&skill.url, config);
     let level = state.skill(&skill.name).level;
     let total_levels = client.info()?.total_levels;
     let pass_threshold = client.levels()?.iter().find(|l| l.level == level).map(|l| l.pass_threshold);
@@ -90,13 +101,15 @@ fn exam(skill: &SkillEndpoint, state: &State, config: &LoopConfig, seed: u64) ->
 /// The questions of all exams, for the request.
 pub(crate) fn questions(exams: &[Exam]) -> Vec<Question> {
     let of = |exam: &Exam| -> Vec<Question> {
-        let question = |sample: &Sample| {
-            let asked = sample.messages.split_last().map_or(&[][..], |(_, asked)| asked);
-            Question { id: question_id(exam, sample), messages: json!(asked) }
-        };
-        exam.samples.iter().map(question).collect()
+        exam.samples.iter().map(|sample| question(question_id(exam, sample), sample)).collect()
     };
     exams.iter().flat_map(of).collect()
+}
+
+/// A sample without its answer.
+pub(crate) fn question(id: String, sample: &Sample) -> Question {
+    let asked = sample.messages.split_last().map_or(&[][..], |(_, asked)| asked);
+    Question { id, messages: json!(asked) }
 }
 
 fn question_id(exam: &Exam, sample: &Sample) -> String {
@@ -107,13 +120,22 @@ fn question_id(exam: &Exam, sample: &Sample) -> String {
 ///
 /// # Errors
 /// Whatever the disk answers.
-pub(crate) fn keep(exams: &mut [Exam], answers: Vec<Answer>, run_dir: &Path) -> Result<()> {
-    let mut by_id: HashMap<String, Answer> = answers.into_iter().map(|answer| (answer.id.clone(), answer)).collect();
+pub(crate) fn keep(exams: &mut [Exam], answers: &[Answer], run_dir: &Path) -> Result<()> {
+    let by_id: HashMap<&str, &Answer> = answers.iter().map(|answer| (answer.id.as_str(), answer)).collect();
     for exam in exams.iter_mut() {
         let ids: Vec<String> = exam.samples.iter().map(|sample| question_id(exam, sample)).collect();
-        exam.answers = ids.iter().filter_map(|id| by_id.remove(id)).collect();
+        exam.answers = ids.iter().filter_map(|id| by_id.get(id.as_str()).map(|answer| (*answer).clone())).collect();
     }
-    hone_disk::write_json(&run_dir.join("exams.json"), &exams).context("keep the answers")
+    hone_disk::write_json(&run_dir.join(FILE), &exams).context("keep the answers")
+}
+
+/// What [`keep`] kept.
+///
+/// # Errors
+/// It is not there, or cannot be read.
+pub(crate) fn kept(run_dir: &Path) -> Result<Vec<Exam>> {
+    let bytes = std::fs::read(run_dir.join(FILE)).context("read the kept answers")?;
+    serde_json::from_slice(&bytes).context("read the kept answers")
 }
 
 /// What the skill says about the answers.
@@ -121,25 +143,12 @@ pub(crate) fn keep(exams: &mut [Exam], answers: Vec<Answer>, run_dir: &Path) -> 
 /// # Errors
 /// The skill does not judge, or the profile is unknown: there is no verdict.
 pub(crate) fn score(exam: &Exam, id: CheckpointId, manifest_hash: &str, config: &LoopConfig) -> Result<Event> {
-    let profile = hone_data::profile::find(&config.settings.train.profile).context("find the profile")?;
     let by_id: HashMap<&str, &Answer> = exam.answers.iter().map(|answer| (answer.id.as_str(), answer)).collect();
     let ids: Vec<String> = exam.samples.iter().map(|sample| question_id(exam, sample)).collect();
     let answered: Vec<(&Sample, &Answer)> =
         exam.samples.iter().zip(&ids).filter_map(|(sample, id)| Some((sample, *by_id.get(id.as_str())?))).collect();
     let client = client(&exam.url, &config.limits).with_tries(config.limits.skill_tries);
-    let mut results: Vec<VerifyResult> = Vec::new();
-    for chunk in answered.chunks(VERIFY_CHUNK) {
-        let asked: Vec<VerifySample> = chunk
-            .iter()
-            .map(|(sample, answer)| VerifySample {
-                id: sample.id.clone(),
-                level: exam.level,
-                metadata: sample.metadata.clone(),
-                response: profile.extract(&answer.text),
-            })
-            .collect();
-        results.extend(client.verify(&asked)?);
-    }
+    let results = verify(&client, exam.level, &answered, &config.settings.train.profile)?;
     let count = |holds: &dyn Fn(&VerifyResult, &Answer) -> bool| {
         results.iter().zip(&answered).filter(|(result, (_, answer))| holds(result, answer)).count() as u64
     };
@@ -151,7 +160,7 @@ pub(crate) fn score(exam: &Exam, id: CheckpointId, manifest_hash: &str, config: 
         questions: exam.samples.len() as u64,
         solved: count(&|result, _| result.solved),
         unparsed: count(&|result, _| !result.parsed),
-        cut: count(&|_, answer| answer.finish_reason == "length"),
+        cut: count(&|_, answer| is_cut(answer)),
         empty: count(&|_, answer| answer.text.trim().is_empty()),
         errored: (exam.samples.len() - results.len()) as u64,
         pass_threshold: exam.pass_threshold,
@@ -160,6 +169,44 @@ pub(crate) fn score(exam: &Exam, id: CheckpointId, manifest_hash: &str, config: 
     };
     let (skill, total_levels, manifest_hash) = (exam.skill.clone(), exam.total_levels, manifest_hash.to_string());
     Ok(Event::SkillScored { skill, total_levels, manifest_hash, evaluation })
+}
+
+/// One verdict per answer, in their order.
+///
+/// # Errors
+/// The skill does not judge, or the profile is unknown.
+pub(crate) fn verify(
+    client: &SkillClient,
+    level: u32,
+    answered: &[(&Sample, &Answer)],
+    profile: &str,
+) -> Result<Vec<VerifyResult>> {
+    let profile = hone_data::profile::find(profile).context("find the profile")?;
+    let mut results = Vec::with_capacity(answered.len());
+    for chunk in answered.chunks(VERIFY_CHUNK) {
+        let asked: Vec<VerifySample> = chunk
+            .iter()
+            .map(|(sample, answer)| VerifySample {
+                id: sample.id.clone(),
+                level,
+                metadata: sample.metadata.clone(),
+                response: profile.extract(&answer.text),
+            })
+            .collect();
+        results.extend(client.verify(&asked)?);
+    }
+    Ok(results)
+}
+
+/// Whether the limit of tokens ended an answer.
+pub(crate) fn is_cut(answer: &Answer) -> bool {
+    answer.finish_reason == "length"
+}
+
+/// A client whose calls end long before a lease does.
+pub(crate) fn client_under_lease(url: &str, config: &LoopConfig) -> SkillClient {
+    let skill_call_ms = config.limits.skill_call_ms.min(config.settings.lease_ms / 4);
+    client(url, &Limits { skill_call_ms, ..config.limits.clone() })
 }
 
 fn client(url: &str, limits: &Limits) -> SkillClient {

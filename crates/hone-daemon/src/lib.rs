@@ -39,6 +39,7 @@ mod exam;
 mod http;
 mod requests;
 mod run_loop;
+mod sealed;
 #[cfg(test)]
 mod testing;
 mod worker;

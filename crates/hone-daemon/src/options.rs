@@ -72,6 +72,8 @@ pub struct LoopConfig {
     pub housekeeping: Housekeeping,
     /// How people are told.
     pub alerts: Alerts,
+    /// Questions of each sealed set of a skill's level; 0 = none are asked.
+    pub sealed_questions: u64,
     /// A program with its arguments that takes the place of `train-job`; empty = the built-in one.
     pub trainer_command: Vec<String>,
 }

@@ -60,6 +60,8 @@ pub fn decide(state: &State, settings: &Settings, event: &Event, now: TimeMs) ->
         Event::PublishFailed { checkpoint, reason } => checkpoints::publish_failed(&mut draft, *checkpoint, reason),
         Event::WorkerExited { token, exit } => device::exited(&mut draft, *token, exit),
         Event::Evaluated { token, evaluation } => evaluation::evaluated(&mut draft, *token, evaluation),
+        Event::ExamsAnswered { checkpoint, token } => curriculum::answered(&mut draft, *checkpoint, *token),
+        Event::ExamsJudged { checkpoint, token } => curriculum::judged(&mut draft, *checkpoint, *token),
         Event::SkillScored { skill, total_levels, manifest_hash, evaluation } => {
             curriculum::scored(&mut draft, skill, *total_levels, manifest_hash, evaluation);
         }
@@ -91,6 +93,7 @@ pub fn recover(state: &State, settings: &Settings, now: TimeMs) -> Decision {
     device::recover(&mut draft);
     inbox::recover(&mut draft);
     checkpoints::recover(&mut draft);
+    curriculum::recover(&mut draft);
     deployment::recover(&mut draft);
     disk::recover(&mut draft);
     settle(&mut draft);

@@ -88,8 +88,22 @@ pub enum Event {
         /// The results.
         evaluation: Evaluation,
     },
-    /// A checkpoint's answers to a skill's fresh questions were judged. Sent after [`Effect::StartEval`], once for each
-    /// skill that could be asked; lost with a crash, and then the next checkpoint brings the next.
+    /// An evaluation's answers to fresh questions of skills lie on disk. Sent before its [`Event::Evaluated`].
+    ExamsAnswered {
+        /// The checkpoint.
+        checkpoint: CheckpointId,
+        /// The evaluation's lease, which names the folder.
+        token: LeaseToken,
+    },
+    /// [`Effect::JudgeExams`] ended: every skill that is still configured has judged.
+    ExamsJudged {
+        /// The checkpoint.
+        checkpoint: CheckpointId,
+        /// The evaluation's lease.
+        token: LeaseToken,
+    },
+    /// A checkpoint's answers to a skill's fresh questions were judged. Sent by [`Effect::JudgeExams`], once for each
+    /// skill; one that comes again changes nothing.
     SkillScored {
         /// The skill's configured name.
         skill: String,
@@ -347,12 +361,20 @@ pub enum Effect {
         token: LeaseToken,
     },
     /// Start an `eval-job` child on the suites that lie in `validation/` now. Comes back as
-    /// [`Event::WorkerProgress`], at most one [`Event::Evaluated`], and always [`Event::WorkerExited`]. Where
+    /// [`Event::WorkerProgress`], at most one [`Event::ExamsAnswered`] and [`Event::Evaluated`], and always [`Event::WorkerExited`]. Where
     /// there is no suite the daemon may leave the child out and send `Evaluated` with none, then `WorkerExited`.
     StartEval {
         /// The checkpoint.
         checkpoint: CheckpointId,
         /// The lease that it works under.
+        token: LeaseToken,
+    },
+    /// Let the skills judge the answers that an evaluation kept. Comes back as [`Event::SkillScored`] for each skill, then
+    /// [`Event::ExamsJudged`].
+    JudgeExams {
+        /// The checkpoint.
+        checkpoint: CheckpointId,
+        /// The evaluation's lease, which names the folder.
         token: LeaseToken,
     },
     /// Ask the child to write a checkpoint at the next step and end. A child without a finished step since its

@@ -56,6 +56,9 @@ pub struct State {
     /// Level and history of each skill, by its configured name.
     #[serde(default)]
     pub curriculum: BTreeMap<String, SkillProgress>,
+    /// Answers to questions of skills that lie in the folder of that evaluation and wait for their verdict.
+    #[serde(default)]
+    pub open_exams: BTreeMap<CheckpointId, LeaseToken>,
 }
 
 /// Numbers that only grow.

@@ -150,6 +150,7 @@ impl Store {
             queue_full: load_singleton(&db, "queue_full")?.unwrap_or_default(),
             disk_low: load_singleton(&db, "disk_low")?.unwrap_or_default(),
             curriculum: load_singleton(&db, "curriculum")?.unwrap_or_default(),
+            open_exams: load_singleton(&db, "open_exams")?.unwrap_or_default(),
         };
         Ok(state)
     }
@@ -293,6 +294,7 @@ fn write_change(db: &Transaction, change: &Change) -> Result<()> {
         Change::SetQueueFull { full } => put_singleton(db, "queue_full", full),
         Change::SetDiskLow { low } => put_singleton(db, "disk_low", low),
         Change::SetCurriculum { skills } => put_singleton(db, "curriculum", skills),
+        Change::SetOpenExams { exams } => put_singleton(db, "open_exams", exams),
         Change::Log(entry) => append_event(db, entry),
     }
 }

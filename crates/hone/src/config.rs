@@ -95,6 +95,10 @@ pub struct Config {
     pub auto_generate: AutoGenerate,
     /// Retention of all but checkpoints, snapshots.
     pub housekeeping: Housekeeping,
+    /// Questions of each sealed set of a skill's level.
+    pub sealed_questions: u64,
+    /// Most tokens of an answer in an evaluation.
+    pub max_answer_tokens: usize,
     /// How people are told.
     pub alerts: Alerts,
     /// Another trainer; empty = the built-in one.
@@ -283,6 +287,8 @@ impl Config {
                 order: values.get("auto_generate.order"),
             },
             housekeeping: settings::housekeeping(values),
+            sealed_questions: values.get("evaluation.sealed_questions"),
+            max_answer_tokens: values.get("evaluation.max_answer_tokens"),
             alerts: Alerts { command: values.get("alerts.command"), url: values.get("alerts.url") },
             trainer_command: values.get("trainer.command"),
             inbox: Inbox {

@@ -5,6 +5,7 @@ use super::{Env, Given, Message};
 use crate::exam::{self, Exam};
 use crate::inbox::Sidecar;
 use crate::requests;
+use crate::sealed;
 use crate::status::{LiveUpdate, PreviewStatus};
 use crate::worker::{ChildEnd, ChildHandle, ChildSpec, run_child, write_request};
 use anyhow::{Context, Result};
@@ -116,7 +117,7 @@ pub(super) fn slice(env: &Env, given: Given, job: JobId, token: LeaseToken, hand
         env.send(Message::Live(LiveUpdate::Started));
         run_child(&spec, handle, &mut |message| {
             staged |= matches!(message, WorkerMessage::Staged(_));
-            worker_message(env, token, message, None);
+            worker_message(env, token, message);
         })
     };
     let exit = exit_of(run());
@@ -143,16 +144,16 @@ fn drop_staging(env: &Env, token: LeaseToken) {
     }
 }
 
-/// The evaluation of a checkpoint: losses on suites, then answers to fresh questions of the skills. Where there is
-/// neither there is nothing to run. The skills judge once the device is free again.
+/// The evaluation of a checkpoint: losses on suites, answers to sealed questions and to fresh ones of the skills. Where
+/// there is none of them there is nothing to run.
 pub(super) fn evaluation(env: &Env, given: Given, id: CheckpointId, token: LeaseToken, handle: &ChildHandle) {
-    let mut exams = exam::prepare(&given.state, &given.config, token, &|| {
-        env.event(Event::WorkerProgress { token, progress: None })
-    });
-    let mut answers = Vec::new();
-    let run = |answers: &mut Vec<Answer>| -> Result<Option<ChildEnd>> {
+    let alive = || env.event(Event::WorkerProgress { token, progress: None });
+    let exams = exam::prepare(&given.state, &given.config, (id, token), &alive);
+    let sealed = sealed::prepare(&env.layout, &given.state, &given.config, &alive);
+    let mut results = None;
+    let run = |results: &mut Option<Results>| -> Result<Option<ChildEnd>> {
         let mut request = requests::evaluate(&env.layout, &given.state, &given.config, id, token)?;
-        request.questions = exam::questions(&exams);
+        request.questions = [exam::questions(&exams), sealed::questions(&sealed)].concat();
         if request.suites.is_empty() && request.kept_back.is_empty() && request.questions.is_empty() {
             nothing_to_evaluate(env, &given, id, token, request.manifest_hash);
             return Ok(None);
@@ -160,43 +161,90 @@ pub(super) fn evaluation(env: &Env, given: Given, id: CheckpointId, token: Lease
         let run_dir = request.run_dir.clone();
         let spec = worker_spec(env, "eval-job", token, run_dir, &request)?;
         env.send(Message::Live(LiveUpdate::Started));
-        let mut heard = |mut message: WorkerMessage| {
-            if let WorkerMessage::Evaluated { answers: told, .. } = &mut message {
-                *answers = std::mem::take(told);
-            }
-            worker_message(env, token, message, Some(id));
+        let mut heard = |message: WorkerMessage| match message {
+            WorkerMessage::Evaluated { .. } => *results = Results::of(message, id),
+            message => worker_message(env, token, message),
         };
         run_child(&spec, handle, &mut heard).map(Some)
     };
-    let exit = match run(&mut answers) {
+    let exit = match run(&mut results) {
         Ok(None) => WorkerExit::Done,
         Ok(Some(end)) => exit_of(Ok(end)),
         Err(error) => exit_of(Err(error)),
     };
     tell_room(env, &exit);
+    if let Some(Results { mut evaluation, answers }) = results {
+        keep_exams(env, exams, &answers, (id, token));
+        for set in &sealed {
+            alive();
+            evaluation.suites.push(sealed::score(set, &answers, &given.config));
+        }
+        env.event(Event::Evaluated { token, evaluation });
+    }
     env.event(Event::WorkerExited { token, exit });
-    let manifest_hash = given.state.checkpoints.get(&id).map(|record| record.manifest_hash.as_str());
-    if let Some(manifest_hash) = manifest_hash.filter(|_| !answers.is_empty()) {
-        judge_answers(env, &given, &mut exams, answers, (id, token, manifest_hash));
+}
+
+/// What an `eval-job` ended with.
+struct Results {
+    evaluation: Evaluation,
+    answers: Vec<Answer>,
+}
+
+impl Results {
+    /// None for any other message.
+    fn of(message: WorkerMessage, checkpoint: CheckpointId) -> Option<Results> {
+        let WorkerMessage::Evaluated { manifest_hash, template_hash, dtype, engine, suites, answers } = message else {
+            return None;
+        };
+        let at_ms = crate::clock::now_ms();
+        let evaluation = Evaluation {
+            checkpoint,
+            manifest_hash,
+            template_hash,
+            dtype,
+            engine,
+            suites,
+            at_ms,
+            ..Evaluation::default()
+        };
+        Some(Results { evaluation, answers })
     }
 }
 
-/// Keeps the answers, then asks each skill about them.
-fn judge_answers(
-    env: &Env,
-    given: &Given,
-    exams: &mut [Exam],
-    answers: Vec<Answer>,
-    (id, token, manifest_hash): (CheckpointId, LeaseToken, &str),
-) {
-    if let Err(error) = exam::keep(exams, answers, &env.layout.eval_run(id, token)) {
-        tracing::warn!(checkpoint = %id, "the answers are not kept: failed to {error:#}");
+/// Answers to fresh questions go to disk before the loop hears that their verdict is owed.
+fn keep_exams(env: &Env, mut exams: Vec<Exam>, answers: &[Answer], (checkpoint, token): (CheckpointId, LeaseToken)) {
+    if exams.is_empty() {
+        return;
     }
-    for exam in exams.iter() {
-        match exam::score(exam, id, manifest_hash, &given.config) {
-            Ok(event) => env.event(event),
-            Err(error) => tracing::warn!(checkpoint = %id, skill = exam.skill, "no verdict on the answers: {error:#}"),
+    match exam::keep(&mut exams, answers, &env.layout.eval_run(checkpoint, token)) {
+        Ok(()) => env.event(Event::ExamsAnswered { checkpoint, token }),
+        Err(error) => tracing::warn!(%checkpoint, "the answers to its exams are lost: failed to {error:#}"),
+    }
+}
+
+/// The verdicts of the skills on kept answers. A skill that does not judge now is asked again after a while.
+pub(super) fn judge_exams(env: &Env, given: &Given, checkpoint: CheckpointId, token: LeaseToken) {
+    let judged = Event::ExamsJudged { checkpoint, token };
+    let exams = match exam::kept(&env.layout.eval_run(checkpoint, token)) {
+        Ok(exams) => exams,
+        Err(error) => {
+            tracing::warn!(%checkpoint, "no verdict on its answers: failed to {error:#}");
+            return env.event(judged);
         }
+    };
+    let manifest_hash = given.state.checkpoints.get(&checkpoint).map(|record| record.manifest_hash.clone());
+    let manifest_hash = manifest_hash.unwrap_or_default();
+    let is_configured = |exam: &&Exam| given.config.data_manager.skills.iter().any(|skill| skill.name == exam.skill);
+    let mut unjudged = None;
+    for exam in exams.iter().filter(is_configured) {
+        match exam::score(exam, checkpoint, &manifest_hash, &given.config) {
+            Ok(event) => env.event(event),
+            Err(error) => unjudged = Some(error.context(format!("judge the answers to {}", exam.skill))),
+        }
+    }
+    match unjudged {
+        None => env.event(judged),
+        Some(error) => env.again(Effect::JudgeExams { checkpoint, token }, &error),
     }
 }
 
@@ -229,27 +277,12 @@ fn exit_of(end: Result<ChildEnd>) -> WorkerExit {
 }
 
 /// Turns what a child says into events. Everything that it says renews its lease.
-fn worker_message(env: &Env, token: LeaseToken, message: WorkerMessage, evaluated: Option<CheckpointId>) {
+fn worker_message(env: &Env, token: LeaseToken, message: WorkerMessage) {
     let mut progress = None;
     match message {
         WorkerMessage::Staged(staged) => return env.event(Event::CheckpointStaged { token, staged }),
-        WorkerMessage::Evaluated { manifest_hash, template_hash, dtype, engine, suites, answers: _ } => {
-            let Some(checkpoint) = evaluated else { return };
-            let at_ms = crate::clock::now_ms();
-            let evaluation = Evaluation {
-                checkpoint,
-                manifest_hash,
-                template_hash,
-                dtype,
-                engine,
-                suites,
-                at_ms,
-                ..Evaluation::default()
-            };
-            return env.event(Event::Evaluated { token, evaluation });
-        }
-        // The exit tells it.
-        WorkerMessage::Failed { .. } | WorkerMessage::Checked(_) => return,
+        // The exit tells a failure; the others come from other children.
+        WorkerMessage::Failed { .. } | WorkerMessage::Checked(_) | WorkerMessage::Evaluated { .. } => return,
         WorkerMessage::Step(told) => {
             // The child's clock is not asked.
             let told = hone_pipeline::state::Progress { at_ms: crate::clock::now_ms(), ..told };

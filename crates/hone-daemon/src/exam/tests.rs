@@ -63,7 +63,7 @@ fn answer(id: &str, text: &str, finish_reason: &str) -> Answer {
 fn questions_go_out_without_answers_and_come_back_as_counts() {
     let server = skill("nothing");
     let (state, config) = (at_level_2(), config(&server.url));
-    let mut exams = prepare(&state, &config, LeaseToken(5), &|| {});
+    let mut exams = prepare(&state, &config, (CheckpointId(9), LeaseToken(5)), &|| {});
     assert_eq!(exams[0].seed, FIRST_SEED + 5);
     let asked = questions(&exams);
     assert_eq!((asked.len(), asked[1].id.as_str()), (4, "mine/1"));
@@ -73,8 +73,8 @@ fn questions_go_out_without_answers_and_come_back_as_counts() {
     // Question 3 was not answered.
     let answers =
         vec![answer("mine/0", "yes", "stop"), answer("mine/1", "no", "length"), answer("mine/2", "?", "stop")];
-    keep(&mut exams, answers, folder.path()).unwrap();
-    let kept: Vec<Exam> = serde_json::from_slice(&std::fs::read(folder.path().join("exams.json")).unwrap()).unwrap();
+    keep(&mut exams, &answers, folder.path()).unwrap();
+    let kept = kept(folder.path()).unwrap();
     assert_eq!(kept, exams);
     assert_eq!(kept[0].answers[1].text, "no");
 
@@ -93,15 +93,31 @@ fn questions_go_out_without_answers_and_come_back_as_counts() {
 fn a_skill_that_fails_gives_no_exam_and_no_verdict() {
     for broken in ["/info", "/levels", "/generate"] {
         let server = skill(broken);
-        assert!(prepare(&at_level_2(), &config(&server.url), LeaseToken(1), &|| {}).is_empty(), "{broken}");
+        assert!(
+            prepare(&at_level_2(), &config(&server.url), (CheckpointId(1), LeaseToken(1)), &|| {}).is_empty(),
+            "{broken}"
+        );
     }
     let server = skill("/verify");
     let config = config(&server.url);
-    let mut exams = prepare(&at_level_2(), &config, LeaseToken(1), &|| {});
+    let mut exams = prepare(&at_level_2(), &config, (CheckpointId(1), LeaseToken(1)), &|| {});
     let folder = tempfile::tempdir().unwrap();
-    keep(&mut exams, vec![answer("mine/0", "yes", "stop")], folder.path()).unwrap();
+    keep(&mut exams, &[answer("mine/0", "yes", "stop")], folder.path()).unwrap();
     assert!(score(&exams[0], CheckpointId(1), "m1", &config).is_err());
     let mut off = config.clone();
     off.settings.curriculum.enabled = false;
-    assert!(prepare(&at_level_2(), &off, LeaseToken(1), &|| {}).is_empty());
+    assert!(prepare(&at_level_2(), &off, (CheckpointId(1), LeaseToken(1)), &|| {}).is_empty());
+}
+
+#[test]
+fn a_checkpoint_is_examined_once_at_a_level() {
+    let server = skill("nothing");
+    let config = config(&server.url);
+    let mut state = at_level_2();
+    let progress = state.curriculum.get_mut("mine").unwrap();
+    progress.history.push(SkillEvaluation { checkpoint: CheckpointId(9), visit: 1, ..SkillEvaluation::default() });
+    assert!(prepare(&state, &config, (CheckpointId(9), LeaseToken(5)), &|| {}).is_empty());
+    assert_eq!(prepare(&state, &config, (CheckpointId(10), LeaseToken(5)), &|| {}).len(), 1);
+    state.curriculum.get_mut("mine").unwrap().visit = 2;
+    assert_eq!(prepare(&state, &config, (CheckpointId(9), LeaseToken(5)), &|| {}).len(), 1);
 }

@@ -159,6 +159,7 @@ impl Daemon {
             Event::CheckpointPublished { checkpoint } | Event::PublishFailed { checkpoint, .. } => {
                 format!("publish {checkpoint}")
             }
+            Event::ExamsJudged { checkpoint, .. } => format!("judge the answers of {checkpoint}"),
             _ => return,
         };
         if self.live.troubles.remove(&key).is_some() {
@@ -211,6 +212,7 @@ fn key_of(effect: &Effect) -> String {
         Effect::MoveRejected { dataset } | Effect::DropDuplicate { dataset } => format!("file {dataset}"),
         Effect::Check { dataset } => format!("check {dataset}"),
         Effect::Publish { checkpoint } => format!("publish {checkpoint}"),
+        Effect::JudgeExams { checkpoint, .. } => format!("judge the answers of {checkpoint}"),
         other => format!("{other:?}"),
     }
 }

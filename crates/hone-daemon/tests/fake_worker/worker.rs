@@ -10,7 +10,7 @@
 #![expect(clippy::disallowed_methods, reason = "a test helper writes the files of a pretended model")]
 
 use anyhow::{Context, Result, bail};
-use hone_daemon::{DaemonOptions, Limits, LoopConfig};
+use hone_daemon::{DaemonOptions, DataManagerConfig, Limits, LoopConfig, SkillEndpoint};
 use hone_pipeline::config::Settings;
 use hone_pipeline::event::StagedCheckpoint;
 use hone_pipeline::finding::{Finding, REPORT_FORMAT_VERSION, Report, Severity, Verdict};
@@ -36,11 +36,15 @@ fn main() -> Result<()> {
 
 fn daemon(root: &Path) -> Result<()> {
     let root = root.to_path_buf();
-    let settings_file = root.join("settings.json");
+    let (settings_file, skill_file) = (root.join("settings.json"), root.join("skill"));
     let load_settings = move || -> Result<LoopConfig> {
         let settings: Settings = serde_json::from_slice(&std::fs::read(&settings_file)?)?;
         let limits = Limits { earlier_child_wait_ms: 5_000, ..Limits::default() };
-        Ok(LoopConfig { settings, limits, ..LoopConfig::default() })
+        // The URL of a skill `s`, where there is one.
+        let skill = std::fs::read_to_string(&skill_file).ok();
+        let skills = skill.into_iter().map(|url| SkillEndpoint { name: "s".to_string(), url }).collect();
+        let data_manager = DataManagerConfig { skills, ..DataManagerConfig::default() };
+        Ok(LoopConfig { settings, limits, data_manager, ..LoopConfig::default() })
     };
     let mut options = DaemonOptions::new(root, std::env::current_exe()?, Box::new(load_settings));
     options.scan_interval = Duration::from_millis(10);
@@ -203,7 +207,7 @@ fn evaluate(request: &EvalRequest) -> Result<()> {
     )
 }
 
-/// A scripted learner: `answers.json` has the right answer of each question by its id, and `knows` the share of them, in
+/// A scripted learner: `answers.json` has the right answer of each sample by its id, and `knows` the share of them, in
 /// percent, that it gets right.
 fn answers(request: &EvalRequest) -> Result<Vec<Answer>> {
     let behave = request.run_dir.ancestors().map(|folder| folder.join("behave")).find(|folder| folder.is_dir());
@@ -212,11 +216,16 @@ fn answers(request: &EvalRequest) -> Result<Vec<Answer>> {
     let right: BTreeMap<String, String> = serde_json::from_slice(&right)?;
     let knows: usize = std::fs::read_to_string(behave.join("knows"))?.trim().parse()?;
     let answer = |(number, question): (usize, &Question)| {
-        let text = right.get(&question.id).filter(|_| number % 100 < knows).cloned();
+        let text = right.get(sample_of(&question.id)).filter(|_| number % 100 < knows).cloned();
         let text = text.unwrap_or_else(|| "add \u{2460} \u{2460} = \u{2460}".to_string());
         Answer { id: question.id.clone(), text, finish_reason: "stop".to_string(), num_tokens: 1 }
     };
     Ok(request.questions.iter().enumerate().map(answer).collect())
+}
+
+/// The id of a question ends with that of its sample.
+fn sample_of(question: &str) -> &str {
+    question.rsplit('/').next().unwrap_or(question)
 }
 
 fn stage(folder: &PathBuf, model: &[String]) -> Result<String> {

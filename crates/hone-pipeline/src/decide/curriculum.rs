@@ -1,8 +1,45 @@
 //! Levels of skills: what evaluations and people move. The rules are those of [`crate::curriculum`].
 
+use super::device::in_force;
 use super::draft::Draft;
 use crate::curriculum::{self, SkillEvaluation, SkillProgress};
-use crate::state::Change;
+use crate::event::Effect;
+use crate::ids::{CheckpointId, LeaseToken};
+use crate::state::{Change, Work};
+
+/// Evaluations whose answers may wait for their verdict; beyond, the oldest is given up.
+pub const MAX_OPEN_EXAMS: usize = 8;
+
+/// Answers lie on disk: from here on their verdict is owed, also by the next daemon.
+pub(super) fn answered(draft: &mut Draft, checkpoint: CheckpointId, token: LeaseToken) {
+    let lease = in_force(draft.state(), token);
+    if lease.is_none_or(|lease| lease.work != (Work::Evaluate { checkpoint })) {
+        let message = format!("answers of {checkpoint} refused: the lease is not in force");
+        return draft.warning("stale_worker", token, message);
+    }
+    let mut exams = draft.state().open_exams.clone();
+    exams.insert(checkpoint, token);
+    while exams.len() > MAX_OPEN_EXAMS {
+        let Some((oldest, _)) = exams.pop_first() else { break };
+        draft.warning("exam_given_up", oldest, "its answers were never judged, and newer ones wait");
+    }
+    draft.put(Change::SetOpenExams { exams });
+    draft.effect(Effect::JudgeExams { checkpoint, token });
+}
+
+pub(super) fn judged(draft: &mut Draft, checkpoint: CheckpointId, token: LeaseToken) {
+    let mut exams = draft.state().open_exams.clone();
+    if exams.get(&checkpoint) == Some(&token) {
+        exams.remove(&checkpoint);
+        draft.put(Change::SetOpenExams { exams });
+    }
+}
+
+pub(super) fn recover(draft: &mut Draft) {
+    for (checkpoint, token) in draft.state().open_exams.clone() {
+        draft.effect(Effect::JudgeExams { checkpoint, token });
+    }
+}
 
 /// Results count only for the checkpoint whose files answered.
 pub(super) fn scored(

@@ -203,13 +203,9 @@ fn absent(state: &State, id: CheckpointId) -> Evaluation {
 }
 
 fn summary(evaluation: &Evaluation) -> String {
-    let one = |s: &SuiteResult| match s.share_right() {
-        None => format!("{}: loss {:.4}, token accuracy {:.1} %", s.suite, s.mean_nll, s.token_accuracy * 100.0),
-        Some(right) => format!("{}: {:.1} % of {} answers right", s.suite, right * 100.0, s.rows),
-    };
     match (&evaluation.error, evaluation.suites.as_slice()) {
         (Some(error), _) => format!("could not be evaluated: {error}"),
         (None, []) => "there is no evaluation suite".to_string(),
-        (None, suites) => suites.iter().map(one).collect::<Vec<_>>().join("; "),
+        (None, suites) => suites.iter().map(SuiteResult::in_words).collect::<Vec<_>>().join("; "),
     }
 }

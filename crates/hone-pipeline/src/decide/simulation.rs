@@ -220,6 +220,10 @@ impl Simulation {
                 }
             }
             Effect::Exit => self.kill(),
+            Effect::JudgeExams { checkpoint, token } => {
+                let scored = self.scored(checkpoint);
+                self.answers.extend([scored, Event::ExamsJudged { checkpoint, token }]);
+            }
             effect => {
                 let transient = self.rng.random_range(0..4) > 0;
                 let answer = self.host.work(&self.state, &effect, fails, transient);
@@ -231,12 +235,6 @@ impl Simulation {
     fn child_acts(&mut self) {
         let mood = if self.faults { self.rng.random_range(0..100) } else { 50 };
         let events = self.host.child_acts(&self.state, mood, &mut self.rng);
-        for event in &events {
-            if let Event::Evaluated { evaluation, .. } = event {
-                let scored = self.scored(evaluation);
-                self.answers.push(scored);
-            }
-        }
         self.said.extend(events);
     }
 
@@ -422,6 +420,7 @@ impl Simulation {
             self.must(settled, &format!("{} is left as {:?}", dataset.id, dataset.state));
         }
         self.check_files();
+        self.must(state.open_exams.is_empty(), "answers were never judged");
         for job in state.jobs.values() {
             let (all, trained) = (state.datasets[&job.datasets[0]].rows, latest.of(job.datasets[0]));
             let expected = match job.state {

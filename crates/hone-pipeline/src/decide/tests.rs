@@ -233,6 +233,10 @@ impl World {
             ["retry", id] => Event::Command(Command::RetryJob { job: JobId(number(id)) }),
             ["deploy"] => Event::Command(Command::Deploy { checkpoint: None, reason }),
             ["deploy", id] => Event::Command(Command::Deploy { checkpoint: Some(CheckpointId(number(id))), reason }),
+            ["answered", id] => Event::ExamsAnswered { checkpoint: CheckpointId(number(id)), token },
+            ["judged", id, lease] => {
+                Event::ExamsJudged { checkpoint: CheckpointId(number(id)), token: LeaseToken(number(lease)) }
+            }
             ["scored", checkpoint, level, percent] => scored(number(checkpoint), number(level), number(percent)),
             ["level", level] => {
                 Event::Command(Command::SetLevel { skill: "s".to_string(), level: number(level) as u32 })
@@ -380,6 +384,10 @@ fn show_change(change: &Change) -> Option<String> {
             let one = |p: &SkillProgress| format!("{} at level {} after {}", p.skill, p.level, p.history.len());
             format!("curriculum: {}", skills.values().map(one).collect::<Vec<_>>().join(", "))
         }
+        Change::SetOpenExams { exams } => {
+            let one = |(checkpoint, token): (&CheckpointId, &LeaseToken)| format!("{checkpoint} of {token}");
+            format!("open exams: {}", exams.iter().map(one).collect::<Vec<_>>().join(", "))
+        }
         Change::Log(entry) => format!("log {:?} {} {}: {}", entry.severity, entry.kind, entry.subject, entry.message),
     })
 }
@@ -392,6 +400,7 @@ fn show_effect(effect: &Effect) -> String {
         Effect::DropDuplicate { dataset } => format!("drop {dataset}"),
         Effect::StartSlice { job, token } => format!("train {job} under {token}"),
         Effect::StartEval { checkpoint, token } => format!("evaluate {checkpoint} under {token}"),
+        Effect::JudgeExams { checkpoint, token } => format!("judge the answers of {checkpoint} under {token}"),
         Effect::AskToYield { token } => format!("ask {token} to yield"),
         Effect::KillWorker { token, reason } => format!("kill {token}: {reason}"),
         Effect::Publish { checkpoint } => format!("publish {checkpoint}"),

@@ -5,7 +5,7 @@ use super::{
 };
 use crate::curriculum::SkillProgress;
 use crate::finding::Severity;
-use crate::ids::CheckpointId;
+use crate::ids::{CheckpointId, LeaseToken};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -56,6 +56,11 @@ pub enum Change {
     SetCurriculum {
         /// By configured name.
         skills: BTreeMap<String, SkillProgress>,
+    },
+    /// Replace which answers wait for their verdict.
+    SetOpenExams {
+        /// By checkpoint, with the lease of the evaluation in whose folder they lie.
+        exams: BTreeMap<CheckpointId, LeaseToken>,
     },
     /// Append to the event log that people and the monitor read; not part of [`State`].
     Log(LogEntry),
@@ -115,6 +120,7 @@ impl State {
             Change::SetQueueFull { full } => self.queue_full = full,
             Change::SetDiskLow { low } => self.disk_low = low,
             Change::SetCurriculum { skills } => self.curriculum = skills,
+            Change::SetOpenExams { exams } => self.open_exams = exams,
             Change::Log(_) => {}
         }
     }

@@ -150,6 +150,19 @@ impl SuiteResult {
         self.answers.iter().flatten().filter(|found| **found == outcome).count() as u64
     }
 
+    /// Its figures in one line for people.
+    #[must_use]
+    pub fn in_words(&self) -> String {
+        let SuiteResult { suite, rows, mean_nll, token_accuracy, .. } = self;
+        match (&self.answers, self.share_right()) {
+            (None, _) => {
+                format!("{suite}: loss {mean_nll:.4}, token accuracy {:.1} %", token_accuracy * 100.0)
+            }
+            (Some(_), Some(right)) => format!("{suite}: {:.1} % of {rows} answers right", right * 100.0),
+            (Some(_), None) => format!("{suite}: none of {rows} answers could be judged"),
+        }
+    }
+
     /// The share of right answers among those that are right or not; `None` without such.
     #[must_use]
     pub fn share_right(&self) -> Option<f64> {

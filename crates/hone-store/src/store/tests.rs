@@ -126,6 +126,7 @@ fn changes() -> Vec<Change> {
         Change::SetCurriculum {
             skills: [("binary".to_string(), SkillProgress { level: 2, ..SkillProgress::new("binary") })].into(),
         },
+        Change::SetOpenExams { exams: [(CheckpointId(10), LeaseToken(4))].into() },
         log("one"),
     ]
 }

@@ -112,14 +112,16 @@ fn entry(state: &State, checkpoint: &Checkpoint) -> Value {
     })
 }
 
-/// An evaluation without what it has per row.
+/// An evaluation without what it has per row; a suite of questions has its share of right answers instead.
 #[must_use]
 pub fn summary(evaluation: &Evaluation) -> Value {
     let mut value = serde_json::to_value(evaluation).expect("our own values serialise");
     if let Some(suites) = value.get_mut("suites").and_then(Value::as_array_mut) {
-        for suite in suites.iter_mut().filter_map(Value::as_object_mut) {
+        for (suite, result) in suites.iter_mut().filter_map(Value::as_object_mut).zip(&evaluation.suites) {
             suite.remove("row_nll");
-            suite.remove("answers");
+            if suite.remove("answers").is_some() {
+                suite.insert("share_right".to_string(), json!(result.share_right()));
+            }
         }
     }
     value
@@ -264,13 +266,7 @@ fn explain_one(state: &State, checkpoint: &Checkpoint) {
     }
     if let Some(evaluation) = state.evaluations.get(&checkpoint.id) {
         for suite in &evaluation.suites {
-            output::line(&format!(
-                "├─ {}: loss {:.4}, token accuracy {:.1} % on {} rows",
-                suite.suite,
-                suite.mean_nll,
-                suite.token_accuracy * 100.0,
-                suite.rows
-            ));
+            output::line(&format!("├─ {} ({} rows)", suite.in_words(), suite.rows));
         }
     }
     if let Some(judgement) = state.judgements.get(&checkpoint.id) {

@@ -210,6 +210,7 @@ pub fn loop_config(config: &Config) -> LoopConfig {
             max_line_bytes: config.max_line_bytes,
             max_file_bytes: config.max_file_bytes,
             max_unpacked_bytes: config.max_unpacked_bytes,
+            max_answer_tokens: config.max_answer_tokens,
             check_max_ms: ms(config.check_timeout),
             watch_interval_ms: ms(config.watch.interval),
             max_answer_ms: ms(config.watch.max_answer),
@@ -220,6 +221,7 @@ pub fn loop_config(config: &Config) -> LoopConfig {
         },
         housekeeping: config.housekeeping.clone(),
         alerts: config.alerts.clone(),
+        sealed_questions: config.sealed_questions,
         trainer_command: config.trainer_command.clone(),
         content: config.content.clone(),
         data_manager: DataManagerConfig {

@@ -59,6 +59,7 @@ pub fn settings(ports: &Ports) -> Vec<(String, Value)> {
         ("auto_generate.cooldown_sec", json!(1)),
         // Levels take more checkpoints than a demo has; its own questions show what was learned.
         ("curriculum.enabled", json!(false)),
+        ("evaluation.sealed_questions", json!(0)),
         ("skills", json!([{"name": "binary", "url": format!("http://{}", ports.skill)}])),
         ("roles", json!(["skill:binary", "serve", "monitor", "daemon"])),
         ("serve.listen", json!(ports.serve.to_string())),

@@ -3,17 +3,18 @@
 use super::Simulation;
 use crate::curriculum::SkillEvaluation;
 use crate::event::Event;
-use crate::state::Evaluation;
+use crate::ids::CheckpointId;
 use rand::RngExt;
 use std::collections::BTreeSet;
 
 impl Simulation {
     /// The verdict on a checkpoint's answers: right by luck, and now and then of another level or of other files.
-    pub(super) fn scored(&mut self, evaluation: &Evaluation) -> Event {
+    pub(super) fn scored(&mut self, checkpoint: CheckpointId) -> Event {
         let level = if self.chance(5) { 9 } else { self.state.skill("s").level };
-        let manifest_hash = if self.chance(5) { String::new() } else { evaluation.manifest_hash.clone() };
+        let manifest_hash =
+            if self.chance(5) { String::new() } else { self.state.checkpoints[&checkpoint].manifest_hash.clone() };
         let evaluation = SkillEvaluation {
-            checkpoint: evaluation.checkpoint,
+            checkpoint,
             level,
             seed: self.rng.random_range(0..1_000),
             questions: 300,

@@ -175,7 +175,9 @@ impl Host {
                 self.removed.extend(gone);
                 None
             }
-            Effect::KillWorker { .. } | Effect::Exit => unreachable!("done by the simulation"),
+            Effect::KillWorker { .. } | Effect::JudgeExams { .. } | Effect::Exit => {
+                unreachable!("done by the simulation")
+            }
         }
     }
 
@@ -317,7 +319,8 @@ impl Host {
             retry_at_ms: None,
             ..Evaluation::default()
         };
-        vec![Event::Evaluated { token: child.token, evaluation }]
+        let token = child.token;
+        vec![Event::ExamsAnswered { checkpoint: id, token }, Event::Evaluated { token, evaluation }]
     }
 }
 

@@ -1,6 +1,7 @@
 //! Levels of skills, from events to the state. The rules themselves are tested beside [`crate::curriculum`].
 
 use super::*;
+use crate::decide::curriculum::MAX_OPEN_EXAMS;
 use expect_test::expect;
 
 /// A workspace with the published checkpoints 0 to 4.
@@ -82,4 +83,56 @@ fn people_set_and_reset_levels() {
           reply no: there is no skill t (configured: s)
     "#]],
     );
+}
+
+#[test]
+fn a_verdict_on_kept_answers_is_owed_until_it_comes_also_by_the_next_daemon() {
+    check(
+        fresh(),
+        "start",
+        "answered 0; start; judged 0 1; start",
+        expect![[r#"
+            > answered 0
+              open exams: checkpoint-0 of lease-1
+              ! judge the answers of checkpoint-0 under lease-1
+            > start
+              lease none
+              lease-2 for evaluation of checkpoint-0 until 2000
+              ! judge the answers of checkpoint-0 under lease-1
+              ! evaluate checkpoint-0 under lease-2
+            > judged 0 1
+              open exams: 
+            > start
+              lease none
+              lease-3 for evaluation of checkpoint-0 until 2000
+              ! evaluate checkpoint-0 under lease-3
+        "#]],
+    );
+}
+
+#[test]
+fn answers_under_another_lease_are_refused_and_a_late_verdict_changes_nothing() {
+    check(
+        fresh(),
+        "start",
+        "answered 4; answered 0; judged 0 7",
+        expect![[r#"
+            > answered 4
+              log Warning stale_worker lease-1: answers of checkpoint-4 refused: the lease is not in force
+            > answered 0
+              open exams: checkpoint-0 of lease-1
+              ! judge the answers of checkpoint-0 under lease-1
+            > judged 0 7
+        "#]],
+    );
+}
+
+#[test]
+fn answers_that_nobody_judges_are_given_up_in_the_end() {
+    let mut world = fresh();
+    world.run("start");
+    let exams = (1..=MAX_OPEN_EXAMS as u64).map(|id| (CheckpointId(id), LeaseToken(id + 10))).collect();
+    world.state.apply(&Change::SetOpenExams { exams });
+    world.run("answered 0");
+    assert_eq!(world.state.open_exams.len(), MAX_OPEN_EXAMS);
 }

@@ -1,0 +1,132 @@
+//! Tests of `sealed`, against a stand-in skill.
+
+use super::*;
+use crate::testing::HttpServer;
+use hone_pipeline::curriculum::SkillProgress;
+use serde_json::Value;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A skill whose questions are `LEVEL-SEED-NUMBER?` and whose answer is always `yes`. `version` is what it tells at the
+/// moment; `drawn` counts calls of `/generate`.
+fn skill(version: &Arc<AtomicU64>, drawn: &Arc<AtomicU64>) -> HttpServer {
+    let (version, drawn) = (Arc::clone(version), Arc::clone(drawn));
+    HttpServer::start(move |request| match request.line.as_str() {
+        "GET /info" => {
+            let version = version.load(Ordering::SeqCst).to_string();
+            let info = json!({"skill": "s", "name": "S", "description": "", "version": version, "api_version": "1", "total_levels": 3});
+            (200, info.to_string())
+        }
+        "POST /generate" => {
+            drawn.fetch_add(1, Ordering::SeqCst);
+            let asked: Value = serde_json::from_slice(&request.body).unwrap();
+            assert_eq!(asked["split"], "eval");
+            let sample = |i: u64| {
+                let question = format!("{}-{}-{i}?", asked["level"], asked["seed"]);
+                let messages = json!([{"role": "user", "content": question}, {"role": "assistant", "content": "yes"}]);
+                json!({"id": i.to_string(), "messages": messages, "metadata": {}})
+            };
+            let samples: Vec<Value> = (0..asked["count"].as_u64().unwrap()).map(sample).collect();
+            (200, json!({"skill": "s", "version": "1", "level": asked["level"], "samples": samples}).to_string())
+        }
+        "POST /verify" => {
+            let asked: Value = serde_json::from_slice(&request.body).unwrap();
+            let judge = |sample: &Value| {
+                let solved = sample["response"] == "yes";
+                json!({"id": sample["id"], "solved": solved, "score": f64::from(u8::from(solved)),
+                    "parsed": sample["response"] != "?", "reason": ""})
+            };
+            let results: Vec<Value> = asked["samples"].as_array().unwrap().iter().map(judge).collect();
+            (200, json!({"results": results}).to_string())
+        }
+        line => panic!("{line}"),
+    })
+}
+
+/// A workspace, the configuration of one skill with five questions a level, and a state at `level`.
+fn world(url: &str, level: u32) -> (tempfile::TempDir, LoopConfig, State) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = LoopConfig { sealed_questions: 5, ..LoopConfig::default() };
+    config.data_manager.skills = vec![SkillEndpoint { name: "mine".to_string(), url: url.to_string() }];
+    let mut state = State::default();
+    state.curriculum.insert("mine".to_string(), SkillProgress { level, ..SkillProgress::new("mine") });
+    (folder, config, state)
+}
+
+fn sets(folder: &tempfile::TempDir, config: &LoopConfig, state: &State) -> Vec<Sealed> {
+    prepare(&Layout::new(folder.path()), state, config, &|| {})
+}
+
+fn answer(set: &Sealed, id: &str, text: &str, finish_reason: &str) -> Answer {
+    let id = format!("sealed/{}/{id}", set.suite);
+    Answer { id, text: text.to_string(), finish_reason: finish_reason.to_string(), num_tokens: 1 }
+}
+
+#[test]
+fn a_set_is_drawn_once_for_each_level_and_stays() {
+    let (version, drawn) = (Arc::new(AtomicU64::new(1)), Arc::default());
+    let server = skill(&version, &drawn);
+    let (folder, config, state) = world(&server.url, 2);
+    let first = sets(&folder, &config, &state);
+    let suites: Vec<&str> = first.iter().map(|set| set.suite.as_str()).collect();
+    assert_eq!(suites, ["mine/1", "mine/2"]);
+    assert!(first.iter().all(|set| set.samples.len() == 5));
+    let asked = questions(&first);
+    assert_eq!((asked.len(), asked[5].id.as_str()), (10, "sealed/mine/2/0"));
+    assert_eq!(asked[5].messages, json!([{"role": "user", "content": format!("2-{SEED}-0?")}]));
+    assert_eq!((sets(&folder, &config, &state), drawn.load(Ordering::SeqCst)), (first.clone(), 2));
+
+    // A level that was lost again stays in force.
+    let (_, _, lower) = world(&server.url, 1);
+    assert_eq!(sets(&folder, &config, &lower), first);
+    // None of it is a suite of rows.
+    assert_eq!(crate::requests::suites(&Layout::new(folder.path()), &config).unwrap(), Vec::new());
+}
+
+#[test]
+fn another_version_of_the_skill_draws_anew() {
+    let (version, drawn) = (Arc::new(AtomicU64::new(1)), Arc::default());
+    let server = skill(&version, &drawn);
+    let (folder, config, state) = world(&server.url, 1);
+    sets(&folder, &config, &state);
+    version.store(2, Ordering::SeqCst);
+    sets(&folder, &config, &state);
+    sets(&folder, &config, &state);
+    assert_eq!(drawn.load(Ordering::SeqCst), 2);
+}
+
+#[test]
+fn every_answer_has_one_outcome() {
+    let (version, drawn) = (Arc::new(AtomicU64::new(1)), Arc::default());
+    let server = skill(&version, &drawn);
+    let (folder, config, state) = world(&server.url, 1);
+    let set = &sets(&folder, &config, &state)[0];
+    let answers = [
+        answer(set, "0", "yes", "stop"),
+        answer(set, "1", "no", "stop"),
+        answer(set, "2", "?", "stop"),
+        answer(set, "3", "no no no", "length"),
+    ];
+    let result = score(set, &answers, &config);
+    use AnswerOutcome::{Cut, Errored, Right, Unparsable, Wrong};
+    assert_eq!(result.answers, Some(vec![Right, Wrong, Unparsable, Cut, Errored]));
+    assert_eq!((result.suite.as_str(), &result.suite_hash, result.rows), ("mine/1", &set.hash, 5));
+}
+
+#[test]
+fn a_skill_that_is_gone_leaves_its_sets_in_force_and_unjudged() {
+    let (version, drawn) = (Arc::new(AtomicU64::new(1)), Arc::default());
+    let server = skill(&version, &drawn);
+    let (folder, mut config, state) = world(&server.url, 1);
+    let there = sets(&folder, &config, &state);
+    drop(server);
+    config.limits.skill_tries = 1;
+    assert_eq!(sets(&folder, &config, &state), there);
+    let result = score(&there[0], &[answer(&there[0], "0", "yes", "stop")], &config);
+    assert_eq!(result.answers, Some(vec![AnswerOutcome::Errored; 5]));
+    // Where there is no set yet, there is none to answer.
+    let (empty, _, _) = world("http://127.0.0.1:9", 1);
+    assert_eq!(sets(&empty, &config, &state), Vec::new());
+    config.sealed_questions = 0;
+    assert_eq!(sets(&folder, &config, &state), Vec::new());
+}
