@@ -1,4 +1,4 @@
-// The pages "Data", "Checkpoints", "Skills", "System" and "Events".
+// The pages "Data", "Checkpoints", "System" and "Events".
 "use strict";
 
 // ---- Data ----
@@ -126,7 +126,7 @@ function reportParts(report) {
 // ---- Checkpoints ----
 
 const OUTCOMES = { promote: ["promoted", "good"], worse: ["worse", "bad"], cannot_tell: ["cannot tell", "warn"], manual: ["by hand", "info"] };
-const SUITE_METRICS = [["mean_nll", "Response loss"], ["token_accuracy", "Token accuracy"]];
+const SUITE_METRICS = [["mean_nll", "Response loss"], ["token_accuracy", "Token accuracy"], ["share_right", "Right answers"]];
 let suiteMetric = "mean_nll";
 let olderCheckpoints = [];
 let nextCheckpoints = null;
@@ -137,7 +137,7 @@ function showCheckpoints({ checkpoints: source, deployments }) {
   show("checkpoints", [keyOf(source), [...live], olderCheckpoints.length, nextCheckpoints, session.control], () => {
     const items = [...((source.data && source.data.items) || []), ...olderCheckpoints];
     if (!items.length) return [empty(source, "None yet. checkpoint-0 is the base model."), trouble(source)];
-    const columns = [["Checkpoint", "name"], ["Made"], ["Response loss", "num"], ["Token accuracy", "num"], ["Verdict", "verdict"]];
+    const columns = [["Checkpoint", "name"], ["Made"], ["Response loss", "num"], ["Token accuracy", "num"], ["Right answers", "num"], ["Verdict", "verdict"]];
     const total = source.data ? source.data.total : items.length;
     const last = items[items.length - 1];
     const hasMore = nextCheckpoints !== false && items.length < total;
@@ -159,14 +159,18 @@ function checkpointCells(item, live) {
     item.state !== "published" && badge(item.state, item.state === "refused" ? "bad" : null),
   ].filter(Boolean);
   const suites = (item.evaluation && item.evaluation.suites) || [];
-  const figures = (pick) => (suites.length ? h("div", { class: "suites" }, suites.map((suite) => h("span", { title: suite.suite }, pick(suite)))) : null);
+  const figures = (name, pick) => {
+    const measured = suites.filter((suite) => isNumber(suite[name]));
+    return measured.length ? h("div", { class: "suites" }, measured.map((suite) => h("span", { title: suite.suite }, pick(suite)))) : null;
+  };
   const named = (suite, figure) => (suites.length > 1 ? [h("span", { class: "muted" }, `${suite.suite} `), figure] : figure);
   const interval = (suite) => (isNumber(suite.ci) ? h("span", { class: "muted" }, ` ± ${fixed(suite.ci, 4)}`) : null);
   return [
     [item.id, badges.length ? h("span", { class: "badges" }, badges) : null],
     h("div", { class: "made" }, h("span", {}, since(item.created_ms)), item.job && h("span", { class: "muted" }, `by ${item.job}`)),
-    figures((suite) => [named(suite, fixed(suite.mean_nll, 4)), interval(suite)]),
-    figures((suite) => percent(suite.token_accuracy)),
+    figures("mean_nll", (suite) => [named(suite, fixed(suite.mean_nll, 4)), interval(suite)]),
+    figures("token_accuracy", (suite) => percent(suite.token_accuracy)),
+    figures("share_right", (suite) => named(suite, percent(suite.share_right))),
     h("div", {}, verdict(item), h("details", { ontoggle: (event) => loadStory(event.target, item.number) }, h("summary", {}, "What led to it"), h("div", { class: "report" }, "…"))),
   ];
 }
@@ -221,35 +225,13 @@ async function refreshSuites(key) {
   try {
     const { suites } = await json("/api/history/evaluations?points=500");
     const format = suiteMetric === "mean_nll" ? (value) => fixed(value, 4) : (value) => percent(value);
-    const lines = suites.slice(0, 5).map((suite, colour) => ({ label: suite.suite, xs: suite.checkpoints, ys: suite[suiteMetric], kind: "side", colour }));
+    const measured = suites.filter((suite) => suite[suiteMetric].some(isNumber));
+    const lines = measured.slice(0, 5).map((suite, colour) => ({ label: suite.suite, xs: suite.checkpoints, ys: suite[suiteMetric], kind: "side", colour }));
     drawChart("suite-curve", { lines, name: "Evaluation of each checkpoint", format, xLabel: "checkpoint" });
-    if (!lines.length) byId("suite-curve").replaceChildren(h("p", { class: "empty" }, "No checkpoint has been evaluated on a suite yet."));
+    if (!lines.length) byId("suite-curve").replaceChildren(h("p", { class: "empty" }, "No checkpoint has been evaluated on such a suite yet."));
   } catch (error) {
     suitesKey = null;
   }
-}
-
-// ---- Skills ----
-
-function showSkills({ skill_metrics: skills, curriculum }) {
-  const levels = new Map(((curriculum && curriculum.data && curriculum.data.skills) || []).map((entry) => [entry.skill, entry]));
-  const items = (skills && skills.data && skills.data.skills) || [];
-  setText("skills-note", items.length ? plural(items.length, "skill", "skills") : "");
-  show("skills", [keyOf(skills), keyOf(curriculum)], () => {
-    const names = [...new Set([...items.map((item) => item.skill), ...levels.keys()])];
-    if (!names.length) return [h("p", { class: "empty" }, "No skill has been evaluated yet. Name skill servers under `skills` in config.json."), trouble(skills), trouble(curriculum)];
-    return [...names.map((name) => skillPart(name, items.find((item) => item.skill === name), levels.get(name))), trouble(skills), trouble(curriculum)];
-  });
-}
-
-function skillPart(name, metrics, level) {
-  const rows = ((metrics && metrics.levels) || []).map((entry) => [
-    `level ${entry.level}`, sparkline(entry.history.map((point) => point.accuracy), `Accuracy of ${name}, level ${entry.level}: ${entry.history.map((point) => percent(point.accuracy, 0)).join(", ")}`),
-    percent(entry.latest), isNumber(entry.base) ? percent(entry.base) : "–", count(entry.num_questions)]);
-  return h("section", { class: "skill", "aria-label": name },
-    h("div", { class: "row-head" }, h("h3", {}, name), level && badge(`level ${level.level}${level.total_levels ? ` of ${level.total_levels}` : ""}`, "info")),
-    level && level.reason && h("p", { class: "small" }, level.reason, level.at_ms ? h("span", { class: "muted" }, " · ", since(level.at_ms)) : null),
-    rows.length ? table(`Accuracy of ${name}`, [["Level", "name"], ["Over time"], ["Now", "num"], ["Base model", "num"], ["Questions", "num"]], rows) : null);
 }
 
 // ---- System ----

@@ -52,16 +52,17 @@ pub fn tensorboard_steps(steps: &[Progress]) -> Vec<u8> {
     file
 }
 
-/// The event file of all evaluations: `eval/SUITE/mean_nll` and `eval/SUITE/token_accuracy` by checkpoint number.
+/// The event file of all evaluations by checkpoint number: `eval/SUITE/mean_nll` and `eval/SUITE/token_accuracy`, or
+/// `eval/SUITE/share_right` of a suite of questions.
 #[must_use]
 pub fn tensorboard_evaluations(state: &State) -> Vec<u8> {
     let mut file = header(state.evaluations.values().next().map_or(0, |evaluation| evaluation.at_ms));
     for evaluation in state.evaluations.values() {
         let tags = evaluation.suites.iter().flat_map(|suite| {
-            [
-                (format!("eval/{}/mean_nll", suite.suite), suite.mean_nll),
-                (format!("eval/{}/token_accuracy", suite.suite), suite.token_accuracy),
-            ]
+            let losses = [("mean_nll", suite.mean_nll), ("token_accuracy", suite.token_accuracy)];
+            let losses = losses.into_iter().filter(|_| suite.answers.is_none());
+            let figures = losses.chain(suite.share_right().map(|share| ("share_right", share)));
+            figures.map(|(name, value)| (format!("eval/{}/{name}", suite.suite), value))
         });
         let scalars: Vec<(String, f64)> = tags.collect();
         if !scalars.is_empty() {

@@ -35,9 +35,33 @@ pub(crate) fn text(readings: &[(&Source, Reading)]) -> String {
             let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {number}");
         }
     }
+    skills(&mut out, data("skill_metrics", "/skills"), data("curriculum", "/skills"));
     let _ = writeln!(out, "# HELP hone_source_up 1 when the source could be read.\n# TYPE hone_source_up gauge");
     for (source, reading) in readings {
         let _ = writeln!(out, "hone_source_up{{source=\"{}\"}} {}", source.name, u8::from(reading.error.is_none()));
     }
     out
+}
+
+/// Level and accuracy of each skill. Its name is one of the configuration, which may hold any text.
+fn skills(out: &mut String, metrics: Option<Value>, standings: Option<Value>) {
+    let list = |value: Option<Value>| value.and_then(|value| value.as_array().cloned()).unwrap_or_default();
+    let name = |skill: &Value| skill["skill"].as_str().unwrap_or_default().replace(['\\', '"', '\n'], "_");
+    let (metrics, standings) = (list(metrics), list(standings));
+    if standings.is_empty() {
+        return;
+    }
+    let _ =
+        writeln!(out, "# HELP hone_skill_level The level that the model has reached.\n# TYPE hone_skill_level gauge");
+    for skill in &standings {
+        let _ = writeln!(out, "hone_skill_level{{skill=\"{}\"}} {}", name(skill), skill["level"]);
+    }
+    let help = "Share of right answers in the newest evaluation on fresh questions.";
+    let _ = writeln!(out, "# HELP hone_skill_accuracy {help}\n# TYPE hone_skill_accuracy gauge");
+    for skill in &metrics {
+        for level in skill["levels"].as_array().into_iter().flatten().filter(|level| level["latest"].is_number()) {
+            let (skill, number, latest) = (name(skill), &level["level"], &level["latest"]);
+            let _ = writeln!(out, "hone_skill_accuracy{{skill=\"{skill}\",level=\"{number}\"}} {latest}");
+        }
+    }
 }

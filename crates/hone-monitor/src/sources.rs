@@ -6,6 +6,7 @@ mod inference;
 pub(crate) mod ledger;
 pub(crate) mod queue;
 mod serving;
+mod skills;
 mod system;
 mod training;
 mod workspace;
@@ -49,6 +50,8 @@ pub(crate) fn all(options: &MonitorOptions, workspace: &Arc<Workspace>, historie
         of_state("checkpoints", "The ledger with evaluations and verdicts", workspace, ledger::checkpoints),
         of_state("model_comparison", "Verdicts about promotion", workspace, ledger::comparisons),
         of_state("deployments", "What is served where, since when and why", workspace, serving::deployments),
+        of_state("curriculum", "The level of each skill and why it moved", workspace, skills::curriculum),
+        of_state("skill_metrics", "Right answers by skill and level, base against trained", workspace, skills::metrics),
         Plugin {
             name: "inbox",
             about: "Files that wait in inbox/ before they are taken",

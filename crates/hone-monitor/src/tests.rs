@@ -2,6 +2,7 @@
 
 mod door;
 mod records;
+mod skills;
 
 use crate::{DRAIN_LIMIT, MonitorOptions};
 use hone_pipeline::ids::{CheckpointId, DatasetId, DeploymentId, JobId, LeaseToken};

@@ -2,7 +2,7 @@
 //!
 //! `checkpoints`: `{num_published, total, latest, champion, champion_number, items: [checkpoint]}`, newest first, with
 //! checkpoints as `{id, number, parent, job, state, reason, created_ms, train_loss, ends_job, is_champion, evaluation: {at_ms,
-//! error, suites: [{suite, rows, rows_skipped, trained_tokens, mean_nll, token_accuracy}]} | null, verdict: {outcome,
+//! error, suites: [{suite, rows, rows_skipped, trained_tokens, mean_nll, token_accuracy, share_right}]} | null, verdict: {outcome,
 //! reason, champion, at_ms} | null}`.
 //!
 //! `model_comparison`: `{champion, verdicts: [{challenger, outcome, reason, champion, at_ms}]}`, newest first.
@@ -58,15 +58,16 @@ fn evaluation(evaluation: &Evaluation) -> Value {
     json!({ "at_ms": evaluation.at_ms, "error": evaluation.error, "suites": suites })
 }
 
-/// A suite's figures, without the losses of its rows.
+/// A suite's figures, without the losses of its rows. One of questions has a share of right answers, any other has losses.
 fn suite(result: &SuiteResult) -> Value {
+    let has_losses = result.answers.is_none();
     json!({
         "suite": result.suite,
         "rows": result.rows,
         "rows_skipped": result.rows_skipped,
         "trained_tokens": result.trained_tokens,
-        "mean_nll": result.mean_nll,
-        "token_accuracy": result.token_accuracy,
+        "mean_nll": has_losses.then_some(result.mean_nll),
+        "token_accuracy": has_losses.then_some(result.token_accuracy),
         "share_right": result.share_right(),
     })
 }
@@ -113,8 +114,9 @@ pub(crate) fn story(state: &State, checkpoint: &Checkpoint) -> Value {
     })
 }
 
-/// Per suite `{suite, checkpoints, mean_nll, min_nll, max_nll, token_accuracy}`, in the order of checkpoints, thinned to at
-/// most `points` stretches: of each its last checkpoint, and means over it.
+/// Per suite `{suite, checkpoints, mean_nll, min_nll, max_nll, token_accuracy, share_right}`, in the order of checkpoints,
+/// thinned to at most `points` stretches: of each its last checkpoint, and means over it. What a suite does not measure is
+/// null.
 pub(crate) fn suites_over_time(state: &State, points: usize) -> Vec<Value> {
     let mut suites: BTreeMap<&str, Vec<(u64, &SuiteResult)>> = BTreeMap::new();
     for evaluation in state.evaluations.values() {
@@ -128,20 +130,21 @@ pub(crate) fn suites_over_time(state: &State, points: usize) -> Vec<Value> {
 fn suite_over_time(suite: &str, results: &[(u64, &SuiteResult)], points: usize) -> Value {
     type Stretch<'a> = [(u64, &'a SuiteResult)];
     let stretches: Vec<&Stretch> = results.chunks(results.len().div_ceil(points).max(1)).collect();
-    let nlls = |stretch: &Stretch| -> Vec<f64> {
-        stretch.iter().map(|(_, result)| result.mean_nll).filter(|nll| nll.is_finite()).collect()
+    let values = |stretch: &Stretch, value: &dyn Fn(&SuiteResult) -> Option<f64>| -> Vec<f64> {
+        stretch.iter().filter_map(|(_, result)| value(result)).filter(|value| value.is_finite()).collect()
     };
-    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
-    let accuracy =
-        |stretch: &Stretch| mean(&stretch.iter().map(|(_, result)| result.token_accuracy).collect::<Vec<_>>());
+    let of_rows = |value: fn(&SuiteResult) -> f64| move |r: &SuiteResult| r.answers.is_none().then(|| value(r));
+    let (nll, accuracy) = (of_rows(|result| result.mean_nll), of_rows(|result| result.token_accuracy));
+    let mean = |values: Vec<f64>| values.iter().sum::<f64>() / values.len() as f64;
     let each =
         |figure: &dyn Fn(&Stretch) -> f64| -> Vec<f64> { stretches.iter().map(|stretch| figure(stretch)).collect() };
     json!({
         "suite": suite,
         "checkpoints": stretches.iter().map(|stretch| stretch[stretch.len() - 1].0).collect::<Vec<_>>(),
-        "mean_nll": each(&|stretch| mean(&nlls(stretch))),
-        "min_nll": each(&|stretch| nlls(stretch).into_iter().fold(f64::NAN, f64::min)),
-        "max_nll": each(&|stretch| nlls(stretch).into_iter().fold(f64::NAN, f64::max)),
-        "token_accuracy": each(&accuracy),
+        "mean_nll": each(&|stretch| mean(values(stretch, &nll))),
+        "min_nll": each(&|stretch| values(stretch, &nll).into_iter().fold(f64::NAN, f64::min)),
+        "max_nll": each(&|stretch| values(stretch, &nll).into_iter().fold(f64::NAN, f64::max)),
+        "token_accuracy": each(&|stretch| mean(values(stretch, &accuracy))),
+        "share_right": each(&|stretch| mean(values(stretch, &SuiteResult::share_right))),
     })
 }
