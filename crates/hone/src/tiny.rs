@@ -1,7 +1,7 @@
-//! The tiny model of `hone init --tiny` and `hone demo`: a Qwen3-shaped transformer with random weights and its own
-//! byte-level BPE tokenizer, both made on the spot and the same every time.
+//! Models made on the spot: a Qwen3-shaped transformer with random weights and its own byte-level BPE tokenizer, the same
+//! every time. `hone init --tiny` and `hone demo` use the smallest one, `hone model new` makes others.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use hone_disk as disk;
 use hone_model::{Config, Dtype, HostWeights};
 use hone_skills::{GenerateRequest, Split};
@@ -9,12 +9,42 @@ use serde_json::{Value, json};
 use std::io::Write;
 use std::path::Path;
 
-/// Size of the tokenizer's vocabulary.
-const VOCABULARY: usize = 512;
+/// Longest prompt and answer together, in tokens.
+const CONTEXT: usize = 512;
 /// Seed of the weights.
 const WEIGHTS_SEED: u64 = 20_251_125;
 /// Texts per level that the tokenizer is trained on.
 const TEXTS_PER_LEVEL: usize = 400;
+
+/// What a model made on the spot is like.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    /// Skills whose texts the tokenizer learns its words from.
+    pub skills: Vec<String>,
+    /// Most tokens of the vocabulary.
+    pub vocabulary: usize,
+    /// Width; a multiple of twice `heads`.
+    pub hidden: usize,
+    /// Layers.
+    pub layers: usize,
+    /// Heads of queries, an even number; keys and values have half as many.
+    pub heads: usize,
+}
+
+impl Default for Shape {
+    /// The model of the demo. Its vocabulary is made for Binary alone: one for all English words would make the model several
+    /// times larger.
+    fn default() -> Self {
+        Shape { skills: vec!["binary".to_string()], vocabulary: 512, hidden: 128, layers: 4, heads: 4 }
+    }
+}
+
+/// Settings with which a model made on the spot learns: those of the configuration are made for models that know a
+/// language already.
+#[must_use]
+pub fn settings() -> Vec<(&'static str, Value)> {
+    vec![("batch_size", json!(32)), ("learning_rate", json!(1e-3)), ("max_length", json!(CONTEXT))]
+}
 
 /// A model in a few words: family, size, vocabulary.
 #[must_use]
@@ -24,14 +54,17 @@ pub fn describe(config: &Config) -> String {
 }
 
 /// Writes a complete Hugging Face folder: configuration, tokenizer, chat template, random weights.
-pub fn write_model(dir: &Path) -> Result<Config> {
+pub fn write_model(dir: &Path, shape: &Shape) -> Result<Config> {
+    let Shape { hidden, heads, layers, .. } = *shape;
+    ensure!(layers > 0 && heads > 0 && heads % 2 == 0, "a model needs layers and an even number of heads");
+    ensure!(hidden > 0 && hidden % (2 * heads) == 0, "the width must be a multiple of twice the heads, {}", 2 * heads);
     disk::create_dir(dir)?;
-    let tokenizer = hone_data::tiny::build_tokenizer(training_texts()?.into_iter(), VOCABULARY)?;
+    let tokenizer = hone_data::tiny::build_tokenizer(training_texts(&shape.skills)?.into_iter(), shape.vocabulary)?;
     let parsed = tokenizers::Tokenizer::from_bytes(serde_json::to_vec(&tokenizer)?)
         .map_err(|error| anyhow::anyhow!("read the tokenizer just made: {error}"))?;
     let id = |token: &str| parsed.token_to_id(token).with_context(|| format!("find {token} in the tokenizer"));
     let (end_of_turn, pad) = (id("<|im_end|>")?, id("<|endoftext|>")?);
-    let config_json = model_config(parsed.get_vocab_size(true), end_of_turn, pad);
+    let config_json = model_config(shape, parsed.get_vocab_size(true), end_of_turn, pad);
     let config = Config::from_json(&config_json)?;
     disk::write_json(&dir.join("config.json"), &config_json)?;
     disk::write_json(&dir.join("tokenizer.json"), &tokenizer)?;
@@ -48,35 +81,38 @@ pub fn write_model(dir: &Path) -> Result<Config> {
     Ok(config)
 }
 
-/// The training texts of Binary, so that its words become tokens. Texts of other skills are spelled in smaller pieces: a
-/// vocabulary for all English words would make the model several times larger.
-fn training_texts() -> Result<Vec<String>> {
+/// Texts of all levels, so that their words become tokens.
+fn training_texts(skills: &[String]) -> Result<Vec<String>> {
     let mut texts = Vec::new();
-    let skill = hone_skills::find("binary").expect("Binary is built in");
-    for level in skill.levels() {
-        let (level, count, seed) = (level.level, TEXTS_PER_LEVEL, 1);
-        let request = GenerateRequest { level, count, seed, split: Split::Train, steps: false };
-        let batch = skill.generate(&request).map_err(|error| anyhow::anyhow!("generate tokenizer texts: {error}"))?;
-        for sample in &batch.samples {
-            texts.extend(sample.messages.iter().map(|message| message.content.clone()));
+    for name in skills {
+        let skill = hone_skills::find(name)
+            .with_context(|| format!("find the skill {name:?} (known: {})", hone_skills::names().join(", ")))?;
+        for level in skill.levels() {
+            let (level, count, seed) = (level.level, TEXTS_PER_LEVEL, 1);
+            let request = GenerateRequest { level, count, seed, split: Split::Train, steps: false };
+            let batch =
+                skill.generate(&request).map_err(|error| anyhow::anyhow!("generate tokenizer texts: {error}"))?;
+            for sample in &batch.samples {
+                texts.extend(sample.messages.iter().map(|message| message.content.clone()));
+            }
         }
     }
     Ok(texts)
 }
 
-fn model_config(vocab_size: usize, end_of_turn: u32, pad: u32) -> Value {
+fn model_config(shape: &Shape, vocab_size: usize, end_of_turn: u32, pad: u32) -> Value {
     json!({
         "architectures": ["Qwen3ForCausalLM"],
         "model_type": "qwen3",
         "vocab_size": vocab_size,
-        "hidden_size": 128,
-        "intermediate_size": 384,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 32,
+        "hidden_size": shape.hidden,
+        "intermediate_size": 3 * shape.hidden,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.heads / 2,
+        "head_dim": shape.hidden / shape.heads,
         "hidden_act": "silu",
-        "max_position_embeddings": 512,
+        "max_position_embeddings": CONTEXT,
         "rms_norm_eps": 1e-6,
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
         "tie_word_embeddings": true,

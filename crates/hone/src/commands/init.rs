@@ -79,16 +79,19 @@ pub fn create(root: &Path, base: &Base, chosen: &[(String, Value)]) -> Result<Ma
         Base::Tiny => (layout.models().join("tiny"), "models/tiny".to_string()),
     };
     if matches!(base, Base::Tiny) {
-        tiny::write_model(&dir).context("make the tiny model")?;
+        tiny::write_model(&dir, &tiny::Shape::default()).context("make the tiny model")?;
     }
     let (model, identity) = identify(&dir)?;
     let manifest_hash = base_manifest_hash(&dir)?;
     layout.create_folders().context("make the folders")?;
     if !layout.config().exists() {
         let mut values: Vec<(&str, Value)> = chosen.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
-        if !values.iter().any(|(key, _)| *key == "model_path") {
-            values.push(("model_path", json!(name)));
+        let mut own = vec![("model_path", json!(name))];
+        if matches!(base, Base::Tiny) {
+            own.extend(tiny::settings());
         }
+        let is_chosen = |key: &str| chosen.iter().any(|(chosen, _)| chosen == key);
+        values.extend(own.into_iter().filter(|(key, _)| !is_chosen(key)));
         disk::write_atomic(&layout.config(), commented_file(&values).as_bytes())?;
     }
     let config = crate::config::Config::load(root, &[])?;

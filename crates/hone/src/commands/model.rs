@@ -1,9 +1,10 @@
-//! Model folders: `hone model info`, `hone model import`.
+//! Model folders: `hone model info`, `hone model import`, `hone model new`.
 
 use crate::output;
+use crate::tiny::{self, Shape};
 use crate::workspace::{Workspace, absolute};
 use anyhow::{Context, Result, bail};
-use clap::{Subcommand, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use hone_disk as disk;
 use hone_model::{Config, Dtype, HostWeights, gguf};
 use serde_json::json;
@@ -18,6 +19,8 @@ pub enum ModelVerb {
         /// A Hugging Face folder.
         path: PathBuf,
     },
+    /// Make a small model with random weights and a tokenizer of its own, e.g. for `hone init --model`.
+    New(NewArgs),
     /// Dequantise a GGUF file into a Hugging Face folder.
     Import {
         /// The GGUF file (llama, qwen2 or qwen3).
@@ -28,6 +31,28 @@ pub enum ModelVerb {
         #[arg(long, value_enum, default_value = "bf16")]
         dtype: DtypeArg,
     },
+}
+
+/// Flags of `hone model new`. The defaults make the model of `hone init --tiny`.
+#[derive(Args, Debug)]
+pub struct NewArgs {
+    /// The folder to make.
+    dir: PathBuf,
+    /// Skills of hone whose texts the tokenizer learns its words from.
+    #[arg(long, value_delimiter = ',', default_value = "binary")]
+    skills: Vec<String>,
+    /// Most tokens of the vocabulary.
+    #[arg(long, default_value_t = 512)]
+    vocabulary: usize,
+    /// Width: a multiple of twice the heads.
+    #[arg(long, default_value_t = 128)]
+    hidden: usize,
+    /// Layers.
+    #[arg(long, default_value_t = 4)]
+    layers: usize,
+    /// Heads: an even number.
+    #[arg(long, default_value_t = 4)]
+    heads: usize,
 }
 
 /// Type of written weights, as a flag.
@@ -45,8 +70,25 @@ pub enum DtypeArg {
 pub fn run(ws: &Workspace, verb: &ModelVerb) -> Result<()> {
     match verb {
         ModelVerb::Info { path } => info(ws, path),
+        ModelVerb::New(args) => new(ws, args),
         ModelVerb::Import { file, dir, dtype } => import(ws, file, dir, *dtype),
     }
+}
+
+fn new(ws: &Workspace, args: &NewArgs) -> Result<()> {
+    let NewArgs { dir, skills, vocabulary, hidden, layers, heads } = args;
+    if dir.join("config.json").exists() {
+        bail!("make a model in {}: there is one already", dir.display());
+    }
+    let (skills, vocabulary, hidden, layers, heads) = (skills.clone(), *vocabulary, *hidden, *layers, *heads);
+    let shape = Shape { skills, vocabulary, hidden, layers, heads };
+    let config = tiny::write_model(&absolute(dir)?, &shape).context("make the model")?;
+    if ws.json {
+        output::json(&json!({"model": dir, "parameters": count(&config), "vocab_size": config.vocab_size}));
+    } else {
+        output::line(&format!("made {}: {}", dir.display(), tiny::describe(&config)));
+    }
+    Ok(())
 }
 
 fn info(ws: &Workspace, path: &Path) -> Result<()> {
