@@ -194,19 +194,23 @@ fn a_body_beyond_the_limit_is_refused() {
 }
 
 #[test]
-fn health_answers_while_samples_are_made() {
+fn health_answers_within_50_ms_while_ten_thousand_samples_are_made() {
     let server = Server::start();
     let busy = std::thread::spawn({
         let (agent, url) = (server.agent.clone(), server.url("/generate"));
-        move || agent.post(url).send(json!({ "level": 7, "count": 5_000 }).to_string()).unwrap().status().as_u16()
+        move || agent.post(url).send(json!({ "level": 7, "count": 10_000 }).to_string()).unwrap().status().as_u16()
     });
-    let mut health = 0;
+    let mut took = Vec::new();
     while !busy.is_finished() {
+        let start = Instant::now();
         assert_eq!(server.get("/health").0, 200);
-        health += 1;
+        took.push(start.elapsed());
     }
     assert_eq!(busy.join().unwrap(), 200);
-    assert!(health > 1, "no answer came while the samples were made");
+    took.sort();
+    // Single answers wait for the processor where the machine is busy; the server itself holds none back.
+    let median = took[took.len() / 2];
+    assert!(took.len() > 1 && median < Duration::from_millis(50), "{} answers, the median took {median:?}", took.len());
 }
 
 #[test]
