@@ -30,14 +30,17 @@ const MAX_WAITING: usize = 64;
 const LIMIT: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(20);
 
-/// The loop's end: what was told, and the way to the thread.
-pub(crate) struct Alerter {
+/// The sender's end: what was told, and the way to the thread.
+pub struct Alerter {
     orders: SyncSender<(Alerts, Value)>,
     told: HashMap<(String, String), Instant>,
 }
 
 impl Alerter {
-    /// An alerter and its thread, which ends with it.
+    /// An alerter and its thread, which ends with it, after what waits.
+    ///
+    /// # Errors
+    /// No thread can be started.
     pub fn start() -> Result<(Alerter, JoinHandle<()>)> {
         let (orders, waiting) = sync_channel::<(Alerts, Value)>(MAX_WAITING);
         let body = move || {

@@ -11,7 +11,7 @@ mod target;
 
 use crate::control::Asked;
 use crate::data_manager::{self, GenerateOrder, GeneratedFile};
-use crate::inbox::Scan;
+use crate::inbox::{Fingerprint, Scan};
 use crate::options::{Limits, LoopConfig};
 use crate::run_loop::HouseReport;
 use crate::status::LiveUpdate;
@@ -41,6 +41,8 @@ pub(crate) enum Message {
     Asked(Asked),
     /// The scan that the loop asked for ended.
     Scanned(Result<Scan>),
+    /// A file event says that a scan is worth while.
+    FileEvents,
     /// Only the view shows it.
     Live(LiveUpdate),
     /// The request for data ended.
@@ -95,6 +97,7 @@ pub(crate) struct Runner {
     housekeeping: Lane,
     workers: HashMap<LeaseToken, ChildHandle>,
     checks: HashMap<DatasetId, ChildHandle>,
+    seen_in_inbox: HashMap<String, Fingerprint>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -113,6 +116,7 @@ impl Runner {
             housekeeping: Lane::start("removing")?,
             workers: HashMap::new(),
             checks: HashMap::new(),
+            seen_in_inbox: HashMap::new(),
             threads: Vec::new(),
         })
     }
@@ -124,7 +128,11 @@ impl Runner {
     pub fn start(&mut self, effect: Effect, given: &Given) -> Result<()> {
         let (env, given) = (self.env.clone(), given.clone());
         match effect {
-            Effect::TakeFile { .. } | Effect::MoveRejected { .. } | Effect::DropDuplicate { .. } => {
+            Effect::TakeFile { ref inbox_path, .. } => {
+                let seen = self.seen_in_inbox.get(inbox_path).copied();
+                self.files.run(move || files::take(&env, &given, effect, seen))
+            }
+            Effect::MoveRejected { .. } | Effect::DropDuplicate { .. } => {
                 self.files.run(move || files::file_effect(&env, &given, effect))
             }
             Effect::Publish { checkpoint } => self.publishing.run(move || files::publish(&env, &given, checkpoint)),
@@ -158,6 +166,16 @@ impl Runner {
             // The loop's own.
             Effect::Exit => Ok(()),
         }
+    }
+
+    /// What complete files were when the scan saw them; one that is something else by the time it is taken stays.
+    pub fn seen_in_inbox(&mut self, files: HashMap<String, Fingerprint>) {
+        self.seen_in_inbox = files;
+    }
+
+    /// Set when the loop ends.
+    pub fn ending(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.env.ending)
     }
 
     /// Where messages to the loop go.

@@ -1,19 +1,23 @@
 //! Which files of `inbox/` are complete ([`Scanner`]), and how a complete file is put there ([`place`]).
 //!
-//! A file with a sidecar `<file>.meta.json` that says `"submitted": true` was renamed in: it is complete at
-//! once. Any other file is complete when neither its size nor its time has changed for `settle`; a `.jsonl`
-//! file whose last line is cut short, or a Parquet or zstd file without its end, waits for `torn` and then goes to the
-//! gates as it is, which reject it. (A gzip file shows its end only when it is unpacked: the gates do that.)
+//! A file that was renamed in is complete at once: its sidecar `<file>.meta.json` says `"submitted": true`, or a file
+//! event told ([`watch`]). One that was seen closed by its writer is complete when its end shows it: the last line of a
+//! `.jsonl` file parses, a Parquet or zstd file has its footer. Any other file is complete when nothing about it has
+//! changed for `settle`; a `.jsonl` file whose last line is cut short, or a Parquet or zstd file without its end, waits
+//! for `torn` and then goes to the gates as it is, which reject it. (A gzip file shows its end only when it is
+//! unpacked: the gates do that.) Whoever appends to a file in several goes writes it under a name that waits.
 //! Hidden files, `*.tmp`, `*.part`, sidecars and links are never data. Nothing here moves a file that waits.
 
 mod place;
 mod scan;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 pub use place::{place, place_bytes};
 pub(crate) use scan::MAX_READY;
-pub use scan::{ReadyFile, Scan, Scanner};
+pub use scan::{Fingerprint, ReadyFile, Scan, Scanner};
+pub(crate) use watch::watch;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -39,6 +43,8 @@ pub struct Sidecar {
     pub other: serde_json::Map<String, serde_json::Value>,
 }
 
+/// Folders below the inbox are followed this deep.
+const MAX_DEPTH: usize = 16;
 /// Largest sidecar that is read.
 const MAX_SIDECAR_BYTES: u64 = 1 << 20;
 

@@ -15,11 +15,13 @@
 //! | [`skill`] | the client of Skill API v1 |
 //! | [`conform`] | holds a skill server against the contract |
 //! | [`data_manager`] | asking a skill for new data when the queue runs dry |
+//! | [`alerts`] | telling people what they must see |
 //! | [`supervisor`] | `hone up`: role processes, restarted when they fail |
 //! | [`status`] | the view `status/training_status.json` |
 
 #![cfg_attr(test, expect(clippy::disallowed_methods, reason = "tests write fixtures"))]
 
+pub mod alerts;
 pub mod clock;
 pub mod conform;
 pub mod control;
@@ -32,7 +34,6 @@ pub mod skill;
 pub mod status;
 pub mod supervisor;
 
-mod alerts;
 mod background;
 mod effects;
 mod exam;

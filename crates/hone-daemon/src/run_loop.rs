@@ -16,7 +16,7 @@ use crate::clock::now_ms;
 use crate::control::{self, Asked};
 use crate::data_manager::{self, GenerateOrder, GeneratedFile, Memory};
 use crate::effects::{Given, Message, Runner};
-use crate::inbox::{MAX_READY, Scan, Scanner};
+use crate::inbox::{self, MAX_READY, Scan, Scanner};
 use crate::options::{DaemonOptions, LoopConfig};
 use crate::status::{self, Live};
 use crate::worker::wait_for_earlier_children;
@@ -24,11 +24,11 @@ use anyhow::{Context, Result, bail};
 use hone_pipeline::config::Settings;
 use hone_pipeline::decide::{command_offline, decide, recover};
 use hone_pipeline::event::{Command, Decision, Effect, Event};
-use hone_pipeline::state::{Change, CheckpointState, Control, LogEntry, LogSeverity, State};
+use hone_pipeline::state::{Change, Control, LogEntry, LogSeverity, State};
 use hone_pipeline::wire::{ControlReply, ControlRequest};
 use hone_store::{OwnerLock, OwnerLockError, Store, owner_lock, publish};
 use housekeeping::House;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -54,7 +54,7 @@ const CONFIG_EVERY: Duration = Duration::from_millis(50);
 /// # Errors
 /// The workspace is owned by another daemon, cannot be read, or a commit failed.
 pub fn run(options: DaemonOptions, stop: Arc<AtomicBool>, on_ready: impl FnOnce()) -> Result<()> {
-    let _lock = take_workspace(&options.root)?;
+    let lock = take_workspace(&options.root)?;
     let store = Store::open(&options.root).context("open the workspace")?;
     let config = (options.load_settings)().context("read the configuration")?;
     let mut state = store.load().context("load the state")?;
@@ -72,8 +72,8 @@ pub fn run(options: DaemonOptions, stop: Arc<AtomicBool>, on_ready: impl FnOnce(
 
     let (sender, messages) = sync_channel(MAX_MESSAGES);
     let mut runner = Runner::new(&layout, options.program.clone(), options.admin_key.clone(), sender.clone())?;
-    let (scans, scanner) = start_scanner(&options, &layout.inbox(), sender.clone())?;
-    runner.adopt(scanner);
+    let (scans, threads) = start_scanner(&options, &layout.inbox(), sender.clone(), runner.ending())?;
+    threads.into_iter().for_each(|thread| runner.adopt(thread));
     let (worker, background) = BackgroundWorker::start()?;
     runner.adopt(background);
     let (alerter, telling) = Alerter::start()?;
@@ -83,7 +83,8 @@ pub fn run(options: DaemonOptions, stop: Arc<AtomicBool>, on_ready: impl FnOnce(
     let server = control::Server::start(&layout.control_socket(), ask)?;
     let exit_wait = Duration::from_millis(config.limits.exit_wait_ms);
     let state = Arc::new(store.load()?);
-    let mut daemon = Daemon::new(options, store, state, config, runner, scans, (House::new(worker), alerter));
+    let house = (House::new(worker), alerter, lock);
+    let mut daemon = Daemon::new(options, store, state, config, runner, scans, house);
     let result = daemon.recover().and_then(|()| {
         on_ready();
         daemon.options.notifier.ready();
@@ -140,6 +141,7 @@ struct Daemon {
     taken: HashSet<String>,
     house: House,
     alerter: Alerter,
+    lock: OwnerLock,
     generating: bool,
     last_generated_ms: u64,
     turn: u64,
@@ -155,7 +157,7 @@ impl Daemon {
         config: LoopConfig,
         runner: Runner,
         scans: SyncSender<()>,
-        (house, alerter): (House, Alerter),
+        (house, alerter, lock): (House, Alerter, OwnerLock),
     ) -> Daemon {
         let memory = Memory::read(&options.root);
         Daemon {
@@ -170,6 +172,7 @@ impl Daemon {
             taken: HashSet::new(),
             house,
             alerter,
+            lock,
             generating: false,
             last_generated_ms: memory.last_ms,
             turn: memory.next_seed,
@@ -205,7 +208,7 @@ impl Daemon {
     fn stop_asked(&mut self, told: &mut bool) -> Result<()> {
         let state = &self.given.state;
         if let Control::Paused { .. } = state.control {
-            let publishing = state.checkpoints.values().any(|c| matches!(c.state, CheckpointState::Staged { .. }));
+            let publishing = state.checkpoints.active().next().is_some();
             self.exit |= state.lease.is_none() && !publishing;
             return Ok(());
         }
@@ -241,6 +244,10 @@ impl Daemon {
                 Ok(())
             }
             Message::Scanned(scan) => self.scanned(scan),
+            Message::FileEvents => {
+                self.timers.scan_now();
+                Ok(())
+            }
             Message::Live(update) => {
                 self.live.update(update);
                 self.timers.figures_changed();
@@ -341,19 +348,23 @@ impl Daemon {
         if scan.ready.len() == MAX_READY {
             self.timers.scan_now();
         }
-        for file in scan.ready.into_iter().filter(|file| !self.taken.contains(&file.inbox_path)).collect::<Vec<_>>() {
-            let crate::inbox::ReadyFile { inbox_path, priority, schema_flag } = file;
+        let fresh = |file: &inbox::ReadyFile| !self.taken.contains(&file.inbox_path);
+        let ready: Vec<_> = scan.ready.into_iter().filter(fresh).collect();
+        self.runner.seen_in_inbox(ready.iter().map(|file| (file.inbox_path.clone(), file.fingerprint)).collect());
+        for file in ready {
+            let inbox::ReadyFile { inbox_path, priority, schema_flag, fingerprint: _ } = file;
             self.event(&Event::FileArrived { inbox_path, priority, schema_flag })?;
             if self.given.state.queue_full || self.given.state.disk_low {
                 break;
             }
         }
+        self.runner.seen_in_inbox(HashMap::new());
         Ok(())
     }
 
     fn timers_due(&mut self) -> Result<()> {
         let now = Instant::now();
-        if self.timers.scan_due(now) && !self.scanning {
+        if !self.scanning && self.timers.scan_due(now) {
             self.taken.clear();
             self.scanning = true;
             self.scans.try_send(()).ok().context("go on: the scanner ended")?;
@@ -361,6 +372,7 @@ impl Daemon {
         self.start_delayed()?;
         if self.timers.tick_due(now) {
             self.options.notifier.alive();
+            self.keep_lock();
             self.runner.reap()?;
             self.keep_house()?;
             self.event(&Event::Tick)?;
@@ -370,6 +382,13 @@ impl Daemon {
             self.write_view();
         }
         Ok(())
+    }
+
+    /// Without its file the lock still holds; only nobody reads who has it.
+    fn keep_lock(&mut self) {
+        if let Err(error) = self.lock.keep() {
+            tracing::debug!("the lock file is gone: failed to {error:#}");
+        }
     }
 
     fn ask_for_data(&mut self) -> Result<()> {
@@ -431,22 +450,37 @@ impl Daemon {
         self.write_view();
         drop((self.scans, self.house, self.alerter));
         self.runner.shut_down(wait);
+        drop(self.lock);
     }
 }
 
+/// The thread that scans the inbox when asked, and the one that hears file events, where this system has them.
 fn start_scanner(
     options: &DaemonOptions,
     inbox: &Path,
     messages: SyncSender<Message>,
-) -> Result<(SyncSender<()>, JoinHandle<()>)> {
+    ending: Arc<AtomicBool>,
+) -> Result<(SyncSender<()>, Vec<JoinHandle<()>>)> {
+    let (news, heard) = sync_channel(MAX_MESSAGES);
+    let waker = messages.clone();
+    let watcher = inbox::watch(inbox, news, ending, move || waker.send(Message::FileEvents).is_ok());
+    let watcher = watcher.unwrap_or_else(|error| {
+        tracing::warn!("files settle by their time alone: failed to {error:#}");
+        None
+    });
     let (scans, asked) = sync_channel::<()>(1);
     let mut scanner = Scanner::new(inbox, options.settle, options.torn);
     let body = move || {
         // Ends with the loop, which owns the other end of one channel or the other.
-        while asked.recv().is_ok() && messages.send(Message::Scanned(scanner.scan(Instant::now()))).is_ok() {}
+        while asked.recv().is_ok() {
+            heard.try_iter().for_each(|news| scanner.hear(news));
+            if messages.send(Message::Scanned(scanner.scan(Instant::now()))).is_err() {
+                return;
+            }
+        }
     };
     let thread = std::thread::Builder::new().name("inbox".to_string()).spawn(body).context("start the scanner")?;
-    Ok((scans, thread))
+    Ok((scans, watcher.into_iter().chain([thread]).collect()))
 }
 
 fn log(entry: &LogEntry) {

@@ -21,8 +21,10 @@ use std::time::{Duration, Instant};
 const POLL: Duration = Duration::from_millis(20);
 /// Longest line that is passed on.
 const MAX_LINE_BYTES: u64 = 64 << 10;
-/// A log file that has reached this size is put aside as `NAME.log.1` before the next start of its role.
+/// A log file that has reached this size is put aside as `NAME.log.1`, in the place of an older one.
 const MAX_LOG_BYTES: u64 = 64 << 20;
+/// How often that is looked at.
+const LINES_PER_LOOK: usize = 1_000;
 
 /// One role of this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -184,7 +186,7 @@ impl<'a> Running<'a> {
         'a: 'scope,
     {
         let log = options.log_dir.join(format!("{}.log", self.role.name.replace([':', '/'], "-")));
-        put_aside(&log)?;
+        put_aside(&log, MAX_LOG_BYTES)?;
         let mut command = Command::new(&options.program);
         command.args(&self.role.args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         // Ctrl-C in a terminal reaches the supervisor alone, which ends the roles in order.
@@ -269,7 +271,7 @@ fn reap(child: &mut Child) -> std::io::Result<ExitStatus> {
 
 fn copy_lines(pipe: impl Read, role: &str, log: &Path, on_event: &(dyn Fn(SupervisorEvent) + Sync)) {
     let mut reader = BufReader::new(pipe);
-    loop {
+    for number in 1.. {
         let mut line = Vec::new();
         match (&mut reader).take(MAX_LINE_BYTES).read_until(b'\n', &mut line) {
             Ok(1..) => {}
@@ -279,12 +281,18 @@ fn copy_lines(pipe: impl Read, role: &str, log: &Path, on_event: &(dyn Fn(Superv
         if let Err(error) = hone_disk::append_line(log, &line) {
             tracing::warn!(role, "a log line is lost: failed to {error:#}");
         }
+        if number % LINES_PER_LOOK == 0
+            && let Err(error) = put_aside(log, MAX_LOG_BYTES)
+        {
+            tracing::warn!(role, "the log grows on: failed to {error:#}");
+        }
         on_event(SupervisorEvent::Line { role: role.to_string(), line });
     }
 }
 
-fn put_aside(log: &Path) -> Result<()> {
-    if log.metadata().is_ok_and(|info| info.len() > MAX_LOG_BYTES) {
+/// The other end of the role may do the same at the same time: then there is nothing left to do.
+fn put_aside(log: &Path, max_bytes: u64) -> Result<()> {
+    if log.metadata().is_ok_and(|info| info.len() > max_bytes) {
         hone_disk::rename(log, &log.with_extension("log.1"))?;
     }
     Ok(())

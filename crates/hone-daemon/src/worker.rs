@@ -134,6 +134,8 @@ pub(crate) struct ChildEnd {
     pub success: bool,
     /// Whether it ended for want of memory.
     pub out_of_memory: bool,
+    /// Whether it was ended from outside, by SIGKILL or SIGTERM, and not for want of memory.
+    pub by_signal: bool,
     /// Exit code or signal in words, with the last lines of its stderr.
     pub explanation: String,
 }
@@ -190,8 +192,9 @@ pub(crate) fn run_child(
     let killed = handle.lock().kill_reason.clone();
     let status = status.context("wait for the child")?;
     let out_of_memory = memory::ran_out(status, &last_lines, kills_before);
+    let by_signal = !out_of_memory && matches!(status.signal(), Some(9 | 15));
     let explanation = explain(status, &last_lines);
-    Ok(ChildEnd { failed, killed, success: status.success(), out_of_memory, explanation })
+    Ok(ChildEnd { failed, killed, success: status.success(), out_of_memory, by_signal, explanation })
 }
 
 fn spawn(spec: &ChildSpec) -> Result<Child> {

@@ -81,7 +81,8 @@ fn workspace(root: &Path) {
         yielded: false,
         marks: Default::default(),
     };
-    let lineage = Lineage { number: 1, model_name, base_model, identity: ModelIdentity::default() };
+    let (identity, base) = (ModelIdentity::default(), CheckpointId(0));
+    let lineage = Lineage { number: 1, model_name, base_model, identity, base, left_at: None };
     store.commit(&[Change::SetLineage(lineage), Change::PutCheckpoint(checkpoint)]).unwrap();
 }
 

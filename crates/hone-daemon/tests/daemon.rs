@@ -3,6 +3,12 @@
 
 #![expect(clippy::disallowed_methods, reason = "tests write fixtures")]
 
+#[path = "daemon/bursts.rs"]
+mod bursts;
+#[path = "daemon/owner.rs"]
+mod owner;
+#[path = "daemon/stuck.rs"]
+mod stuck;
 #[path = "../src/testing.rs"]
 mod testing;
 
@@ -182,6 +188,8 @@ fn first_changes() -> [Change; 2] {
         model_name: "m".to_string(),
         base_model: "models/base".to_string(),
         identity: ModelIdentity::default(),
+        base: CheckpointId(0),
+        left_at: None,
     };
     let checkpoint = Checkpoint {
         id: CheckpointId(0),

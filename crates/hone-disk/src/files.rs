@@ -60,19 +60,50 @@ pub(crate) fn json_bytes(value: &impl Serialize) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Creates (or empties) a file for streaming into a staging folder. It is not durable before
-/// [`crate::manifest::write`] or [`crate::sync_tree`] has run over its folder.
+/// Creates (or empties) a plain file: a log, or what another process writes. For bytes that matter see
+/// [`create_streamed`].
 pub fn create_file(path: &Path) -> Result<File> {
     faults::step("create").and_then(|()| File::create(path)).with_context(|| format!("create {}", path.display()))
+}
+
+/// Creates (or empties) a file for streaming into a staging folder. It is not durable before
+/// [`crate::manifest::write`] or [`crate::sync_tree`] has run over its folder, or [`StreamedFile::sync`] returned.
+pub fn create_streamed(path: &Path) -> Result<StreamedFile> {
+    create_file(path).map(StreamedFile)
+}
+
+/// A file that is written in many goes.
+#[derive(Debug)]
+pub struct StreamedFile(File);
+
+impl StreamedFile {
+    /// Makes its bytes durable.
+    ///
+    /// # Errors
+    /// Whatever the disk answers.
+    pub fn sync(&self) -> io::Result<()> {
+        faults::step("sync_file")?;
+        self.0.sync_all()
+    }
+}
+
+impl Write for StreamedFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        faults::write_all(&mut self.0, bytes, "write")?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 /// Appends one line (the newline is added) with a single write, so that two writers never tear a line. Not
 /// synced: a log's last lines may be lost by a power cut. Creates the file; the parent must exist.
 pub fn append_line(path: &Path, line: &str) -> Result<()> {
     let append = || {
-        faults::step("append")?;
         let mut file = OpenOptions::new().append(true).create(true).open(path)?;
-        file.write_all(format!("{line}\n").as_bytes())
+        faults::write_all(&mut file, format!("{line}\n").as_bytes(), "append")
     };
     append().with_context(|| format!("append to {}", path.display()))
 }
@@ -141,8 +172,7 @@ pub(crate) fn parent_of(path: &Path) -> Option<&Path> {
 pub(crate) fn write_temporary(path: &Path, bytes: &[u8]) -> io::Result<()> {
     faults::step("create")?;
     let mut file = File::create(path)?;
-    faults::step("write")?;
-    file.write_all(bytes)?;
+    faults::write_all(&mut file, bytes, "write")?;
     faults::step("sync_file")?;
     file.sync_all()
 }
@@ -152,8 +182,7 @@ fn write_owned(path: &Path, bytes: &[u8]) -> io::Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
     faults::step("create")?;
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    faults::step("write")?;
-    file.write_all(bytes)?;
+    faults::write_all(&mut file, bytes, "write")?;
     faults::step("sync_file")?;
     file.sync_all()
 }

@@ -16,7 +16,8 @@ pub mod manifest;
 mod tree;
 
 pub use files::{
-    append_line, create_dir, create_file, hash_bytes, hash_file, write_atomic, write_json, write_private_json,
+    StreamedFile, append_line, create_dir, create_file, create_streamed, hash_bytes, hash_file, write_atomic,
+    write_json, write_private_json,
 };
 pub use lock::FileLock;
 pub use tree::{copy_dir, link_or_copy, remove_file, remove_tree, rename, sync_tree};
@@ -28,6 +29,16 @@ mod faults {
     #[inline]
     pub(crate) fn step(_operation: &'static str) -> std::io::Result<()> {
         Ok(())
+    }
+
+    /// Writes the bytes.
+    #[inline]
+    pub(crate) fn write_all(
+        file: &mut dyn std::io::Write,
+        bytes: &[u8],
+        _operation: &'static str,
+    ) -> std::io::Result<()> {
+        file.write_all(bytes)
     }
 }
 

@@ -1,4 +1,4 @@
-//! A lock on a file, held by the operating system for as long as the process lives.
+//! A lock on a file or a folder, held by the operating system for as long as the process lives.
 
 use anyhow::{Context, Result};
 use std::fs::{File, OpenOptions, TryLockError};
@@ -30,6 +30,17 @@ impl FileLock {
         let holder = format!("pid {} on host {}\n", std::process::id(), host_name());
         file.set_len(0).and_then(|()| file.write_all(holder.as_bytes())).context("write the holder into the lock")?;
         Ok(Some(FileLock { _file: file }))
+    }
+
+    /// Takes the lock of a folder, which unlike a file nobody removes while what lies in it is used; `None` when it is
+    /// held. Nothing is written.
+    pub fn try_exclusive_dir(path: &Path) -> Result<Option<FileLock>> {
+        let folder = File::open(path).with_context(|| format!("open {}", path.display()))?;
+        match folder.try_lock() {
+            Ok(()) => Ok(Some(FileLock { _file: folder })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("lock {}", path.display())),
+        }
     }
 
     /// Who last took the lock, e.g. `pid 123 on host box`; `None` when the file is absent or empty.

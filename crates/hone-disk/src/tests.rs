@@ -1,6 +1,7 @@
 //! What readers may rely on: old or new, never half; complete or not visible.
 
 use crate::blobs::{BlobDir, Part, Received};
+use crate::faults::Fault;
 use crate::{FileLock, faults, manifest};
 use expect_test::{Expect, expect};
 use std::fs;
@@ -12,34 +13,36 @@ fn folder() -> (tempfile::TempDir, PathBuf) {
     (temporary, path)
 }
 
-/// Runs `action` once whole and then once per durable operation with a crash there. `inspect` looks at the folder
-/// after every crash; then `action` runs again without faults, and `finished` must hold.
+/// Runs `action` once whole and then once per durable operation and kind of fault there. `inspect` looks at the folder
+/// after every fault; then `action` runs again without faults, and `finished` must hold.
 #[track_caller]
-fn crash_everywhere(
+fn fail_everywhere(
     prepare: &dyn Fn(&Path),
     action: &dyn Fn(&Path) -> anyhow::Result<()>,
     inspect: &dyn Fn(&Path),
     finished: &dyn Fn(&Path),
 ) -> usize {
-    let run = |crash: Option<usize>| {
+    let run = |fault: Option<(Fault, usize)>| {
         let (_guard, dir) = folder();
         prepare(&dir);
-        faults::crash_at(crash);
+        fault.map_or_else(faults::stop, |(kind, index)| faults::fail_at(kind, index));
         let result = action(&dir);
         let num_operations = faults::operations().len();
-        faults::crash_at(None);
+        faults::stop();
         inspect(&dir);
-        if crash.is_some() {
-            action(&dir).expect("it goes on after the crash");
+        if fault.is_some() {
+            action(&dir).unwrap_or_else(|error| panic!("it goes on after {fault:?}: {error:#}"));
         } else {
-            result.expect("it succeeds without a crash");
+            result.expect("it succeeds without a fault");
         }
         finished(&dir);
         num_operations
     };
     let num_operations = run(None);
     for index in 0..num_operations {
-        run(Some(index));
+        for kind in Fault::ALL {
+            run(Some((kind, index)));
+        }
     }
     num_operations
 }
@@ -49,7 +52,7 @@ fn check_operations(action: impl FnOnce(&Path), expected: Expect) {
     let (_guard, dir) = folder();
     fs::create_dir(dir.join("sub")).unwrap();
     fs::write(dir.join("there"), "there").unwrap();
-    faults::crash_at(None);
+    faults::stop();
     action(&dir);
     expected.assert_eq(&faults::operations().join(" "));
 }
@@ -71,7 +74,7 @@ fn syncs_bytes_before_the_rename_and_names_after_it() {
 #[test]
 fn an_atomic_write_shows_old_or_new_at_every_crash() {
     let text = |dir: &Path| fs::read_to_string(dir.join("state.json")).unwrap();
-    let num_operations = crash_everywhere(
+    let num_operations = fail_everywhere(
         &|dir| fs::write(dir.join("state.json"), "old").unwrap(),
         &|dir| crate::write_atomic(&dir.join("state.json"), b"new"),
         &|dir| assert!(["old", "new"].contains(&text(dir).as_str()), "{}", text(dir)),
@@ -101,7 +104,7 @@ fn a_folder_becomes_visible_complete_at_every_crash() {
             assert_eq!(manifest.files.len(), 2);
         }
     };
-    let num_operations = crash_everywhere(&|_| {}, &stage_and_publish, &complete_if_visible, &|dir| {
+    let num_operations = fail_everywhere(&|_| {}, &stage_and_publish, &complete_if_visible, &|dir| {
         assert!(dir.join("checkpoint-1/sub/tokens").is_file());
     });
     assert!(num_operations > 20, "{num_operations}");
@@ -109,7 +112,7 @@ fn a_folder_becomes_visible_complete_at_every_crash() {
 
 #[test]
 fn a_removed_folder_is_whole_or_gone_at_every_crash() {
-    crash_everywhere(
+    fail_everywhere(
         &|dir| {
             fs::create_dir(dir.join("data")).unwrap();
             fs::write(dir.join("data/a"), "a").unwrap();

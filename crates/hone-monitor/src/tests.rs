@@ -129,6 +129,7 @@ fn dataset(id: u64, file_name: &str, state: DatasetState) -> Change {
         provenance: None,
         keep_back: None,
         check_started: false,
+        check_tries: 0,
         filed: false,
         gone: None,
         set_aside: None,

@@ -234,6 +234,9 @@ pub struct Settings {
     pub error_budget: f64,
     /// What happens when a checkpoint is worse than the one it was trained from.
     pub on_regression: OnRegression,
+    /// People are told when so many checkpoints in a row did not take the champion's place; 0 = never.
+    #[serde(default)]
+    pub alert_after: usize,
     /// No verdict where more of a suite's answers could not be generated or checked.
     pub max_errored_share: f64,
     /// No promotion where more of a suite's answers are cut, empty or unparsable.
@@ -334,6 +337,7 @@ impl Default for Settings {
             suite_margins: BTreeMap::new(),
             error_budget: 0.05,
             on_regression: OnRegression::Hold,
+            alert_after: 0,
             max_errored_share: 0.05,
             max_unusable_share: 0.5,
             score_weights: ScoreWeights::default(),

@@ -15,6 +15,7 @@ mod disk;
 mod draft;
 mod evaluation;
 mod inbox;
+mod lineage;
 mod replay;
 mod rewind;
 
@@ -53,7 +54,9 @@ pub fn decide(state: &State, settings: &Settings, event: &Event, now: TimeMs) ->
         Event::Checked { dataset, report, provenance } => {
             inbox::checked(&mut draft, *dataset, report, provenance.as_ref());
         }
-        Event::CheckFailed { dataset, reason } => inbox::check_failed(&mut draft, *dataset, reason),
+        Event::CheckFailed { dataset, reason, transient, tries } => {
+            inbox::check_failed(&mut draft, *dataset, reason, (*transient, *tries));
+        }
         Event::WorkerProgress { token, progress } => device::progress(&mut draft, *token, progress.as_ref()),
         Event::CheckpointStaged { token, staged } => checkpoints::staged(&mut draft, *token, staged),
         Event::CheckpointPublished { checkpoint } => checkpoints::published(&mut draft, *checkpoint),

@@ -3,7 +3,7 @@
 use crate::curriculum::SkillEvaluation;
 use crate::finding::Report;
 use crate::ids::{CheckpointId, DatasetId, DeploymentId, JobId, LeaseToken};
-use crate::state::{Change, Evaluation, Position, Priority, Progress};
+use crate::state::{Change, Evaluation, ModelIdentity, Position, Priority, Progress};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -41,12 +41,16 @@ pub enum Event {
         /// The sidecar's `provenance`, if any.
         provenance: Option<serde_json::Value>,
     },
-    /// The check child died without a report (panic, memory, time limit).
+    /// The check child died without a report (panic, memory, time limit, a signal).
     CheckFailed {
         /// The dataset.
         dataset: DatasetId,
         /// Why.
         reason: String,
+        /// Whether somebody else ended it, so that another try may go better.
+        transient: bool,
+        /// [`crate::state::Dataset::check_tries`] when it was started: an answer that comes twice is known by it.
+        tries: u32,
     },
     /// A worker made progress: its lease is renewed.
     WorkerProgress {
@@ -273,6 +277,26 @@ pub enum Command {
     Rewind {
         /// From which.
         checkpoint: CheckpointId,
+        /// Why.
+        reason: String,
+    },
+    /// Train another base model from now on.
+    NewLineage {
+        /// The label that clients ask for.
+        model_name: String,
+        /// The base model's folder: absolute, or relative to the workspace.
+        base_model: String,
+        /// What may not change.
+        identity: ModelIdentity,
+        /// BLAKE3 of the manifest that the folder would have, hex.
+        manifest_hash: String,
+        /// Why.
+        reason: String,
+    },
+    /// Go on with a lineage that stands still.
+    SwitchLineage {
+        /// Its number.
+        number: u64,
         /// Why.
         reason: String,
     },

@@ -103,6 +103,7 @@ pub fn protection(
         () if state.latest_checkpoint().is_some_and(|latest| latest.id == id) => Some("the latest"),
         () if state.champion == Some(id) => Some("the champion"),
         () if best(state) == Some(id) => Some("the best"),
+        () if state.is_left_at(id) => Some("what another lineage goes on from"),
         () if state.deployments.values().any(wanted) => Some("served or about to be"),
         () if targets.iter().any(|t| state.served_before(&t.name) == Some(id)) => Some("what a rollback goes back to"),
         () if state.lease.as_ref().is_some_and(|lease| evaluated(&lease.work)) => Some("being evaluated"),

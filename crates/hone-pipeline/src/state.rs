@@ -9,15 +9,20 @@ use std::collections::BTreeMap;
 
 mod change;
 mod deployment;
+mod entities;
 mod evaluation;
+mod lineage;
 mod marks;
+mod table;
 
 pub use change::{Change, LogEntry, LogSeverity};
 pub use deployment::{Deployment, DeploymentState};
 pub use evaluation::{
     AnswerOutcome, Budget, Evaluation, Evidence, EvidenceFinding, Fingerprint, Judgement, Measure, Outcome, SuiteResult,
 };
+pub use lineage::{LeftAt, Lineage, ModelIdentity};
 pub use marks::{Gone, JobReplay, Marks};
+pub use table::{Entity, Id, Table};
 
 /// Milliseconds since the Unix epoch. Passed in, never read here.
 pub type TimeMs = u64;
@@ -27,22 +32,25 @@ pub type TimeMs = u64;
 pub struct State {
     /// What people asked the daemon to do.
     pub control: Control,
-    /// The base model and everything trained on it; `None` before `hone init`.
+    /// The base model that is trained on and everything trained on it; `None` before `hone init`.
     pub lineage: Option<Lineage>,
+    /// The other lineages, by number: training stood still in them.
+    #[serde(default)]
+    pub other_lineages: BTreeMap<u64, Lineage>,
     /// All files ever taken from the inbox.
-    pub datasets: BTreeMap<DatasetId, Dataset>,
+    pub datasets: Table<DatasetId, Dataset>,
     /// The queue and its past.
-    pub jobs: BTreeMap<JobId, Job>,
+    pub jobs: Table<JobId, Job>,
     /// The ledger.
-    pub checkpoints: BTreeMap<CheckpointId, Checkpoint>,
+    pub checkpoints: Table<CheckpointId, Checkpoint>,
     /// One evaluation per checkpoint, of the suites in force.
-    pub evaluations: BTreeMap<CheckpointId, Evaluation>,
+    pub evaluations: Table<CheckpointId, Evaluation>,
     /// Every verdict about promotion, newest last.
-    pub judgements: BTreeMap<CheckpointId, Judgement>,
+    pub judgements: Table<CheckpointId, Judgement>,
     /// The checkpoint that should be served.
     pub champion: Option<CheckpointId>,
     /// Every attempt to serve something.
-    pub deployments: BTreeMap<DeploymentId, Deployment>,
+    pub deployments: Table<DeploymentId, Deployment>,
     /// Who holds the device, if anyone.
     pub lease: Option<Lease>,
     /// Numbers that never repeat.
@@ -91,34 +99,6 @@ pub enum Control {
         /// Why.
         reason: String,
     },
-}
-
-/// One base model and everything trained on it. Identity is locked at the first step.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Lineage {
-    /// Number of the lineage, from 1.
-    pub number: u64,
-    /// The label that clients ask for.
-    pub model_name: String,
-    /// The base model's folder: absolute, or relative to the workspace.
-    pub base_model: String,
-    /// Hashes that may not change within the lineage.
-    pub identity: ModelIdentity,
-}
-
-/// What makes a model's outputs and token ids comparable.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ModelIdentity {
-    /// `model_type` of `config.json`.
-    pub architecture: String,
-    /// Size of the vocabulary.
-    pub vocab_size: u64,
-    /// Longest context.
-    pub context_length: u64,
-    /// BLAKE3 of `tokenizer.json`, hex.
-    pub tokenizer_hash: String,
-    /// BLAKE3 of the chat template's text, hex.
-    pub template_hash: String,
 }
 
 /// Order of service.
@@ -170,6 +150,9 @@ pub struct Dataset {
     /// True while a check of it was started and has not come back; cleared by `recover`.
     #[serde(default)]
     pub check_started: bool,
+    /// Checks that ended without a verdict; none in what older versions wrote.
+    #[serde(default)]
+    pub check_tries: u32,
     /// For a rejected or duplicate dataset: true once its folder is gone (`Event::Filed`).
     #[serde(default)]
     pub filed: bool,
@@ -476,6 +459,6 @@ impl State {
     /// What is live on a target.
     #[must_use]
     pub fn live_on(&self, target: &str) -> Option<&Deployment> {
-        self.deployments.values().rev().find(|d| d.target == target && d.state == DeploymentState::Live)
+        self.deployments.active().rev().find(|d| d.target == target && d.state == DeploymentState::Live)
     }
 }

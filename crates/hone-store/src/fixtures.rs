@@ -19,6 +19,7 @@ pub(crate) fn dataset(id: u64, inbox_path: &str, state: DatasetState) -> Dataset
         provenance: None,
         keep_back: None,
         check_started: false,
+        check_tries: 0,
         filed: false,
         gone: None,
         set_aside: None,

@@ -212,7 +212,7 @@ impl Layout {
         }
     }
 
-    /// The model folder of a published checkpoint; for `checkpoint-0` the base model of the lineage.
+    /// The model folder of a published checkpoint; for the first one of a lineage its base model.
     pub fn checkpoint_model_dir(&self, state: &State, id: CheckpointId) -> Result<PathBuf> {
         let checkpoint = state.checkpoints.get(&id).with_context(|| format!("{id} is not in the ledger"))?;
         anyhow::ensure!(
@@ -223,7 +223,8 @@ impl Layout {
         if checkpoint.parent.is_some() {
             return Ok(self.checkpoint(id));
         }
-        let lineage = state.lineage.as_ref().context("the workspace has no base model")?;
+        let lineage = state.lineages().find(|lineage| lineage.base == id);
+        let lineage = lineage.with_context(|| format!("no lineage begins with {id}"))?;
         Ok(self.root.join(&lineage.base_model))
     }
 

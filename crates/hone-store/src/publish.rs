@@ -2,6 +2,7 @@
 
 use crate::Layout;
 use anyhow::{Context, Result, anyhow};
+use hone_pipeline::ids::CheckpointId;
 use hone_pipeline::state::{Checkpoint, CheckpointState, State};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -68,7 +69,8 @@ pub fn sweep_staging(layout: &Layout, state: &State) -> Result<()> {
     Ok(())
 }
 
-/// Removes old resume folders: the `keep` newest and the latest checkpoint's stay. Returns the steps whose folders
+/// Removes old resume folders: the `keep` newest, the latest checkpoint's and those that other lineages go on from
+/// stay. Returns the steps whose folders
 /// went.
 pub fn prune_resume(layout: &Layout, state: &State, keep: usize) -> Result<Vec<u64>> {
     let names = names_in(&layout.resume_root())?;
@@ -78,8 +80,9 @@ pub fn prune_resume(layout: &Layout, state: &State, keep: usize) -> Result<Vec<u
     let num_old = steps.len().saturating_sub(keep);
     steps.truncate(num_old);
     steps.retain(|step| latest.is_none_or(|latest| *step < latest));
+    steps.retain(|step| !state.is_left_at(CheckpointId(*step)));
     for step in &steps {
-        hone_disk::remove_tree(&layout.resume(hone_pipeline::ids::CheckpointId(*step)))?;
+        hone_disk::remove_tree(&layout.resume(CheckpointId(*step)))?;
     }
     Ok(steps)
 }

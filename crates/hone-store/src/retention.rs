@@ -197,13 +197,15 @@ fn is_forgotten(report: &[u8]) -> bool {
     serde_json::from_slice(report).is_ok_and(|report: Value| report["forgotten"] == true)
 }
 
-/// Run folders of what the device does and of every check under way.
+/// Run folders of what the device does and of every check under way; with them what an evaluation goes on from.
 fn runs_in_use(layout: &Layout, state: &State) -> BTreeSet<PathBuf> {
-    let leased = state.lease.as_ref().map(|lease| match lease.work {
-        Work::Train { job } => layout.run(job, lease.token),
-        Work::Evaluate { checkpoint } => layout.eval_run(checkpoint, lease.token),
+    let leased = state.lease.as_ref().map_or(Vec::new(), |lease| match lease.work {
+        Work::Train { job } => vec![layout.run(job, lease.token)],
+        Work::Evaluate { checkpoint } => {
+            vec![layout.eval_run(checkpoint, lease.token), layout.eval_results(checkpoint)]
+        }
     });
-    let checked = state.datasets.values().filter(|d| d.check_started).map(|d| layout.check_run(d.id));
+    let checked = state.datasets.active().filter(|d| d.check_started).map(|d| layout.check_run(d.id));
     leased.into_iter().chain(checked).collect()
 }
 

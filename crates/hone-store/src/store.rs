@@ -9,11 +9,10 @@ mod queue;
 use crate::Layout;
 use crate::filesystem::network_file_system_of;
 use anyhow::{Context, Result};
-use hone_pipeline::state::{Change, LogEntry, LogSeverity, State};
+use hone_pipeline::state::{Change, Entity, Id, LogEntry, LogSeverity, State, Table};
 use rusqlite::{Connection, OpenFlags, Transaction, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -138,6 +137,7 @@ impl Store {
         let state = State {
             control: load_singleton(&db, "control")?.unwrap_or_default(),
             lineage: load_singleton(&db, "lineage")?,
+            other_lineages: load_singleton(&db, "other_lineages")?.unwrap_or_default(),
             datasets: load_table(&db, "datasets", |body: &hone_pipeline::state::Dataset| body.id)?,
             jobs: load_table(&db, "jobs", |body: &hone_pipeline::state::Job| body.id)?,
             checkpoints: load_table(&db, "checkpoints", |body: &hone_pipeline::state::Checkpoint| body.id)?,
@@ -273,6 +273,7 @@ fn write_change(db: &Transaction, change: &Change) -> Result<()> {
     match change {
         Change::SetControl(control) => put_singleton(db, "control", control),
         Change::SetLineage(lineage) => put_singleton(db, "lineage", lineage),
+        Change::SetOtherLineages { lineages } => put_singleton(db, "other_lineages", lineages),
         Change::PutDataset(dataset) => put_row(db, "datasets", dataset.id.0, &tag(&dataset.state, "state")?, dataset),
         Change::PutJob(job) => put_row(db, "jobs", job.id.0, &tag(&job.state, "state")?, job),
         Change::PutCheckpoint(checkpoint) => {
@@ -334,16 +335,20 @@ fn load_singleton<T: DeserializeOwned>(db: &Transaction, name: &str) -> Result<O
     Ok(Some(serde_json::from_str(&body).with_context(|| format!("read {name} from hone.db"))?))
 }
 
-fn load_table<K: Ord, T: DeserializeOwned>(db: &Transaction, table: &str, key: fn(&T) -> K) -> Result<BTreeMap<K, T>> {
+fn load_table<K: Id, T: Entity + DeserializeOwned>(
+    db: &Transaction,
+    table: &str,
+    key: fn(&T) -> K,
+) -> Result<Table<K, T>> {
     let mut statement = db.prepare_cached(&format!("SELECT id, body FROM {table}"))?;
     let mut rows = statement.query([])?;
-    let mut map = BTreeMap::new();
+    let mut entities = Table::default();
     while let Some(row) = rows.next()? {
         let (id, body): (i64, String) = (row.get(0)?, row.get(1)?);
         let value: T = serde_json::from_str(&body).with_context(|| format!("read {table} {id} from hone.db"))?;
-        map.insert(key(&value), value);
+        entities.insert(key(&value), value);
     }
-    Ok(map)
+    Ok(entities)
 }
 
 fn read_event(row: &rusqlite::Row) -> rusqlite::Result<(u64, LogEntry)> {

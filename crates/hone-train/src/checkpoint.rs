@@ -101,7 +101,7 @@ pub fn write_adapter(dir: &Path, config: &Config, adapter: &Adapter, base: &str)
 
 /// Writes one file through a buffer.
 pub(crate) fn write_file(path: &Path, content: &mut dyn FnMut(&mut dyn Write) -> Result<()>) -> Result<()> {
-    let mut file = BufWriter::new(hone_disk::create_file(path)?);
+    let mut file = BufWriter::new(hone_disk::create_streamed(path)?);
     content(&mut file).and_then(|()| Ok(file.flush()?)).with_context(|| format!("write {}", path.display()))
 }
 
@@ -113,7 +113,7 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error).with_context(|| format!("open {}", from.display())),
     };
-    let mut target = hone_disk::create_file(to)?;
+    let mut target = hone_disk::create_streamed(to)?;
     std::io::copy(&mut source, &mut target).with_context(|| format!("copy {}", from.display()))?;
     Ok(())
 }

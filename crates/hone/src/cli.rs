@@ -195,7 +195,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Chat(args) => chat::run(ws, &args),
         Verb::Keys(verb) => keys::run(ws, &verb),
         Verb::Model(verb) => model::run(ws, &verb),
-        Verb::Config(verb) => show::config(ws, &verb),
+        Verb::Config(verb) => show::run(ws, &verb),
         Verb::Child(_) => unreachable!("answered before"),
     }
 }

@@ -72,9 +72,30 @@ impl fmt::Display for Problem {
     }
 }
 
+/// A value, where it came from, and where in that it stands.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Given {
+    value: Value,
+    origin: Origin,
+    /// As [`Problem::place`].
+    place: String,
+    /// The same for each entry of a list or field of an object; empty where they have no places of their own.
+    inner: Vec<String>,
+}
+
+impl Given {
+    fn new(value: Value, origin: Origin, place: &str) -> Given {
+        Given { value, origin, place: place.to_string(), inner: Vec::new() }
+    }
+
+    fn place_of_entry(&self, index: usize) -> String {
+        self.inner.get(index).unwrap_or(&self.place).clone()
+    }
+}
+
 /// The effective values, each with its origin.
 #[derive(Clone, Debug)]
-pub struct Values(BTreeMap<&'static str, (Value, Origin)>);
+pub struct Values(BTreeMap<&'static str, Given>);
 
 /// The validated configuration.
 #[derive(Clone, Debug)]
@@ -205,15 +226,10 @@ pub struct Watch {
 }
 
 impl Values {
-    /// Reads `<root>/config.json` (absent: defaults), the environment and `--set` pairs; returns all problems at once.
-    pub fn load(
-        root: &Path,
-        environment: &[(String, String)],
-        set: &[(String, String)],
-    ) -> Result<Values, Vec<Problem>> {
-        let mut values: BTreeMap<&'static str, (Value, Origin)> =
-            keys::KEYS.iter().map(|key| (key.path, (key.default_value(), Origin::Default))).collect();
-        let mut problems = Vec::new();
+    /// Reads `<root>/config.json` (absent: defaults), the environment and `--set` pairs. What is wrong keeps its default
+    /// and is among the problems.
+    fn read(root: &Path, environment: &[(String, String)], set: &[(String, String)]) -> (Values, Vec<Problem>) {
+        let (mut values, mut problems) = (Values::defaults().0, Vec::new());
         let path = root.join("config.json");
         match std::fs::read_to_string(&path) {
             Ok(text) => read::file(&text, &mut values, &mut problems),
@@ -226,17 +242,21 @@ impl Values {
         }
         read::environment(environment, &mut values, &mut problems);
         read::command_line(set, &mut values, &mut problems);
-        if problems.is_empty() { Ok(Values(values)) } else { Err(problems) }
+        (Values(values), problems)
+    }
+
+    fn defaults() -> Values {
+        let given = |key: &keys::Key| (key.path, Given::new(key.default_value(), Origin::Default, "default"));
+        Values(keys::KEYS.iter().map(given).collect())
     }
 
     /// Every key with its value and origin, in the order of names.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, &Value, Origin)> {
-        self.0.iter().map(|(path, (value, origin))| (*path, value, *origin))
+        self.0.iter().map(|(path, given)| (*path, &given.value, given.origin))
     }
 
     fn get<T: DeserializeOwned>(&self, path: &str) -> T {
-        let (value, _) = &self.0[path];
-        serde_json::from_value(value.clone()).expect("the table of keys has checked type and range")
+        serde_json::from_value(self.0[path].value.clone()).expect("the table of keys has checked type and range")
     }
 
     fn seconds(&self, path: &str) -> Duration {
@@ -244,7 +264,17 @@ impl Values {
     }
 
     fn origin(&self, path: &str) -> Origin {
-        self.0[path].1
+        self.0[path].origin
+    }
+
+    /// A problem of a key whose value is well formed.
+    fn problem(&self, path: &str, message: String) -> Problem {
+        Problem { place: self.0[path].place.clone(), key: path.to_string(), message }
+    }
+
+    /// The same of one entry of a list, or field of an object, which is called `name`.
+    fn problem_inside(&self, path: &str, (index, name): (usize, &str), message: String) -> Problem {
+        Problem { place: self.0[path].place_of_entry(index), key: format!("{path}{name}"), message }
     }
 }
 
@@ -265,6 +295,12 @@ impl Config {
             max_body_mb: values.get("serve.max_body_mb"),
             max_choices: values.get("serve.max_choices"),
         };
+        let (settings, problems) = (settings::settings(values, &serve), settings::contradictions(values));
+        let settings = match settings {
+            Ok(settings) if problems.is_empty() => settings,
+            Ok(_) => return Err(problems),
+            Err(more) => return Err(more.into_iter().chain(problems).collect()),
+        };
         let schema_origin = match values.origin("schema_id") {
             Origin::Default => SchemaOrigin::Default,
             Origin::CommandLine => SchemaOrigin::Flag,
@@ -274,7 +310,7 @@ impl Config {
             model_name: values.get("model_name"),
             model_path: values.get("model_path"),
             schema_id: (values.get("schema_id"), schema_origin),
-            settings: settings::settings(values, &serve)?,
+            settings,
             roles: values.get("roles"),
             skills: values.get("skills"),
             auto_generate: AutoGenerate {
@@ -315,15 +351,41 @@ impl Config {
 
     /// Reads everything and validates it; the error lists all problems, one a line.
     pub fn load(root: &Path, set: &[(String, String)]) -> Result<Config> {
-        let values = load_values(root, set)?;
-        Config::from_values(&values).map_err(|problems| anyhow::Error::new(ConfigError(problems)))
+        Ok(load(root, set)?.1)
     }
 }
 
-/// Reads and checks the effective values with the process's own environment.
-pub fn load_values(root: &Path, set: &[(String, String)]) -> Result<Values> {
+/// The effective values, with the process's own environment, and what they make; all problems at once.
+pub fn load(root: &Path, set: &[(String, String)]) -> Result<(Values, Config)> {
     let environment: Vec<(String, String)> = std::env::vars().filter(|(name, _)| name.starts_with("HONE_")).collect();
-    Values::load(root, &environment, set).map_err(|problems| anyhow::Error::new(ConfigError(problems)))
+    read_all(root, &environment, set).map_err(|problems| anyhow::Error::new(ConfigError(problems)))
+}
+
+fn read_all(
+    root: &Path,
+    environment: &[(String, String)],
+    set: &[(String, String)],
+) -> Result<(Values, Config), Vec<Problem>> {
+    let (values, mut problems) = Values::read(root, environment, set);
+    match Config::from_values(&values) {
+        Ok(config) if problems.is_empty() => return Ok((values, config)),
+        Ok(_) => {}
+        Err(more) => problems.extend(more),
+    }
+    Err(problems)
+}
+
+/// Puts a text in the place of a key's value in a `config.json`, and leaves all else as it is. False where the file is
+/// absent, does not name the key, or says so already.
+pub fn put_text(file: &Path, key: &str, text: &str) -> Result<bool> {
+    let Ok(old) = std::fs::read_to_string(file) else { return Ok(false) };
+    let Some(range) = read::range_of(&old, key) else { return Ok(false) };
+    let new = format!("{}{}{}", &old[..range.start], Value::String(text.to_string()), &old[range.end..]);
+    if new == old {
+        return Ok(false);
+    }
+    hone_disk::write_atomic(file, new.as_bytes())?;
+    Ok(true)
 }
 
 /// All problems of a configuration; the command line answers it with exit code 2.

@@ -141,7 +141,8 @@ fn it_asks_when_the_queue_runs_dry_and_the_cooldown_has_passed() {
         state.jobs.insert(job.id, job);
     }
     assert_eq!(name(&state, &config, 0, 1_100), None, "two jobs are open");
-    state.jobs.get_mut(&JobId(1)).unwrap().state = JobState::Completed;
+    let completed = Job { state: JobState::Completed, ..state.jobs[&JobId(1)].clone() };
+    state.jobs.insert(completed.id, completed);
     assert!(name(&state, &config, 0, 1_100).is_some());
     state.control = Control::Paused { reason: String::new() };
     assert_eq!(name(&state, &config, 0, 1_100), None, "paused");
@@ -200,6 +201,7 @@ fn the_weakest_comes_first_and_a_rejected_one_rests() {
         provenance: Some(json!({"skill": "b"})),
         keep_back: None,
         check_started: false,
+        check_tries: 0,
         filed: true,
         gone: Default::default(),
         set_aside: Default::default(),

@@ -3,12 +3,12 @@
 use super::files::find;
 use super::{Env, Given, Message};
 use crate::exam::{self, Exam};
-use crate::inbox::Sidecar;
+use crate::inbox::{Fingerprint, Sidecar};
 use crate::requests;
 use crate::sealed;
 use crate::status::{LiveUpdate, PreviewStatus};
 use crate::worker::{ChildEnd, ChildHandle, ChildSpec, run_child, write_request};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use hone_pipeline::event::{Effect, Event, WorkerExit};
 use hone_pipeline::finding::{Finding, REPORT_FORMAT_VERSION, Report, SchemaOrigin, Severity, Verdict};
 use hone_pipeline::ids::{CheckpointId, DatasetId, JobId, LeaseToken};
@@ -32,19 +32,32 @@ pub(super) fn check(env: &Env, given: Given, id: DatasetId, handle: &ChildHandle
 
 fn run_check(env: &Env, given: &Given, id: DatasetId, handle: &ChildHandle) -> Result<Option<Event>> {
     let dataset = find(given, id)?;
+    let file = env.layout.dataset_file(dataset);
+    let before = Fingerprint::of(&file);
     let (report, provenance) = match Sidecar::read(&env.layout.dataset_meta(id)) {
         Ok(sidecar) => {
             let request = requests::check(&env.layout, &given.state, &given.config, dataset, &sidecar);
             match run_check_child(env, given, id, handle, &request)? {
                 Ok(report) => (report, sidecar.provenance),
-                Err(reason) if reason == super::DAEMON_ENDS => return Ok(None),
-                Err(reason) => return Ok(Some(Event::CheckFailed { dataset: id, reason })),
+                Err(died) if died.reason == super::DAEMON_ENDS => return Ok(None),
+                Err(Died { reason, transient }) => {
+                    let tries = dataset.check_tries;
+                    return Ok(Some(Event::CheckFailed { dataset: id, reason, transient, tries }));
+                }
             }
         }
         Err(error) => (sidecar_report(env, dataset, &error), None),
     };
+    // Somebody had it open when it was renamed and writes on: what was checked is not what would be trained.
+    ensure!(Fingerprint::of(&file) == before, "{} was written to while it was checked", dataset.file_name);
     hone_disk::write_json(&env.layout.dataset_report(id), &report)?;
     Ok(Some(Event::Checked { dataset: id, report, provenance }))
+}
+
+/// Why a check gave no report, and whether that says nothing about the file.
+struct Died {
+    reason: String,
+    transient: bool,
 }
 
 /// The report, or why there is none.
@@ -54,7 +67,7 @@ fn run_check_child(
     id: DatasetId,
     handle: &ChildHandle,
     request: &hone_pipeline::wire::CheckRequest,
-) -> Result<Result<Report, String>> {
+) -> Result<Result<Report, Died>> {
     let (run_dir, limits) = (env.layout.check_run(id), &given.config.limits);
     let spec = ChildSpec {
         program: env.program.clone(),
@@ -72,10 +85,11 @@ fn run_check_child(
             report = Some(told);
         }
     })?;
-    let ChildEnd { failed, killed, explanation, .. } = end;
+    let ChildEnd { failed, killed, explanation, by_signal, .. } = end;
+    let transient = by_signal && killed.is_none() && failed.is_none();
     Ok(match report {
         Some(report) if killed.is_none() => Ok(report),
-        _ => Err(killed.or(failed).unwrap_or(explanation)),
+        _ => Err(Died { reason: killed.or(failed).unwrap_or(explanation), transient }),
     })
 }
 

@@ -1,6 +1,7 @@
 //! Effects that move files: into datasets, out of them, and checkpoints into place.
 
 use super::{Env, Given};
+use crate::inbox::Fingerprint;
 use anyhow::{Context, Result, bail};
 use hone_pipeline::event::{Effect, Event};
 use hone_pipeline::ids::{CheckpointId, DatasetId};
@@ -8,6 +9,16 @@ use hone_pipeline::state::Dataset;
 use hone_store::datasets;
 use hone_store::publish::{self as store, PublishError};
 use hone_store::retention::Deadline;
+
+/// A file that has changed since the scan found it complete stays where it is; the next scan looks at it anew.
+pub(super) fn take(env: &Env, given: &Given, effect: Effect, seen: Option<Fingerprint>) {
+    if let (Effect::TakeFile { dataset, inbox_path }, Some(seen)) = (&effect, seen)
+        && Fingerprint::of(&env.layout.inbox().join(inbox_path)).is_some_and(|now| now != seen)
+    {
+        return env.event(Event::FileTaken { dataset: *dataset, found: false });
+    }
+    file_effect(env, given, effect);
+}
 
 pub(super) fn file_effect(env: &Env, given: &Given, effect: Effect) {
     match move_file(env, given, &effect) {

@@ -72,9 +72,9 @@ fn place_reader(
 }
 
 fn copy(reader: &mut dyn Read, hidden: &Path) -> Result<()> {
-    let mut file = hone_disk::create_file(hidden)?;
+    let mut file = hone_disk::create_streamed(hidden)?;
     std::io::copy(reader, &mut file).context("copy it")?;
-    file.sync_all().context("sync the copy")
+    file.sync().context("sync the copy")
 }
 
 fn lock(path: &Path) -> Result<FileLock> {

@@ -1,19 +1,21 @@
 //! One look at the inbox: what is complete, what still waits.
 
-use super::{Sidecar, is_ignored};
+use super::watch::{News, Sign};
+use super::{MAX_DEPTH, Sidecar, is_ignored};
 use anyhow::{Context, Result};
 use hone_pipeline::state::Priority;
 use hone_store::datasets::sidecar_of;
 use std::collections::{HashMap, HashSet};
 use std::fs::{File, Metadata};
 use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-/// Folders below the inbox are followed this deep.
-const MAX_DEPTH: usize = 16;
 /// One scan reports so many complete files; the next scan goes on.
 pub(crate) const MAX_READY: usize = 64;
+/// A file that was closed rests so long, so that `cp a.jsonl a.jsonl.meta.json inbox/` brings both.
+const CLOSED_REST: Duration = Duration::from_millis(200);
 /// A last line is looked for in so many bytes from the end.
 const TAIL_BYTES: u64 = 1 << 20;
 
@@ -26,6 +28,30 @@ pub struct ReadyFile {
     pub priority: Priority,
     /// The schema named on the command line of `hone submit`.
     pub schema_flag: Option<String>,
+    /// What it was when it was found complete; what differs later has been written to, or is another file.
+    pub fingerprint: Fingerprint,
+}
+
+/// By which a file is known as the same and unchanged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fingerprint {
+    size: u64,
+    modified: Option<SystemTime>,
+    inode: u64,
+}
+
+impl Fingerprint {
+    /// That of the file at `path`; none where there is no plain file.
+    #[must_use]
+    pub fn of(path: &Path) -> Option<Fingerprint> {
+        path.symlink_metadata().ok().filter(Metadata::is_file).map(|info| Fingerprint::from(&info))
+    }
+}
+
+impl From<&Metadata> for Fingerprint {
+    fn from(info: &Metadata) -> Self {
+        Fingerprint { size: info.len(), modified: info.modified().ok(), inode: info.ino() }
+    }
 }
 
 /// The result of one look.
@@ -44,13 +70,14 @@ pub struct Scanner {
     settle: Duration,
     torn: Duration,
     seen: HashMap<String, Seen>,
+    /// What file events told last, of files that are there.
+    signs: HashMap<String, Sign>,
     refused_names: HashSet<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Seen {
-    size: u64,
-    modified: Option<SystemTime>,
+    fingerprint: Fingerprint,
     since: Instant,
 }
 
@@ -64,8 +91,17 @@ impl Scanner {
     /// A scanner that has seen nothing yet.
     #[must_use]
     pub fn new(inbox: &Path, settle: Duration, torn: Duration) -> Scanner {
-        let (seen, refused_names) = (HashMap::new(), HashSet::new());
-        Scanner { inbox: inbox.to_path_buf(), settle, torn, seen, refused_names }
+        let (seen, signs, refused_names) = (HashMap::new(), HashMap::new(), HashSet::new());
+        Scanner { inbox: inbox.to_path_buf(), settle, torn, seen, signs, refused_names }
+    }
+
+    /// Takes note of a file event; the next scan goes by it.
+    pub(crate) fn hear(&mut self, news: News) {
+        match news {
+            News::File { inbox_path, sign: Sign::Written } => drop(self.signs.remove(&inbox_path)),
+            News::File { inbox_path, sign } => drop(self.signs.insert(inbox_path, sign)),
+            News::Lost => self.signs.clear(),
+        }
     }
 
     /// Looks at the inbox. `now` is passed in and never goes back.
@@ -82,29 +118,44 @@ impl Scanner {
         for file in candidates {
             let state = self.seen_since(&file, now);
             seen.insert(file.inbox_path.clone(), state);
+            // What the next scans report need not be read now.
+            if scan.ready.len() >= MAX_READY {
+                scan.num_waiting += 1;
+                continue;
+            }
             let sidecar = Sidecar::read(&sidecar_of(&file.path));
             let submitted = sidecar.as_ref().is_ok_and(|sidecar| sidecar.submitted);
-            let unchanged = now.duration_since(state.since);
-            let complete = submitted || (unchanged >= self.settle && (unchanged >= self.torn || !is_torn(&file.path)));
-            if complete && scan.ready.len() < MAX_READY {
+            if submitted || self.is_complete(&file, now.duration_since(state.since)) {
                 scan.ready.push(ReadyFile {
                     priority: priority_of(&file.inbox_path),
                     inbox_path: file.inbox_path,
                     schema_flag: sidecar.ok().and_then(|sidecar| sidecar.schema_flag),
+                    fingerprint: state.fingerprint,
                 });
             } else {
                 scan.num_waiting += 1;
             }
         }
+        self.signs.retain(|path, _| seen.contains_key(path));
         self.seen = seen;
         Ok(scan)
     }
 
+    fn is_complete(&self, file: &Candidate, unchanged: Duration) -> bool {
+        let settled = unchanged >= self.settle && (unchanged >= self.torn || end_of(&file.path) != End::Torn);
+        settled
+            || match self.signs.get(&file.inbox_path) {
+                Some(Sign::RenamedIn) => true,
+                Some(Sign::Closed) => unchanged >= CLOSED_REST && end_of(&file.path) == End::Whole,
+                Some(Sign::Written) | None => false,
+            }
+    }
+
     fn seen_since(&self, file: &Candidate, now: Instant) -> Seen {
-        let (size, modified) = (file.info.len(), file.info.modified().ok());
+        let fingerprint = Fingerprint::from(&file.info);
         match self.seen.get(&file.inbox_path) {
-            Some(old) if old.size == size && old.modified == modified => *old,
-            _ => Seen { size, modified, since: now },
+            Some(old) if old.fingerprint == fingerprint => *old,
+            _ => Seen { fingerprint, since: now },
         }
     }
 
@@ -147,29 +198,42 @@ fn priority_of(inbox_path: &str) -> Priority {
     }
 }
 
-/// True when a file is known to be cut short: by its own footer where it has one, else by its last line.
-fn is_torn(path: &Path) -> bool {
+/// What the end of a file says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// A footer, or a last line that parses.
+    Whole,
+    /// No footer, or the beginning of a JSON value that is not whole.
+    Torn,
+    /// Nothing: the format has no sign of its end, or the last line is not JSON at all (waiting would not mend it).
+    Unknown,
+}
+
+fn end_of(path: &Path) -> End {
     match hone_data::reader::is_whole(path) {
-        Ok(Some(is_whole)) => !is_whole,
-        Ok(None) => has_torn_line(path),
-        Err(_) => false,
+        Ok(Some(true)) => End::Whole,
+        Ok(Some(false)) => End::Torn,
+        Ok(None) => end_of_lines(path),
+        Err(_) => End::Unknown,
     }
 }
 
-/// True when the last line of a `.jsonl` file is the beginning of a JSON value and not a whole one. What is not
-/// JSON at all is not torn: waiting would not mend it.
-fn has_torn_line(path: &Path) -> bool {
+fn end_of_lines(path: &Path) -> End {
     if !path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("jsonl")) {
-        return false;
+        return End::Unknown;
     }
-    let Ok(Some(line)) = last_line(path) else { return false };
+    let Ok(Some(line)) = last_line(path) else { return End::Unknown };
+    if line.trim_ascii().is_empty() {
+        return End::Unknown;
+    }
     match serde_json::from_slice::<serde::de::IgnoredAny>(&line) {
-        Ok(_) => false,
-        Err(error) => error.is_eof() && !line.trim_ascii().is_empty(),
+        Ok(_) => End::Whole,
+        Err(error) if error.is_eof() && !line.ends_with(b"\n") => End::Torn,
+        Err(_) => End::Unknown,
     }
 }
 
-/// The bytes after the last line break; `None` when they cannot be found within [`TAIL_BYTES`].
+/// The last line, with or without its line break; `None` when it cannot be found within [`TAIL_BYTES`].
 fn last_line(path: &Path) -> std::io::Result<Option<Vec<u8>>> {
     let mut file = File::open(path)?;
     let size = file.metadata()?.len();
@@ -177,7 +241,8 @@ fn last_line(path: &Path) -> std::io::Result<Option<Vec<u8>>> {
     file.seek(SeekFrom::Start(start))?;
     let mut tail = Vec::new();
     file.take(TAIL_BYTES).read_to_end(&mut tail)?;
-    match tail.iter().rposition(|byte| *byte == b'\n') {
+    let end = tail.len() - usize::from(tail.ends_with(b"\n"));
+    match tail[..end].iter().rposition(|byte| *byte == b'\n') {
         Some(line_break) => Ok(Some(tail.split_off(line_break + 1))),
         None => Ok((start == 0).then_some(tail)),
     }

@@ -1,5 +1,6 @@
 //! Tests of `inbox`.
 
+use super::watch::{News, Sign};
 use super::*;
 use hone_pipeline::state::Priority;
 use std::fs;
@@ -123,6 +124,7 @@ fn a_placed_file_is_complete_at_once_and_keeps_its_sidecar() {
         inbox_path: "high/data.jsonl".to_string(),
         priority: Priority::High,
         schema_flag: Some("completion_v1".to_string()),
+        fingerprint: Fingerprint::of(&inbox.path("high/data.jsonl")).unwrap(),
     };
     assert_eq!(ready, [expected]);
     assert_eq!(fs::read(inbox.path("high/data.jsonl")).unwrap(), fs::read(&source).unwrap());
@@ -134,6 +136,79 @@ fn a_placed_file_is_complete_at_once_and_keeps_its_sidecar() {
     assert_eq!(again, "high/data-2.jsonl", "a taken name gets a number");
     let left: Vec<_> = fs::read_dir(inbox.path("high")).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert!(!left.iter().any(|name| name.to_string_lossy().ends_with(".part")), "no hidden copy is left: {left:?}");
+}
+
+#[test]
+fn what_was_renamed_in_or_closed_whole_does_not_wait_for_the_settle_time() {
+    let mut inbox = Inbox::new();
+    let texts = [
+        ("moved.jsonl", "{\"a\":"),
+        ("closed.jsonl", "{\"a\":1}\n"),
+        ("torn.jsonl", "{\"a\":1}\n{\"a\":"),
+        ("garbage.jsonl", "abc\n"),
+        ("table.csv", "a,b\n1,2\n"),
+        ("reopened.jsonl", "{\"a\":1}\n"),
+    ];
+    for (name, text) in texts {
+        inbox.write(name, text);
+        let sign = if name == "moved.jsonl" { Sign::RenamedIn } else { Sign::Closed };
+        inbox.scanner.hear(News::File { inbox_path: name.to_string(), sign });
+    }
+    let written = News::File { inbox_path: "reopened.jsonl".to_string(), sign: Sign::Written };
+    inbox.scanner.hear(written);
+    assert_eq!(inbox.ready(0), ["moved.jsonl"], "complete at once, whatever it ends with");
+    let mut soon = inbox.ready(200);
+    soon.sort();
+    assert_eq!(soon, ["closed.jsonl", "moved.jsonl"], "the last line parses; nothing tells it of the others");
+    inbox.scanner.hear(News::Lost);
+    assert_eq!(inbox.ready(400), Vec::<String>::new(), "lost events prove nothing");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn file_events_tell_renames_and_ends_of_writing_in_every_folder() {
+    use std::io::Write;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::mpsc::sync_channel;
+
+    let inbox = Inbox::new();
+    let (sender, news) = sync_channel(100);
+    let ending = Arc::new(AtomicBool::new(false));
+    let thread = watch(&inbox.path(""), sender, Arc::clone(&ending), || true).unwrap().unwrap();
+    let heard = || match news.recv_timeout(Duration::from_secs(20)).unwrap() {
+        News::File { inbox_path, sign } => (inbox_path, sign),
+        News::Lost => panic!("events were lost"),
+    };
+    let outside = inbox.root.path().join("outside.jsonl");
+    fs::write(&outside, "{}\n").unwrap();
+    fs::rename(&outside, inbox.path("high/deeper/moved.jsonl")).unwrap();
+    assert_eq!(heard(), ("high/deeper/moved.jsonl".to_string(), Sign::RenamedIn));
+    let mut file = fs::File::create(inbox.path("slow.jsonl")).unwrap();
+    file.write_all(b"{}\n").unwrap();
+    drop(file);
+    assert_eq!(heard(), ("slow.jsonl".to_string(), Sign::Closed), "nothing is said before its end");
+    let mut file = fs::File::options().append(true).open(inbox.path("slow.jsonl")).unwrap();
+    file.write_all(b"{}\n").unwrap();
+    assert_eq!(heard(), ("slow.jsonl".to_string(), Sign::Written), "its end is taken back");
+    drop(file);
+    assert_eq!(heard(), ("slow.jsonl".to_string(), Sign::Closed));
+    fs::create_dir(inbox.path("new")).unwrap();
+    // Until the new folder is watched, only the scan sees what comes.
+    let start = Instant::now();
+    let mut number = 0;
+    let first = loop {
+        fs::write(inbox.path(&format!("new/{number}.jsonl")), "{}\n").unwrap();
+        number += 1;
+        if let Ok(News::File { inbox_path, .. }) = news.recv_timeout(Duration::from_millis(20)) {
+            break inbox_path;
+        }
+        assert!(start.elapsed() < Duration::from_secs(20), "the new folder is not watched");
+    };
+    assert!(first.starts_with("new/"), "{first}");
+    ending.store(true, Ordering::SeqCst);
+    // What it still had to say has room in the channel.
+    thread.join().unwrap();
 }
 
 #[test]

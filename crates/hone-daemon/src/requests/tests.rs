@@ -19,6 +19,7 @@ fn dataset(flag: Option<&str>) -> Dataset {
         provenance: None,
         keep_back: None,
         check_started: true,
+        check_tries: 0,
         filed: false,
         gone: None,
         set_aside: None,

@@ -125,3 +125,17 @@ fn a_role_that_does_not_end_is_killed_after_the_grace_time() {
     result.unwrap();
     assert_eq!(exits(&events), [("deaf", "signal 9")]);
 }
+
+#[test]
+fn a_log_that_has_grown_too_large_is_put_aside_in_the_place_of_an_older_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, aside) = (dir.path().join("daemon.log"), dir.path().join("daemon.log.1"));
+    std::fs::write(&log, "12345").unwrap();
+    put_aside(&log, 5).unwrap();
+    assert!(!aside.exists());
+    std::fs::write(&log, "123456").unwrap();
+    std::fs::write(&aside, "older").unwrap();
+    put_aside(&log, 5).unwrap();
+    assert_eq!(std::fs::read_to_string(&aside).unwrap(), "123456");
+    put_aside(&log, 5).unwrap();
+}

@@ -5,7 +5,9 @@
 //!
 //! A "model" is a folder whose `model.safetensors` lists the rows that it was trained on, one per line; one row is
 //! one optimizer step. Misbehaviour is ordered by files in `ROOT/behave/`: `crash`, `garbage`, `silent` and `lie` make
-//! the next training child do that once; `step_ms` is the time of one step.
+//! the next training child do that once; `family` lets it start a process in its group (its id is then in
+//! `behave/grandchild`), `heirs` runs a shell script in a session of its own that has its stdout; `step_ms` is the time
+//! of one step, `settle_ms` what the daemon takes for the settle time of the inbox.
 
 #![expect(clippy::disallowed_methods, reason = "a test helper writes the files of a pretended model")]
 
@@ -20,6 +22,7 @@ use hone_pipeline::wire::{Answer, CheckRequest, EvalRequest, Question, TrainRequ
 use std::collections::BTreeMap;
 use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -48,7 +51,9 @@ fn daemon(root: &Path) -> Result<()> {
     };
     let mut options = DaemonOptions::new(root, std::env::current_exe()?, Box::new(load_settings));
     options.scan_interval = Duration::from_millis(10);
-    options.settle = Duration::from_millis(50);
+    let settle_ms = std::fs::read_to_string(options.root.join("behave/settle_ms")).ok();
+    let settle_ms = settle_ms.and_then(|text| text.trim().parse().ok()).unwrap_or(50);
+    options.settle = Duration::from_millis(settle_ms);
     hone_daemon::run(options, Arc::new(AtomicBool::new(false)), || {})
 }
 
@@ -152,6 +157,14 @@ fn train(request: &TrainRequest, asked_to_yield: &AtomicBool) -> Result<()> {
 }
 
 fn misbehave(request: &TrainRequest) -> Result<()> {
+    if take_order(&request.root, "family") {
+        let grandchild = Command::new("sleep").arg("600").stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
+        std::fs::write(request.root.join("behave/grandchild"), grandchild.id().to_string())?;
+    }
+    if let Ok(script) = std::fs::read_to_string(request.root.join("behave/heirs")) {
+        take_order(&request.root, "heirs");
+        Command::new("setsid").args(["sh", "-c", &script]).current_dir(&request.root).stdin(Stdio::null()).spawn()?;
+    }
     if take_order(&request.root, "crash") {
         bail!("told to crash");
     }

@@ -82,8 +82,7 @@ pub(super) fn publish_failed(draft: &mut Draft, id: CheckpointId, reason: &str) 
 }
 
 pub(super) fn recover(draft: &mut Draft) {
-    let staged = |c: &&Checkpoint| matches!(c.state, CheckpointState::Staged { .. });
-    let ids: Vec<_> = draft.state().checkpoints.values().filter(staged).map(|c| c.id).collect();
+    let ids: Vec<_> = draft.state().checkpoints.active().map(|c| c.id).collect();
     for checkpoint in ids {
         draft.effect(Effect::Publish { checkpoint });
     }

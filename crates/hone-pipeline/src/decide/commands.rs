@@ -4,10 +4,12 @@
 
 use super::device::{ask_to_yield, end_skipped, is_publishing};
 use super::draft::Draft;
-use super::{curriculum, deployment, rewind};
+use super::{curriculum, deployment, lineage, rewind};
 use crate::event::Command;
 use crate::ids::{CheckpointId, DatasetId, JobId};
-use crate::state::{Change, Checkpoint, CheckpointState, Control, Job, JobState, Lease, Marks, Priority, Work};
+use crate::state::{
+    Change, Checkpoint, CheckpointState, Control, Job, JobState, Lease, Lineage, Marks, Priority, Work,
+};
 
 pub(super) fn command(draft: &mut Draft, command: &Command) {
     let reply = match command {
@@ -20,6 +22,18 @@ pub(super) fn command(draft: &mut Draft, command: &Command) {
         Command::RetryJob { job } => retry(draft, *job),
         Command::Deploy { checkpoint, reason } => deployment::deploy_by_hand(draft, *checkpoint, reason),
         Command::Rewind { checkpoint, reason } => rewind::rewind(draft, *checkpoint, reason),
+        Command::NewLineage { model_name, base_model, identity, manifest_hash, reason } => {
+            let new = Lineage {
+                number: 0,
+                model_name: model_name.clone(),
+                base_model: base_model.clone(),
+                identity: identity.clone(),
+                base: CheckpointId(0),
+                left_at: None,
+            };
+            lineage::begin(draft, new, manifest_hash, reason)
+        }
+        Command::SwitchLineage { number, reason } => lineage::switch(draft, *number, reason),
         Command::Undo { dataset, reason } => rewind::undo(draft, *dataset, reason),
         Command::Forget { dataset, reason } => rewind::forget(draft, *dataset, reason),
         Command::Pin { checkpoint, reason } => pin(draft, *checkpoint, Some(reason.clone())),
@@ -82,7 +96,7 @@ fn stop(draft: &mut Draft, reason: &str) -> Result<String, String> {
 }
 
 fn skip(draft: &mut Draft, reason: &str) -> Result<String, String> {
-    let running = draft.state().jobs.values().find(|job| job.state == JobState::Running).cloned();
+    let running = draft.state().jobs.active().find(|job| job.state == JobState::Running).cloned();
     let job = running.ok_or("no job runs")?;
     let id = job.id;
     draft.put_job(Job { skip_reason: Some(reason.to_string()), ..job });

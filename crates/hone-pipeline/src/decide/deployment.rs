@@ -20,7 +20,7 @@ pub(super) fn want(draft: &mut Draft, checkpoint: CheckpointId, reason: &str) {
 pub(super) fn deployed(draft: &mut Draft, id: DeploymentId, steps: &[(String, TimeMs)]) {
     let Some(deployment) = under_way(draft.state(), id) else { return };
     let live = |d: &&Deployment| d.target == deployment.target && d.state == DeploymentState::Live;
-    for old in draft.state().deployments.values().filter(live).cloned().collect::<Vec<_>>() {
+    for old in draft.state().deployments.active().filter(live).cloned().collect::<Vec<_>>() {
         draft.put(Change::PutDeployment(Deployment { state: DeploymentState::Superseded, ..old }));
     }
     let message = format!("{} is served on {}", deployment.checkpoint, deployment.target);
@@ -105,7 +105,7 @@ pub(super) fn failed(draft: &mut Draft, id: DeploymentId, reason: &str, transien
 /// Starts every pending deployment that is due and whose target is free.
 pub(super) fn start(draft: &mut Draft) {
     let pending = |d: &&Deployment| d.state == DeploymentState::Pending && !d.in_flight && d.not_before_ms <= draft.now;
-    for deployment in draft.state().deployments.values().filter(pending).cloned().collect::<Vec<_>>() {
+    for deployment in draft.state().deployments.active().filter(pending).cloned().collect::<Vec<_>>() {
         let id = deployment.id;
         if !draft.settings.targets.iter().any(|target| target.name == deployment.target) {
             let reason = format!("{} is not a configured target any more", deployment.target);
@@ -121,11 +121,11 @@ pub(super) fn start(draft: &mut Draft) {
 
 /// Starts again what was under way, and asks for the champion where it is neither served nor about to be.
 pub(super) fn recover(draft: &mut Draft) {
-    for deployment in draft.state().deployments.values().filter(|d| d.in_flight).cloned().collect::<Vec<_>>() {
+    for deployment in draft.state().deployments.active().filter(|d| d.in_flight).cloned().collect::<Vec<_>>() {
         draft.put(Change::PutDeployment(Deployment { in_flight: false, ..deployment }));
     }
     let watched = |d: &&Deployment| d.state == DeploymentState::Live && d.watch_until_ms.is_some();
-    for id in draft.state().deployments.values().filter(watched).map(|d| d.id).collect::<Vec<_>>() {
+    for id in draft.state().deployments.active().filter(watched).map(|d| d.id).collect::<Vec<_>>() {
         draft.effect(Effect::Watch { deployment: id });
     }
     if let Some(champion) = draft.state().champion {
@@ -165,7 +165,8 @@ pub(super) fn rollback_by_hand(draft: &mut Draft, reason: &str) -> Result<String
     Ok(format!("going back to {champion}"))
 }
 
-fn choose(draft: &mut Draft, id: CheckpointId, reason: &str) {
+/// Makes a checkpoint champion and asks for it everywhere.
+pub(super) fn choose(draft: &mut Draft, id: CheckpointId, reason: &str) {
     if draft.state().champion != Some(id) {
         draft.put(Change::SetChampion { checkpoint: Some(id) });
         draft.info("champion_chosen", id, reason);
@@ -173,7 +174,7 @@ fn choose(draft: &mut Draft, id: CheckpointId, reason: &str) {
     // A person does not wait for the back-off.
     let resting =
         |d: &&Deployment| d.state == DeploymentState::Pending && d.checkpoint == id && d.not_before_ms > draft.now;
-    for deployment in draft.state().deployments.values().filter(resting).cloned().collect::<Vec<_>>() {
+    for deployment in draft.state().deployments.active().filter(resting).cloned().collect::<Vec<_>>() {
         draft.put(Change::PutDeployment(Deployment { not_before_ms: 0, ..deployment }));
     }
     want(draft, id, reason);
@@ -183,11 +184,11 @@ fn want_on(draft: &mut Draft, target: &str, checkpoint: CheckpointId, reason: &s
     let here = |d: &&Deployment| d.target == target;
     let pending = |d: &&Deployment| d.state == DeploymentState::Pending;
     let state = draft.state();
-    if state.deployments.values().filter(here).filter(pending).any(|d| d.checkpoint == checkpoint) {
+    if state.deployments.active().filter(here).filter(pending).any(|d| d.checkpoint == checkpoint) {
         return;
     }
     let served = state.live_on(target).is_some_and(|live| live.checkpoint == checkpoint);
-    let older: Vec<_> = state.deployments.values().filter(here).filter(pending).cloned().collect();
+    let older: Vec<_> = state.deployments.active().filter(here).filter(pending).cloned().collect();
     let busy = is_busy(state, target);
     for deployment in older {
         draft.put(Change::PutDeployment(Deployment { state: DeploymentState::Superseded, ..deployment }));
@@ -213,7 +214,7 @@ fn want_on(draft: &mut Draft, target: &str, checkpoint: CheckpointId, reason: &s
 }
 
 fn is_busy(state: &State, target: &str) -> bool {
-    state.deployments.values().any(|d| d.target == target && d.in_flight)
+    state.deployments.active().any(|d| d.target == target && d.in_flight)
 }
 
 fn under_way(state: &State, id: DeploymentId) -> Option<Deployment> {

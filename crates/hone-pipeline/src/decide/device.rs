@@ -9,7 +9,7 @@ use super::draft::Draft;
 use super::{PROGRESS_EVERY_MS, evaluation, replay};
 use crate::event::{Effect, WorkerExit};
 use crate::ids::{JobId, LeaseToken};
-use crate::state::{Change, CheckpointState, Control, Job, JobState, Lease, Progress, State, Work};
+use crate::state::{Change, Control, Job, JobState, Lease, Progress, State, Work};
 
 pub(super) fn progress(draft: &mut Draft, token: LeaseToken, progress: Option<&Progress>) {
     let Some(lease) = in_force(draft.state(), token).cloned() else { return };
@@ -74,7 +74,7 @@ pub(super) fn ask_to_yield(draft: &mut Draft, reason: &str) {
 /// Gives the free device to whoever is next; ends the daemon when it is stopping and nothing is under way.
 pub(super) fn assign(draft: &mut Draft) {
     let state = draft.state();
-    let publishing = state.checkpoints.values().any(|c| matches!(c.state, CheckpointState::Staged { .. }));
+    let publishing = state.checkpoints.active().next().is_some();
     if state.lease.is_some() || publishing {
         return;
     }
@@ -149,8 +149,7 @@ pub(super) fn open_job(state: &State, id: JobId) -> Option<Job> {
 
 /// True while a checkpoint of the job is staged and not yet published.
 pub(super) fn is_publishing(state: &State, id: JobId) -> bool {
-    let staged = |c: &&crate::state::Checkpoint| matches!(c.state, CheckpointState::Staged { .. });
-    state.checkpoints.values().filter(staged).any(|c| c.job == Some(id))
+    state.checkpoints.active().any(|c| c.job == Some(id))
 }
 
 fn slice_ended(draft: &mut Draft, id: JobId, lease: &Lease, exit: &WorkerExit) {
@@ -237,20 +236,21 @@ fn in_words(exit: &WorkerExit) -> String {
 
 fn next_job(draft: &Draft) -> Option<JobId> {
     draft.state().latest_checkpoint()?;
-    let due = |job: &&Job| job.state.is_open() && job.not_before_ms <= draft.now;
+    let due = |job: &&Job| job.not_before_ms <= draft.now;
     let key = |job: &&Job| (job.priority, job.state != JobState::Running, job.id);
-    draft.state().jobs.values().filter(due).min_by_key(key).map(|job| job.id)
+    draft.state().jobs.active().filter(due).min_by_key(key).map(|job| job.id)
 }
 
 fn start_slice(draft: &mut Draft, id: JobId) {
     let preempted = |job: &&Job| job.state == JobState::Running && job.id != id;
-    for job in draft.state().jobs.values().filter(preempted).cloned().collect::<Vec<_>>() {
+    for job in draft.state().jobs.active().filter(preempted).cloned().collect::<Vec<_>>() {
         draft.put_job(Job { state: JobState::Queued, ..job });
     }
     let token = give(draft, Work::Train { job: id });
     let mut job = draft.state().jobs[&id].clone();
     job.state = JobState::Running;
-    if job.settings.is_none() {
+    let begins = job.started_ms.is_none() && job.position.job_step == 0;
+    if job.settings.is_none() || begins {
         job.replay = replay::choose(draft, &job);
         job.kept_back = replay::kept_back(draft, &job);
         job.settings = Some(draft.settings.train.clone());

@@ -12,7 +12,9 @@ use crate::compare;
 use crate::config::OnRegression;
 use crate::event::WorkerExit;
 use crate::ids::{CheckpointId, LeaseToken};
-use crate::state::{Change, Checkpoint, CheckpointState, Evaluation, Lease, Outcome, State, SuiteResult, TimeMs, Work};
+use crate::state::{
+    Change, Checkpoint, CheckpointState, Evaluation, Judgement, Lease, Outcome, State, SuiteResult, TimeMs, Work,
+};
 
 pub(super) fn evaluated(draft: &mut Draft, token: LeaseToken, evaluation: &Evaluation) {
     let id = evaluation.checkpoint;
@@ -120,8 +122,20 @@ fn judge(draft: &mut Draft, challenger: CheckpointId) {
         deployment::want(draft, challenger, &reason);
     } else {
         draft.info("not_promoted", challenger, reason);
+        tell_standstill(draft);
     }
     watch_for_regression(draft, challenger);
+}
+
+/// People are told when one checkpoint after the other comes to nothing, and again after as many more.
+fn tell_standstill(draft: &mut Draft) {
+    let (Some(champion), limit) = (draft.state().champion, draft.settings.alert_after) else { return };
+    let failed = |j: &&Judgement| j.champion == Some(champion) && j.outcome != Outcome::Promote;
+    let num_failed = draft.state().judgements.values().filter(failed).count();
+    if limit > 0 && num_failed > 0 && num_failed.is_multiple_of(limit) {
+        let message = format!("{num_failed} checkpoints in a row did not take its place (`hone compare` says why)");
+        draft.warning("no_promotion", champion, message);
+    }
 }
 
 /// A checkpoint that is surely worse than the one it was trained from is a matter for people, whoever is champion.

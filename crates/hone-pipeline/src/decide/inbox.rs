@@ -14,7 +14,7 @@ use crate::state::{Change, Dataset, DatasetState, Job, Priority, State};
 
 pub(super) fn file_arrived(draft: &mut Draft, inbox_path: &str, priority: Priority, schema_flag: Option<&str>) {
     let on_its_way = |d: &Dataset| d.state == DatasetState::Arriving && d.inbox_path == inbox_path;
-    if draft.state().disk_low || draft.state().datasets.values().any(on_its_way) {
+    if draft.state().disk_low || draft.state().datasets.active().any(on_its_way) {
         return;
     }
     if num_waiting(draft.state()) >= draft.settings.max_queued_jobs {
@@ -39,6 +39,7 @@ pub(super) fn file_arrived(draft: &mut Draft, inbox_path: &str, priority: Priori
         provenance: None,
         keep_back: None,
         check_started: false,
+        check_tries: 0,
         filed: false,
         gone: None,
         set_aside: None,
@@ -54,7 +55,11 @@ pub(super) fn file_taken(draft: &mut Draft, id: DatasetId, found: bool) {
         draft.info("file_taken", id, format!("{} taken from the inbox", dataset.inbox_path));
     } else {
         dataset.state = DatasetState::Vanished;
-        draft.info("file_vanished", id, format!("{} left the inbox before it was taken", dataset.inbox_path));
+        draft.info(
+            "file_vanished",
+            id,
+            format!("{} left the inbox, or changed, before it was taken", dataset.inbox_path),
+        );
     }
     draft.put(Change::PutDataset(dataset));
 }
@@ -96,12 +101,22 @@ pub(super) fn checked(draft: &mut Draft, id: DatasetId, report: &Report, provena
     draft.info("file_accepted", id, message);
 }
 
-pub(super) fn check_failed(draft: &mut Draft, id: DatasetId, reason: &str) {
+/// A check that somebody else ended is begun again, up to `max_tries` in all.
+pub(super) fn check_failed(draft: &mut Draft, id: DatasetId, reason: &str, (transient, tries): (bool, u32)) {
     let Some(mut dataset) = in_state(draft, id, &DatasetState::Checking) else { return };
+    if dataset.check_tries != tries {
+        return;
+    }
     dataset.check_started = false;
     if draft.state().disk_low {
         // The host is to blame, not the file: it is checked again when there is room.
         return draft.put(Change::PutDataset(dataset));
+    }
+    dataset.check_tries += 1;
+    if transient && dataset.check_tries < draft.settings.max_tries {
+        let message = format!("{}: the check did not end: {reason}; it is begun again", dataset.inbox_path);
+        draft.put(Change::PutDataset(dataset));
+        return draft.warning("check_try_failed", id, message);
     }
     reject(draft, dataset, vec![format!("the check did not end: {reason}")]);
 }
@@ -118,9 +133,9 @@ pub(super) fn start_checks(draft: &mut Draft) {
         return;
     }
     let checking = |d: &&Dataset| d.state == DatasetState::Checking;
-    let num_running = draft.state().datasets.values().filter(checking).filter(|d| d.check_started).count();
+    let num_running = draft.state().datasets.active().filter(checking).filter(|d| d.check_started).count();
     let num_free = draft.settings.max_checks.max(1).saturating_sub(num_running);
-    let due = draft.state().datasets.values().filter(checking).filter(|d| !d.check_started).take(num_free);
+    let due = draft.state().datasets.active().filter(checking).filter(|d| !d.check_started).take(num_free);
     for dataset in due.cloned().collect::<Vec<_>>() {
         draft.effect(Effect::Check { dataset: dataset.id });
         draft.put(Change::PutDataset(Dataset { check_started: true, ..dataset }));
@@ -137,7 +152,7 @@ pub(super) fn note_room(draft: &mut Draft) {
 
 /// Starts again what was not answered. Checks are started by [`start_checks`].
 pub(super) fn recover(draft: &mut Draft) {
-    for dataset in draft.state().datasets.values().cloned().collect::<Vec<_>>() {
+    for dataset in draft.state().datasets.active().cloned().collect::<Vec<_>>() {
         let id = dataset.id;
         match dataset.state {
             DatasetState::Arriving => draft.effect(Effect::TakeFile { dataset: id, inbox_path: dataset.inbox_path }),
@@ -169,8 +184,8 @@ fn reject(draft: &mut Draft, mut dataset: Dataset, reasons: Vec<String>) {
 /// Files on the way and jobs that are not done: what `max_queued_jobs` bounds.
 fn num_waiting(state: &State) -> usize {
     let on_the_way = |d: &&Dataset| matches!(d.state, DatasetState::Arriving | DatasetState::Checking);
-    let num_files = state.datasets.values().filter(on_the_way).count();
-    num_files + state.jobs.values().filter(|job| job.state.is_open()).count()
+    let num_files = state.datasets.active().filter(on_the_way).count();
+    num_files + state.jobs.active().count()
 }
 
 fn files(count: usize) -> String {

@@ -13,12 +13,10 @@ pub(super) fn choose(draft: &Draft, job: &Job) -> Option<JobReplay> {
     let earlier = |d: &&Dataset| {
         d.state == DatasetState::Accepted && d.gone.is_none() && d.set_aside.is_none() && !job.datasets.contains(&d.id)
     };
-    let trained = |d: &&Dataset| {
-        let has = |other: &Job| other.position.rows_trained > 0 && other.datasets.contains(&d.id);
-        draft.state().jobs.values().any(has)
-    };
+    let begun = draft.state().jobs.values().filter(|other| other.position.rows_trained > 0);
+    let trained: BTreeSet<DatasetId> = begun.flat_map(|other| other.datasets.iter().copied()).collect();
     let mut datasets: Vec<DatasetId> =
-        draft.state().datasets.values().filter(earlier).filter(trained).map(|d| d.id).collect();
+        draft.state().datasets.values().filter(earlier).map(|d| d.id).filter(|id| trained.contains(id)).collect();
     if settings.replay_share <= 0.0 || datasets.is_empty() {
         return None;
     }
@@ -75,7 +73,7 @@ pub(super) fn job_with_room(draft: &Draft, dataset: &Dataset, priority: Priority
     if dataset.rows >= min_rows {
         return None;
     }
-    state.jobs.values().rev().find(has_room).cloned()
+    state.jobs.active().rev().find(has_room).cloned()
 }
 
 /// A number that is spread evenly and the same everywhere (the finaliser of SplitMix64).

@@ -127,7 +127,7 @@ pub fn touched_by(state: &State, id: DatasetId) -> Vec<CheckpointId> {
 }
 
 /// Makes `to` the head. Returns the jobs whose position changed, with their state before.
-fn go_back(draft: &mut Draft, to: CheckpointId, reason: &str) -> Vec<(JobId, JobState)> {
+pub(super) fn go_back(draft: &mut Draft, to: CheckpointId, reason: &str) -> Vec<(JobId, JobState)> {
     revoke(draft);
     let chain = chain_of(draft.state(), to);
     for checkpoint in draft.state().checkpoints.values().cloned().collect::<Vec<_>>() {
@@ -163,11 +163,10 @@ fn at_position(job: Job, position: Position, ends_job: bool, reason: &str) -> Jo
         state @ (JobState::Failed { .. } | JobState::Cancelled) => state.clone(),
     };
     let begun = position.job_step > 0;
-    // A job that begins anew takes the values of now.
-    let (settings, replay, kept_back) =
-        if begun { (job.settings, job.replay, job.kept_back) } else { (None, None, Vec::new()) };
+    // A job that begins anew takes the values of now (`device::start_slice`); should the chain be gone back to, it goes
+    // on with those of then.
     let started_ms = job.started_ms.filter(|_| begun);
-    Job { state, position, settings, replay, kept_back, started_ms, progress: None, skip_reason: None, ..job }
+    Job { state, position, started_ms, progress: None, skip_reason: None, ..job }
 }
 
 /// A champion that is abandoned makes way for the newest one in the chain that was promoted.

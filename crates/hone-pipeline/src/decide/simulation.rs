@@ -5,6 +5,7 @@
 //! `HONE_SEEDS` sets the number of schedules (default 1,000 with `HONE_SLOW=1`, else 30). A failure names its seed
 //! and the last events.
 
+mod commands;
 mod curriculum;
 mod host;
 
@@ -76,6 +77,7 @@ fn schedules_of_every_kind_end_well() {
             "refused",
             "rewound",
             "forgotten",
+            "other_lineages",
             "promoted",
             "pruned",
             "rolled_back",
@@ -253,30 +255,6 @@ impl Simulation {
         }
     }
 
-    fn random_command(&mut self) {
-        let reason = String::new();
-        let job = JobId(self.rng.random_range(1..6));
-        let checkpoint = CheckpointId(self.rng.random_range(0..12));
-        let command = match self.rng.random_range(0..29) {
-            0 | 1 => Command::Pause { reason },
-            2..9 => Command::Resume,
-            9 | 10 => Command::Skip { reason },
-            11 => Command::Stop { reason },
-            12 | 13 => Command::MoveJob { job, priority: Priority::High },
-            14 => Command::CancelJob { job },
-            15..19 => Command::RetryJob { job },
-            19 | 20 => Command::Deploy { checkpoint: Some(checkpoint), reason },
-            21 => Command::Deploy { checkpoint: None, reason },
-            22 | 23 => Command::Rollback { reason },
-            26 => Command::Rewind { checkpoint, reason },
-            27 => Command::Undo { dataset: DatasetId(job.0), reason },
-            28 => Command::Forget { dataset: DatasetId(job.0), reason },
-            24 => Command::Pin { checkpoint, reason },
-            _ => Command::Unpin { checkpoint },
-        };
-        self.command(command);
-    }
-
     fn command(&mut self, command: Command) {
         self.happens(&Event::Command(command));
     }
@@ -309,6 +287,7 @@ impl Simulation {
     fn commit(&mut self, decision: Decision) {
         for change in &decision.changes {
             self.state.apply(change);
+            self.host.notices(change);
         }
         for effect in decision.effects {
             self.last_events.push(Happened::Effect(effect.clone()));
@@ -358,6 +337,7 @@ impl Simulation {
         }
         for id in &self.host.removed {
             let record = &state.checkpoints[id];
+            self.must(!state.is_left_at(*id), "another lineage goes on from it, and its files went");
             self.must(record.state == CheckpointState::Pruned, "files went before the state said so");
             let live = state.deployments.values().any(|d| d.checkpoint == *id && d.state == DeploymentState::Live);
             let pinned = record.marks.pinned.is_some();
@@ -469,6 +449,7 @@ impl Simulation {
         let refused = |c: &&Checkpoint| matches!(c.state, CheckpointState::Refused { .. });
         add("refused", self.state.checkpoints.values().filter(refused).count());
         add("rewound", self.state.checkpoints.values().filter(|c| c.marks.abandoned.is_some()).count());
+        add("other_lineages", self.state.other_lineages.len());
         add("forgotten", self.state.datasets.values().filter(|d| d.gone.is_some()).count());
         add("pruned", self.host.removed.len());
         let promoted = |j: &&Judgement| j.outcome == Outcome::Promote && j.champion.is_some();

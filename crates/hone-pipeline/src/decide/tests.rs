@@ -7,6 +7,7 @@ mod curriculum;
 mod deployments;
 mod evaluations;
 mod files;
+mod lineages;
 mod memory;
 mod rewinding;
 mod room;
@@ -51,6 +52,8 @@ pub(super) fn fresh() -> World {
         model_name: "m".to_string(),
         base_model: "models/base".to_string(),
         identity: ModelIdentity::default(),
+        base: CheckpointId(0),
+        left_at: None,
     }));
     state.apply(&Change::PutCheckpoint(Checkpoint {
         id: CheckpointId(0),
@@ -157,7 +160,12 @@ impl World {
                 report: report("bad", number(count)),
                 provenance: None,
             },
-            ["check-died", id] => Event::CheckFailed { dataset: DatasetId(number(id)), reason: "out of memory".into() },
+            ["check-died", id, how @ ..] => Event::CheckFailed {
+                dataset: DatasetId(number(id)),
+                reason: "out of memory".into(),
+                transient: how.contains(&"from-outside"),
+                tries: self.state.datasets.get(&DatasetId(number(id))).map_or(0, |dataset| dataset.check_tries),
+            },
             ["alive"] => Event::WorkerProgress { token, progress: None },
             ["step", step] => {
                 let progress = Progress { step: number(step), ..Progress::default() };
@@ -210,6 +218,14 @@ impl World {
             },
             ["pin", id] => Event::Command(Command::Pin { checkpoint: CheckpointId(number(id)), reason }),
             ["unpin", id] => Event::Command(Command::Unpin { checkpoint: CheckpointId(number(id)) }),
+            ["lineage", path] => Event::Command(Command::NewLineage {
+                model_name: "n".to_string(),
+                base_model: path.to_string(),
+                identity: ModelIdentity::default(),
+                manifest_hash: format!("m{}", self.state.highest_number().map_or(0, |id| id.0 + 1)),
+                reason,
+            }),
+            ["switch", lineage] => Event::Command(Command::SwitchLineage { number: number(lineage), reason }),
             ["rewind", id] => Event::Command(Command::Rewind { checkpoint: CheckpointId(number(id)), reason }),
             ["undo", id] => Event::Command(Command::Undo { dataset: DatasetId(number(id)), reason }),
             ["forget", id] => Event::Command(Command::Forget { dataset: DatasetId(number(id)), reason }),
@@ -330,6 +346,7 @@ fn show_change(change: &Change) -> Option<String> {
         Change::SetCounters(_) => return None,
         Change::SetControl(control) => format!("control {}", serde_json::to_string(control).unwrap()),
         Change::SetLineage(lineage) => format!("lineage {}", lineage.number),
+        Change::SetOtherLineages { lineages } => format!("lineages {:?} stand still", lineages.keys()),
         Change::PutDataset(d) => {
             let state = match &d.state {
                 DatasetState::Rejected { reasons } => format!("rejected {reasons:?}"),

@@ -125,7 +125,8 @@ fn rows_of_a_data_set_go_when_its_last_job_ended_long_ago() {
         let datasets = vec![DatasetId(id)];
         state.jobs.insert(JobId(id), Job { id: JobId(id), datasets, ended_ms, ..job });
     }
-    state.datasets.get_mut(&DatasetId(5)).unwrap().gone = Some(Gone::Aged);
+    let gone = Dataset { gone: Some(Gone::Aged), ..state.datasets[&DatasetId(5)].clone() };
+    state.datasets.insert(gone.id, gone);
     let retention = Retention { keep_datasets_ms: 10 * day, ..Retention::default() };
     assert_eq!(super::old_datasets(&state, &retention, NOW), [DatasetId(1)]);
     let for_ever = Retention { keep_datasets_ms: 0, ..Retention::default() };

@@ -16,8 +16,13 @@ use std::collections::BTreeMap;
 pub enum Change {
     /// Replace what people asked for.
     SetControl(Control),
-    /// Replace the lineage.
+    /// Replace the lineage that is trained.
     SetLineage(Lineage),
+    /// Replace those that stand still.
+    SetOtherLineages {
+        /// By number.
+        lineages: BTreeMap<u64, Lineage>,
+    },
     /// Insert or replace.
     PutDataset(Dataset),
     /// Insert or replace.
@@ -108,13 +113,14 @@ impl State {
         match change.clone() {
             Change::SetControl(control) => self.control = control,
             Change::SetLineage(lineage) => self.lineage = Some(lineage),
-            Change::PutDataset(dataset) => drop(self.datasets.insert(dataset.id, dataset)),
-            Change::PutJob(job) => drop(self.jobs.insert(job.id, job)),
-            Change::PutCheckpoint(checkpoint) => drop(self.checkpoints.insert(checkpoint.id, checkpoint)),
-            Change::PutEvaluation(evaluation) => drop(self.evaluations.insert(evaluation.checkpoint, evaluation)),
-            Change::PutJudgement(judgement) => drop(self.judgements.insert(judgement.challenger, judgement)),
+            Change::SetOtherLineages { lineages } => self.other_lineages = lineages,
+            Change::PutDataset(dataset) => self.datasets.insert(dataset.id, dataset),
+            Change::PutJob(job) => self.jobs.insert(job.id, job),
+            Change::PutCheckpoint(checkpoint) => self.checkpoints.insert(checkpoint.id, checkpoint),
+            Change::PutEvaluation(evaluation) => self.evaluations.insert(evaluation.checkpoint, evaluation),
+            Change::PutJudgement(judgement) => self.judgements.insert(judgement.challenger, judgement),
             Change::SetChampion { checkpoint } => self.champion = checkpoint,
-            Change::PutDeployment(deployment) => drop(self.deployments.insert(deployment.id, deployment)),
+            Change::PutDeployment(deployment) => self.deployments.insert(deployment.id, deployment),
             Change::SetLease { lease } => self.lease = lease,
             Change::SetCounters(counters) => self.counters = counters,
             Change::SetQueueFull { full } => self.queue_full = full,

@@ -93,7 +93,7 @@ fn what_is_no_backup_changes_nothing() {
 
 #[test]
 fn a_restore_that_dies_at_any_operation_leaves_the_old_state_or_the_new_one() {
-    use hone_disk::faults::{crash_at, operations};
+    use hone_disk::faults::{Fault, fail_at, operations, stop};
     let dir = tempfile::tempdir().unwrap();
     let mut store = Store::create(&dir.path().join("source")).unwrap();
     (1..=3).for_each(|number| commit(&mut store, number));
@@ -106,16 +106,16 @@ fn a_restore_that_dies_at_any_operation_leaves_the_old_state_or_the_new_one() {
         root
     };
     let root = old();
-    crash_at(None);
+    stop();
     restore(root.path(), &file).unwrap();
     let num_operations = operations().len();
-    for index in 0..num_operations {
+    for (index, fault) in (0..num_operations).flat_map(|index| Fault::ALL.map(|fault| (index, fault))) {
         let root = old();
-        crash_at(Some(index));
+        fail_at(fault, index);
         let _ = restore(root.path(), &file);
-        crash_at(None);
+        stop();
         let state = Store::open(root.path()).unwrap().load().unwrap();
-        assert!(is_consistent(&state) && [1, 3].contains(&state.datasets.len()), "operation {index}");
+        assert!(is_consistent(&state) && [1, 3].contains(&state.datasets.len()), "{fault:?} at operation {index}");
         restore(root.path(), &file).unwrap();
         assert_eq!(Store::open(root.path()).unwrap().load().unwrap().datasets.len(), 3);
     }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::fixtures::dataset;
 use expect_test::{Expect, expect};
-use hone_disk::faults;
+use hone_disk::faults::{self, Fault};
 use hone_pipeline::ids::DatasetId;
 use hone_pipeline::state::DatasetState::{Arriving, Rejected};
 use std::collections::BTreeMap;
@@ -46,29 +46,31 @@ fn check_files(layout: &Layout, expected: Expect) {
     expected.assert_eq(&lines.collect::<String>());
 }
 
-/// Runs `action` with a crash at each of its durable operations, looks at what is there with `inspect`, and runs
-/// it again. Returns how many operations it has.
+/// Runs `action` with every kind of fault at each of its durable operations, looks at what is there with `inspect`, and
+/// runs it again. Returns how many operations it has.
 #[track_caller]
-fn crash_everywhere(
+fn fail_everywhere(
     prepare: &dyn Fn(&Layout),
     action: &dyn Fn(&Layout) -> Result<()>,
     inspect: &dyn Fn(&Layout, bool),
 ) -> usize {
-    let run = |crash: Option<usize>| {
+    let run = |fault: Option<(Fault, usize)>| {
         let (_guard, layout) = workspace();
         prepare(&layout);
-        faults::crash_at(crash);
+        fault.map_or_else(faults::stop, |(kind, index)| faults::fail_at(kind, index));
         let _ = action(&layout);
         let num_operations = faults::operations().len();
-        faults::crash_at(None);
+        faults::stop();
         inspect(&layout, false);
-        action(&layout).expect("it goes on after the crash");
+        action(&layout).unwrap_or_else(|error| panic!("it goes on after {fault:?}: {error:#}"));
         inspect(&layout, true);
         num_operations
     };
     let num_operations = run(None);
     for index in 0..num_operations {
-        run(Some(index));
+        for kind in Fault::ALL {
+            run(Some((kind, index)));
+        }
     }
     num_operations
 }
@@ -135,10 +137,10 @@ fn a_file_named_like_a_report_is_kept_apart_from_it() {
 }
 
 #[test]
-fn a_taken_file_is_in_one_place_at_every_crash() {
+fn a_taken_file_is_in_one_place_at_every_fault() {
     let places =
         |layout: &Layout| ["inbox/a.jsonl", "datasets/dataset-1/a.jsonl"].map(|p| layout.root().join(p).is_file());
-    let num_operations = crash_everywhere(
+    let num_operations = fail_everywhere(
         &|layout| {
             fs::write(layout.inbox().join("a.jsonl"), "rows").unwrap();
             fs::write(layout.inbox().join("a.jsonl.meta.json"), "{}").unwrap();
@@ -181,8 +183,8 @@ fn a_rejected_file_lies_beside_its_report() {
 }
 
 #[test]
-fn a_rejected_file_is_in_one_place_at_every_crash() {
-    let num_operations = crash_everywhere(
+fn a_rejected_file_is_in_one_place_at_every_fault() {
+    let num_operations = fail_everywhere(
         &prepare_rejected,
         &|layout| move_rejected(layout, &rejected()).map(drop),
         &|layout, finished| {

@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::fixtures::staged;
-use hone_disk::{faults, manifest};
+use hone_disk::faults::{self, Fault};
+use hone_disk::manifest;
 use hone_pipeline::ids::{CheckpointId, LeaseToken};
 use hone_pipeline::state::{Change, Lease, Work};
 use std::fs;
@@ -35,15 +36,15 @@ fn is_complete(layout: &Layout, checkpoint: &Checkpoint) -> bool {
 }
 
 #[test]
-fn publishes_whole_checkpoints_at_every_crash() {
-    let run = |crash: Option<usize>| {
+fn publishes_whole_checkpoints_at_every_fault() {
+    let run = |fault: Option<(Fault, usize)>| {
         let (_guard, layout, checkpoint) = workspace();
-        faults::crash_at(crash);
+        fault.map_or_else(faults::stop, |(kind, index)| faults::fail_at(kind, index));
         let _ = publish(&layout, &checkpoint);
         let num_operations = faults::operations().len();
-        faults::crash_at(None);
+        faults::stop();
         is_complete(&layout, &checkpoint);
-        publish(&layout, &checkpoint).expect("it goes on after the crash");
+        publish(&layout, &checkpoint).unwrap_or_else(|error| panic!("it goes on after {fault:?}: {error:#}"));
         assert!(is_complete(&layout, &checkpoint));
         publish(&layout, &checkpoint).expect("done again, there is nothing to do");
         num_operations
@@ -51,7 +52,9 @@ fn publishes_whole_checkpoints_at_every_crash() {
     let num_operations = run(None);
     assert!(num_operations >= 10, "{num_operations}");
     for index in 0..num_operations {
-        run(Some(index));
+        for kind in Fault::ALL {
+            run(Some((kind, index)));
+        }
     }
 }
 
@@ -82,10 +85,12 @@ fn refuses_what_the_worker_did_not_say() {
 #[test]
 fn a_fault_of_the_host_is_not_held_against_the_checkpoint() {
     let (_guard, layout, checkpoint) = workspace();
-    faults::crash_at(Some(0));
-    let error = publish(&layout, &checkpoint).unwrap_err();
-    faults::crash_at(None);
-    assert!(matches!(error, PublishError::Host(_)), "{error}");
+    for fault in [Fault::Crash, Fault::Once] {
+        faults::fail_at(fault, 0);
+        let error = publish(&layout, &checkpoint).unwrap_err();
+        faults::stop();
+        assert!(matches!(error, PublishError::Host(_)), "{error}");
+    }
 }
 
 #[test]

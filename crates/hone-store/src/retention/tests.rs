@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::fixtures::{dataset, staged};
-use hone_disk::faults::{crash_at, operations};
+use hone_disk::faults::{Fault, fail_at, operations, stop};
 use hone_pipeline::ids::DatasetId;
-use hone_pipeline::state::DatasetState;
+use hone_pipeline::state::{DatasetState, Lease};
 use std::fs;
 
 const DAY: u64 = 24 * 3_600_000;
@@ -41,6 +41,11 @@ fn workspace() -> (tempfile::TempDir, Layout, State) {
     (dir, layout, state)
 }
 
+/// Each operation with each kind of fault.
+fn every_fault(num_operations: usize) -> impl Iterator<Item = (usize, Fault)> {
+    (0..num_operations).flat_map(|index| Fault::ALL.into_iter().map(move |fault| (index, fault)))
+}
+
 fn files(root: &Path) -> Vec<String> {
     fn walk(folder: &Path, root: &Path, found: &mut Vec<String>) {
         for path in entries(folder).unwrap() {
@@ -68,25 +73,25 @@ fn only_what_the_state_calls_gone_goes_whatever_operation_fails() {
         "resume/step-2/state",
     ];
     let (_dir, layout, state) = workspace();
-    crash_at(None);
+    stop();
     let gone = remove_pruned(&layout, &state, deadline()).unwrap();
     assert_eq!(gone, ["checkpoints/checkpoint-1", "resume/step-1", "datasets/dataset-1/a.jsonl"]);
     assert_eq!(files(layout.root()), left);
     let num_operations = operations().len();
     assert!(num_operations >= 5, "{num_operations}");
-    for index in 0..num_operations {
+    for (index, fault) in every_fault(num_operations) {
         let (_dir, layout, state) = workspace();
-        crash_at(Some(index));
+        fail_at(fault, index);
         let _ = remove_pruned(&layout, &state, deadline());
         // Never half of a visible folder.
         let folder = layout.checkpoint(CheckpointId(1));
         if folder.exists() {
             hone_disk::manifest::verify(&folder, None).unwrap();
         }
-        crash_at(None);
+        stop();
         crate::publish::sweep_staging(&layout, &state).unwrap();
         remove_pruned(&layout, &state, deadline()).unwrap();
-        assert_eq!(files(layout.root()), left, "after a fault at operation {index}");
+        assert_eq!(files(layout.root()), left, "after {fault:?} at operation {index}");
     }
 }
 
@@ -94,8 +99,9 @@ fn only_what_the_state_calls_gone_goes_whatever_operation_fails() {
 fn forgotten_rows_go_with_everything_that_quotes_them_whatever_operation_fails() {
     let forgotten = || {
         let (dir, layout, mut state) = workspace();
-        let dataset = state.datasets.get_mut(&DatasetId(1)).unwrap();
-        (dataset.gone, dataset.blake3) = (Some(Gone::Forgotten), Some("abc".to_string()));
+        let (gone, blake3) = (Some(Gone::Forgotten), Some("abc".to_string()));
+        let dataset = Dataset { gone, blake3, ..state.datasets[&DatasetId(1)].clone() };
+        state.datasets.insert(dataset.id, dataset);
         let job = hone_pipeline::ids::JobId(1);
         let jobs = vec![DatasetId(1)];
         state.jobs.insert(job, Job::new(job, jobs, hone_pipeline::state::Priority::Normal, 0));
@@ -107,21 +113,24 @@ fn forgotten_rows_go_with_everything_that_quotes_them_whatever_operation_fails()
         (dir, layout, state)
     };
     let (_dir, layout, state) = forgotten();
-    crash_at(None);
+    stop();
     remove_pruned(&layout, &state, deadline()).unwrap();
     let num_operations = operations().len();
-    for index in 0..=num_operations {
+    for (index, fault) in every_fault(num_operations) {
         let (_dir, layout, state) = forgotten();
-        crash_at(Some(index));
+        fail_at(fault, index);
         let _ = remove_pruned(&layout, &state, deadline());
-        crash_at(None);
+        stop();
         remove_pruned(&layout, &state, deadline()).unwrap();
         let left = files(layout.root());
         // A hidden folder that a crash left behind is swept at the start; here it may still be there.
         let visible = left.iter().filter(|path| !path.contains(".tmp"));
         for path in visible {
             let text = fs::read_to_string(layout.root().join(path)).unwrap();
-            assert!(!text.contains("my secret") && !path.ends_with("a.jsonl"), "operation {index}: {path}");
+            assert!(
+                !text.contains("my secret") && !path.ends_with("a.jsonl"),
+                "{fault:?} at operation {index}: {path}"
+            );
         }
         let report = fs::read_to_string(layout.dataset_report(DatasetId(1))).unwrap();
         assert!(report.contains("abc"), "the hash stays: {report}");
@@ -131,25 +140,26 @@ fn forgotten_rows_go_with_everything_that_quotes_them_whatever_operation_fails()
 #[test]
 fn a_snapshot_is_whole_or_not_there_and_outlives_the_checkpoint() {
     let (_dir, layout, state) = workspace();
-    crash_at(None);
+    stop();
     assert!(take_snapshot(&layout, CheckpointId(2), "2026-11-25").unwrap());
     let num_operations = operations().len();
     assert!(!take_snapshot(&layout, CheckpointId(2), "2026-11-25").unwrap(), "one a day");
     assert!(!take_snapshot(&layout, CheckpointId(7), "2026-11-26").unwrap(), "nothing to take");
-    for index in 0..num_operations {
+    for (index, fault) in every_fault(num_operations) {
         let (_dir, layout, _) = workspace();
-        crash_at(Some(index));
+        fail_at(fault, index);
         let _ = take_snapshot(&layout, CheckpointId(2), "2026-11-25");
         let snapshot = layout.snapshots().join("2026-11-25/checkpoint-2");
         if snapshot.exists() {
             hone_disk::manifest::verify(&snapshot, None).unwrap();
         }
-        crash_at(None);
+        stop();
         take_snapshot(&layout, CheckpointId(2), "2026-11-25").unwrap();
         hone_disk::manifest::verify(&snapshot, None).unwrap();
     }
     let mut state = state;
-    state.checkpoints.get_mut(&CheckpointId(2)).unwrap().state = CheckpointState::Pruned;
+    let pruned = Checkpoint { state: CheckpointState::Pruned, ..state.checkpoints[&CheckpointId(2)].clone() };
+    state.checkpoints.insert(pruned.id, pruned);
     remove_pruned(&layout, &state, deadline()).unwrap();
     hone_disk::manifest::verify(&layout.snapshots().join("2026-11-25/checkpoint-2"), None).unwrap();
 }
@@ -157,7 +167,7 @@ fn a_snapshot_is_whole_or_not_there_and_outlives_the_checkpoint() {
 #[test]
 fn what_had_its_time_goes_and_reports_stay() {
     let (_dir, layout, mut state) = workspace();
-    let lease = hone_pipeline::state::Lease {
+    let lease = Lease {
         token: hone_pipeline::ids::LeaseToken(4),
         work: Work::Train { job: hone_pipeline::ids::JobId(1) },
         until_ms: 0,
@@ -175,15 +185,22 @@ fn what_had_its_time_goes_and_reports_stay() {
     for day in ["2026-11-23", "2026-11-24", "2026-11-25"] {
         fs::create_dir_all(layout.snapshots().join(day)).unwrap();
     }
-    let rest = Rest { rejected_ms: DAY, runs_ms: DAY, logs_ms: 0, keep_snapshots: 2 };
+    let rest = Rest { rejected_ms: DAY, runs_ms: DAY, logs_ms: DAY, keep_snapshots: 2 };
     let now = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap();
     let gone = |now| sweep_rest(&layout, &state, &rest, now, deadline()).unwrap();
     assert_eq!(gone(now), ["snapshots/2026-11-23"], "nothing else is old");
     assert_eq!(
         gone(now + 2 * DAY),
-        ["rejected/a.jsonl", "runs/evaluations/checkpoint-2-lease-2", "runs/job-1/lease-3"]
+        ["rejected/a.jsonl", "logs/daemon.log.1", "runs/evaluations/checkpoint-2-lease-2", "runs/job-1/lease-3"]
     );
     assert_eq!(gone(now + 2 * DAY), Vec::<String>::new());
+    // Raw answers go with the runs, but not under an evaluation that goes on from them.
+    let (work, results) = (Work::Evaluate { checkpoint: CheckpointId(2) }, layout.eval_results(CheckpointId(2)));
+    fs::create_dir_all(&results).unwrap();
+    let evaluating = State { lease: state.lease.clone().map(|lease| Lease { work, ..lease }), ..state.clone() };
+    let swept = |state: &State| sweep_rest(&layout, state, &rest, now + 2 * DAY, deadline()).unwrap();
+    assert!(!swept(&evaluating).contains(&"runs/results/checkpoint-2".to_string()));
+    assert!(swept(&state).contains(&"runs/results/checkpoint-2".to_string()));
     let late = Deadline::new(Duration::ZERO);
     std::thread::sleep(Duration::from_millis(1));
     assert!(checkpoint_sizes(&layout, &state, late).is_err(), "the time limit is real");

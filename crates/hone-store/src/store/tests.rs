@@ -1,6 +1,6 @@
 //! What was committed is what is loaded, and nothing is opened that should not be.
 
-use super::{EventFilter, FORMAT_VERSION, OpenError, Store};
+use super::{EventFilter, FORMAT_VERSION, MAX_EVENTS, OpenError, Store};
 use crate::fixtures::{dataset, staged};
 use crate::{Layout, OwnerLockError, network_file_system, owner_lock};
 use expect_test::{Expect, expect};
@@ -10,6 +10,8 @@ use hone_pipeline::ids::{CheckpointId, DatasetId, DeploymentId, JobId, LeaseToke
 use hone_pipeline::state::*;
 use rusqlite::Connection;
 use std::path::Path;
+
+mod full;
 
 fn job(id: u64) -> Job {
     Job {
@@ -104,10 +106,12 @@ fn changes() -> Vec<Change> {
     let work = Work::Train { job: JobId(1) };
     let lease = Lease { token: LeaseToken(4), work, until_ms: 9, asked_to_yield: true, since_ms: 1, delivered: true };
     let identity = ModelIdentity { vocab_size: 7, ..ModelIdentity::default() };
-    let lineage = Lineage { number: 1, model_name: "m".to_string(), base_model: "models/base".to_string(), identity };
+    let (model_name, base_model) = ("m".to_string(), "models/base".to_string());
+    let lineage = Lineage { number: 1, model_name, base_model, identity, base: CheckpointId(0), left_at: None };
     vec![
         Change::SetControl(Control::Paused { reason: "lunch".to_string() }),
-        Change::SetLineage(lineage),
+        Change::SetLineage(lineage.clone()),
+        Change::SetOtherLineages { lineages: [(2, Lineage { number: 2, ..lineage })].into() },
         Change::PutDataset(dataset(
             1,
             "high/a.jsonl",
@@ -204,6 +208,21 @@ fn numbers_the_event_log() {
     assert_eq!(read(Some(0), 2), ["1 one", "2 two"]);
     assert_eq!(read(Some(3), 2), [""; 0]);
     assert_eq!(store.events(Some(2), 1).unwrap()[0].1.severity, LogSeverity::Warning);
+}
+
+#[test]
+fn the_event_log_keeps_its_newest_lines() {
+    // budget: 20 s
+    if !std::env::var("HONE_SLOW").is_ok_and(|slow| slow == "1") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::create(dir.path()).unwrap();
+    store.commit(&vec![log("old"); MAX_EVENTS as usize]).unwrap();
+    store.commit(&[log("new"), log("newest")]).unwrap();
+    let events = store.events(Some(0), usize::MAX).unwrap();
+    assert_eq!((events.len() as u64, events[0].0), (MAX_EVENTS, 3), "the two oldest made room");
+    assert_eq!(events.last().unwrap().1.message, "newest");
 }
 
 #[track_caller]

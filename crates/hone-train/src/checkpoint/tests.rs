@@ -2,6 +2,7 @@
 
 use crate::testing::{PAIRS, Workspace, run, settings, staged};
 use crate::{Refusal, YieldFlag};
+use hone_disk::faults::{self, Fault};
 use hone_disk::manifest;
 use hone_model::Dtype;
 use serde_json::{Value, json};
@@ -52,6 +53,37 @@ fn leftovers_of_a_killed_slice_do_not_reach_the_next_checkpoint() {
     let request = workspace.request(&[workspace.chat_file("dataset-1", &PAIRS)], settings());
     run(&request, &YieldFlag::default()).unwrap();
     assert!(!workspace.root().join("staging/deep").exists());
+}
+
+#[test]
+fn a_checkpoint_is_whole_or_has_no_manifest_whichever_operation_fails() {
+    // budget: 60 s
+    let is_slow = std::env::var("HONE_SLOW").is_ok_and(|slow| slow == "1");
+    let workspace = Workspace::new(Dtype::F32);
+    let request = workspace.request(&[workspace.chat_file("dataset-1", &PAIRS)], settings());
+    let folders = [workspace.root().join("staging"), workspace.root().join("resume-staging")];
+    faults::stop();
+    let expected = staged(&run(&request, &YieldFlag::default()).unwrap());
+    let num_operations = faults::operations().len();
+    assert!(num_operations > 60, "{num_operations}");
+    for index in (0..num_operations).step_by(if is_slow { 1 } else { 17 }) {
+        for fault in Fault::ALL {
+            faults::fail_at(fault, index);
+            let outcome = run(&request, &YieldFlag::default());
+            faults::stop();
+            for folder in &folders {
+                if folder.join(manifest::FILE).is_file() {
+                    manifest::verify(folder, None).unwrap_or_else(|e| panic!("{fault:?} at {index}: {e:#}"));
+                }
+            }
+            if outcome.is_ok() {
+                manifest::verify(&folders[0], Some(&expected.manifest_hash)).unwrap();
+                manifest::verify(&folders[1], None).unwrap();
+            }
+        }
+    }
+    let again = staged(&run(&request, &YieldFlag::default()).unwrap());
+    assert_eq!(again, expected, "what earlier tries left does not reach it");
 }
 
 #[test]

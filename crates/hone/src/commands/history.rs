@@ -1,6 +1,8 @@
 //! Going back and keeping: `hone rewind`, `undo`, `forget`, `lineage`, `backup`, `restore`.
 
 use crate::commands::control::send;
+use crate::commands::init::{BaseModel, identify_base};
+use crate::config;
 use crate::exit::UsageError;
 use crate::output;
 use crate::workspace::{Workspace, absolute, now_ms};
@@ -52,8 +54,25 @@ pub struct LineageArgs {
 
 #[derive(Subcommand, Debug)]
 enum LineageVerb {
-    /// The base model, its identity, and the chain of checkpoints that is trained on (the default).
+    /// All lineages, and the chain of checkpoints that is trained on (the default).
     Show,
+    /// Train another base model from now on; the lineage of before stands still and stays whole.
+    New {
+        /// The base model: a Hugging Face folder.
+        #[arg(long, value_name = "DIR")]
+        model: PathBuf,
+        /// Why; kept in the ledger.
+        #[arg(long, default_value = "by hand")]
+        reason: String,
+    },
+    /// Go on with a lineage that stands still.
+    Switch {
+        /// Its number.
+        number: u64,
+        /// Why; kept in the ledger.
+        #[arg(long, default_value = "by hand")]
+        reason: String,
+    },
 }
 
 /// `hone rewind`.
@@ -95,7 +114,32 @@ fn touched(ws: &Workspace, dataset: DatasetId) -> Result<()> {
 
 /// `hone lineage`.
 pub fn lineage(ws: &Workspace, args: &LineageArgs) -> Result<()> {
-    let (None | Some(LineageVerb::Show)) = &args.verb;
+    match &args.verb {
+        None | Some(LineageVerb::Show) => show_lineages(ws),
+        Some(LineageVerb::New { model, reason }) => {
+            let config = ws.config()?;
+            let base = identify_base(&absolute(model)?)?;
+            let (model_name, reason) = (config.model_name, reason.clone());
+            let BaseModel { base_model, identity, manifest_hash, .. } = base;
+            change_lineage(ws, Command::NewLineage { model_name, base_model, identity, manifest_hash, reason })
+        }
+        Some(LineageVerb::Switch { number, reason }) => {
+            change_lineage(ws, Command::SwitchLineage { number: *number, reason: reason.clone() })
+        }
+    }
+}
+
+/// `config.json` names the base model, too: it follows, so that the next start finds both of one mind.
+fn change_lineage(ws: &Workspace, command: Command) -> Result<()> {
+    send(ws, command)?;
+    let base_model = ws.state()?.lineage.context("find the lineage")?.base_model;
+    if config::put_text(&ws.layout().config(), "model_path", &base_model)? && !ws.json {
+        output::line(&format!("config.json: model_path is {base_model} now"));
+    }
+    Ok(())
+}
+
+fn show_lineages(ws: &Workspace) -> Result<()> {
     let state = ws.state()?;
     let mut chain: Vec<CheckpointId> = Vec::new();
     let mut at = state.latest_checkpoint().map(|c| c.id);
@@ -106,12 +150,14 @@ pub fn lineage(ws: &Workspace, args: &LineageArgs) -> Result<()> {
     let abandoned: Vec<_> = state.checkpoints.values().filter(|c| c.marks.abandoned.is_some()).collect();
     if ws.json {
         let lost: Vec<_> = abandoned.iter().map(|c| json!({"checkpoint": c.id, "why": c.marks.abandoned})).collect();
-        output::json(&json!({"lineage": state.lineage, "chain": chain, "abandoned": lost}));
+        let others: Vec<_> = state.other_lineages.values().collect();
+        output::json(&json!({"lineage": state.lineage, "others": others, "chain": chain, "abandoned": lost}));
         return Ok(());
     }
-    if let Some(lineage) = &state.lineage {
+    for lineage in state.lineages() {
         let (number, name, base) = (lineage.number, &lineage.model_name, &lineage.base_model);
-        output::line(&format!("lineage {number}: {name}, from {base} ({})", lineage.identity.architecture));
+        let stands = lineage.left_at.as_ref().map_or(String::new(), |left| format!(", stands still at {}", left.head));
+        output::line(&format!("lineage {number}: {name}, from {base} ({}){stands}", lineage.identity.architecture));
     }
     let names: Vec<String> = chain.iter().rev().map(ToString::to_string).collect();
     output::line(&format!("trained   {}", names.join(" → ")));

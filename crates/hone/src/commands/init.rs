@@ -81,8 +81,7 @@ pub fn create(root: &Path, base: &Base, chosen: &[(String, Value)]) -> Result<Ma
     if matches!(base, Base::Tiny) {
         tiny::write_model(&dir, &tiny::Shape::default()).context("make the tiny model")?;
     }
-    let (model, identity) = identify(&dir)?;
-    let manifest_hash = base_manifest_hash(&dir)?;
+    let BaseModel { model, identity, manifest_hash, .. } = identify_base(&dir)?;
     layout.create_folders().context("make the folders")?;
     if !layout.config().exists() {
         let mut values: Vec<(&str, Value)> = chosen.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
@@ -96,16 +95,11 @@ pub fn create(root: &Path, base: &Base, chosen: &[(String, Value)]) -> Result<Ma
     }
     let config = crate::config::Config::load(root, &[])?;
     let mut store = Store::create(root).context("make the database")?;
-    let lineage = Lineage { number: 1, model_name: config.model_name, base_model: name.clone(), identity };
+    let (model_name, base_model, base) = (config.model_name, name.clone(), CheckpointId(0));
+    let lineage = Lineage { number: 1, model_name, base_model, identity, base, left_at: None };
     store.commit(&[Change::SetLineage(lineage), Change::PutCheckpoint(checkpoint_zero(manifest_hash))])?;
     let parameters = model.parameters().iter().map(|p| p.shape.iter().product::<usize>() as u64).sum();
     Ok(Made { base_model: name, description: tiny::describe(&model), parameters })
-}
-
-/// Hash of the manifest that a base model would have; nothing is written into its folder.
-fn base_manifest_hash(dir: &Path) -> Result<String> {
-    let (_, hash) = disk::manifest::compute(dir).context("hash the base model")?;
-    Ok(hash)
 }
 
 fn checkpoint_zero(manifest_hash: String) -> Checkpoint {
@@ -125,10 +119,29 @@ fn checkpoint_zero(manifest_hash: String) -> Checkpoint {
     }
 }
 
+/// What a lineage needs to know of its base model.
+pub struct BaseModel {
+    /// The folder.
+    pub base_model: String,
+    /// Its shape.
+    pub model: ModelConfig,
+    /// What may not change.
+    pub identity: ModelIdentity,
+    /// Hash of the manifest that the folder would have; nothing is written into it.
+    pub manifest_hash: String,
+}
+
 /// Reads a base model far enough to know that it can be trained and served.
-fn identify(dir: &Path) -> Result<(ModelConfig, ModelIdentity)> {
+pub fn identify_base(dir: &Path) -> Result<BaseModel> {
     let model = ModelConfig::from_dir(dir).with_context(|| format!("read the model in {}", dir.display()))?;
     HostWeights::load(dir, &model).with_context(|| format!("read the weights in {}", dir.display()))?;
+    let (_, manifest_hash) = disk::manifest::compute(dir).context("hash the base model")?;
+    Ok(BaseModel { base_model: dir.display().to_string(), model, identity: identity_of(dir)?, manifest_hash })
+}
+
+/// What may not change within a lineage, as it is in a model folder now. The weights are not read.
+pub fn identity_of(dir: &Path) -> Result<ModelIdentity> {
+    let model = ModelConfig::from_dir(dir).with_context(|| format!("read the model in {}", dir.display()))?;
     let tokenizer = Tokenizer::from_dir(dir)?;
     if tokenizer.vocab_size() > model.vocab_size {
         anyhow::bail!(
@@ -146,19 +159,18 @@ fn identify(dir: &Path) -> Result<(ModelConfig, ModelIdentity)> {
         }
     };
     let (_, tokenizer_hash) = disk::hash_file(&dir.join("tokenizer.json"))?;
-    let identity = ModelIdentity {
+    Ok(ModelIdentity {
         architecture: model.family.name().to_string(),
         vocab_size: model.vocab_size as u64,
         context_length: model.max_positions as u64,
         tokenizer_hash,
         template_hash,
-    };
-    Ok((model, identity))
+    })
 }
 
 /// `--set` pairs of `hone init` go into the new `config.json`, after the usual checks.
 fn set_pairs(ws: &Workspace) -> Result<Vec<(String, Value)>> {
-    let values = crate::config::load_values(&ws.root, &ws.set)?;
+    let (values, _) = crate::config::load(&ws.root, &ws.set)?;
     let chosen = values.iter().filter(|(_, _, origin)| *origin == crate::config::Origin::CommandLine);
     Ok(chosen.map(|(key, value, _)| (key.to_string(), value.clone())).collect())
 }

@@ -1,23 +1,26 @@
 //! The roles of a host: `hone up` runs them all, each also runs alone in the foreground.
 
+use super::init::identity_of;
 use super::keys::keys_file;
 use crate::config::Config;
 use crate::exit::UsageError;
 use crate::output;
-use crate::workspace::{CONTROL_TIMEOUT, Workspace};
+use crate::workspace::{CONTROL_TIMEOUT, Workspace, now_ms};
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
+use hone_daemon::alerts::Alerter;
 use hone_daemon::notify::Notifier;
 use hone_daemon::supervisor::{self, Role, SupervisorEvent, SupervisorOptions};
 use hone_daemon::{DaemonOptions, DataManagerConfig, Limits, LoopConfig, SkillEndpoint};
 use hone_monitor::{ControlDoor, MonitorOptions};
 use hone_pipeline::finding::SchemaOrigin;
+use hone_pipeline::state::{LogEntry, LogSeverity};
 use hone_serve::{Keys, ServeOptions};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Flags of `hone up`.
 #[derive(Args, Debug)]
@@ -104,7 +107,32 @@ pub fn up(ws: &Workspace, args: &UpArgs) -> Result<()> {
         grace: Duration::from_secs(60),
     };
     let stop = role_stop(ws)?;
-    supervisor::run(&options, &roles, &stop, &show_event)
+    let (alerter, telling) = Alerter::start()?;
+    let alerter = Mutex::new(alerter);
+    let on_event = |event: SupervisorEvent| {
+        tell_death(ws, &config, &alerter, &event);
+        show_event(event);
+    };
+    let result = supervisor::run(&options, &roles, &stop, &on_event);
+    drop(alerter);
+    if telling.join().is_err() {
+        tracing::warn!("the last alerts were not delivered: their thread panicked");
+    }
+    result
+}
+
+/// A role that ended badly cannot tell it itself. (The lock: events come from the threads of all roles.)
+fn tell_death(ws: &Workspace, config: &Config, alerter: &Mutex<Alerter>, event: &SupervisorEvent) {
+    let SupervisorEvent::Exited { role, how, restart_in: Some(wait) } = event else { return };
+    let entry = LogEntry {
+        at_ms: now_ms(),
+        severity: LogSeverity::Error,
+        kind: "role_died".to_string(),
+        subject: role.clone(),
+        message: format!("{role} ended ({how}); it starts again in {} s", wait.as_secs()),
+    };
+    let mut alerter = alerter.lock().unwrap_or_else(PoisonError::into_inner);
+    alerter.heard(&entry, &config.alerts, &ws.root, Instant::now());
 }
 
 /// What `hone up` prints of its roles: starts, ends, and lines that need a person.
@@ -181,17 +209,41 @@ pub fn daemon(ws: &Workspace) -> Result<()> {
     hone_daemon::run(options, stop, || tracing::info!("daemon ready"))
 }
 
-/// The base model is locked within a lineage.
+/// The base model is locked within a lineage: its place, and what it is.
 fn same_base_model(ws: &Workspace, config: &Config) -> Result<()> {
     let state = ws.state()?;
-    let (Some(lineage), Some(path)) = (&state.lineage, &config.model_path) else { return Ok(()) };
-    if ws.root.join(path) == ws.root.join(&lineage.base_model) {
+    let Some(lineage) = &state.lineage else { return Ok(()) };
+    let base = ws.root.join(&lineage.base_model);
+    if let Some(path) = config.model_path.as_ref().filter(|path| ws.root.join(path) != base) {
+        let shown = path.display();
+        let known = state.other_lineages.values().find(|other| ws.root.join(&other.base_model) == ws.root.join(path));
+        let way = match known {
+            Some(other) => format!("hone lineage switch {}", other.number),
+            None => format!("hone lineage new --model {shown}"),
+        };
+        let (number, trained) = (lineage.number, &lineage.base_model);
+        let message = format!(
+            "use model_path {shown}: lineage {number}, which is trained, began with {trained}\nhint: `{way}` trains it, or put that path back"
+        );
+        return Err(UsageError(message).into());
+    }
+    let (was, is) = (&lineage.identity, identity_of(&base).context("read the base model")?);
+    let differs = [
+        ("the architecture", was.architecture != is.architecture),
+        ("the vocabulary", was.vocab_size != is.vocab_size),
+        ("the context length", was.context_length != is.context_length),
+        ("the tokenizer", was.tokenizer_hash != is.tokenizer_hash),
+        ("the chat template", was.template_hash != is.template_hash),
+    ];
+    let differs: Vec<&str> = differs.into_iter().filter(|(_, differs)| *differs).map(|(what, _)| what).collect();
+    if differs.is_empty() {
         return Ok(());
     }
     let message = format!(
-        "use model_path {}: this workspace's lineage began with {}\nhint: put that path back, or make a new workspace with `hone init --model`",
-        path.display(),
-        lineage.base_model
+        "train on from {}: {} changed since lineage {} began\nhint: put the folder back as it was, or copy it elsewhere and `hone lineage new --model DIR`",
+        lineage.base_model,
+        differs.join(", "),
+        lineage.number
     );
     Err(UsageError(message).into())
 }

@@ -1,6 +1,6 @@
 //! `hone config show` and `hone config schema`.
 
-use crate::config::{json_schema, load_values, markdown};
+use crate::config::{self, json_schema, markdown};
 use crate::output;
 use crate::workspace::Workspace;
 use anyhow::Result;
@@ -20,13 +20,12 @@ pub enum ConfigVerb {
 }
 
 /// Runs the verb.
-pub fn config(ws: &Workspace, verb: &ConfigVerb) -> Result<()> {
+pub fn run(ws: &Workspace, verb: &ConfigVerb) -> Result<()> {
     match verb {
         ConfigVerb::Schema => output::line(&serde_json::to_string_pretty(&json_schema())?),
         ConfigVerb::Markdown => output::part(&markdown()),
         ConfigVerb::Show => {
-            let values = load_values(&ws.root, &ws.set)?;
-            crate::config::Config::load(&ws.root, &ws.set)?;
+            let (values, _) = config::load(&ws.root, &ws.set)?;
             if ws.json {
                 let all: Map<String, Value> = values
                     .iter()

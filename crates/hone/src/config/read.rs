@@ -1,7 +1,7 @@
 //! From `config.json`, the environment and `--set` to checked values, with every problem named.
 
 use super::keys::{KEYS, Key, Kind};
-use super::{Origin, Problem};
+use super::{Given, Origin, Problem};
 use jsonc_parser::ast;
 use jsonc_parser::common::Ranged;
 use jsonc_parser::{CollectOptions, ParseOptions, parse_to_ast};
@@ -9,23 +9,25 @@ use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-type Target = BTreeMap<&'static str, (Value, Origin)>;
+type Target = BTreeMap<&'static str, Given>;
+
+/// JSON with comments and trailing commas, and nothing else.
+const OPTIONS: ParseOptions = ParseOptions {
+    allow_comments: true,
+    allow_trailing_commas: true,
+    allow_loose_object_property_names: false,
+    allow_missing_commas: false,
+    allow_single_quoted_strings: false,
+    allow_hexadecimal_numbers: false,
+    allow_unary_plus_numbers: false,
+    allow_bare_decimal_point_numbers: false,
+    allow_non_finite_numbers: false,
+    allow_extended_string_escapes: false,
+};
 
 /// Reads the text of `config.json`.
 pub fn file(text: &str, values: &mut Target, problems: &mut Vec<Problem>) {
-    let options = ParseOptions {
-        allow_comments: true,
-        allow_trailing_commas: true,
-        allow_loose_object_property_names: false,
-        allow_missing_commas: false,
-        allow_single_quoted_strings: false,
-        allow_hexadecimal_numbers: false,
-        allow_unary_plus_numbers: false,
-        allow_bare_decimal_point_numbers: false,
-        allow_non_finite_numbers: false,
-        allow_extended_string_escapes: false,
-    };
-    let parsed = match parse_to_ast(text, &CollectOptions::default(), &options) {
+    let parsed = match parse_to_ast(text, &CollectOptions::default(), &OPTIONS) {
         Ok(parsed) => parsed,
         Err(error) => {
             let place = format!("config.json:{}", error.line_display());
@@ -37,18 +39,27 @@ pub fn file(text: &str, values: &mut Target, problems: &mut Vec<Problem>) {
         Some(ast::Value::Object(object)) => walk(text, object, "", values, problems),
         None => {}
         Some(other) => problems.push(Problem {
-            place: format!("config.json:{}", line_of(text, other.start())),
+            place: place_of(text, other.start()),
             key: String::new(),
             message: "the file must hold one object { … }".to_string(),
         }),
     }
 }
 
+/// Where the value of a key of the top level stands in the text.
+#[must_use]
+pub fn range_of(text: &str, key: &str) -> Option<std::ops::Range<usize>> {
+    let parsed = parse_to_ast(text, &CollectOptions::default(), &OPTIONS).ok()?;
+    let Some(ast::Value::Object(object)) = &parsed.value else { return None };
+    let property = object.properties.iter().find(|property| property.name.as_str() == key)?;
+    Some(property.value.start()..property.value.end())
+}
+
 /// Reads `HONE_*` variables: the path in capitals, dots as underscores (`HONE_SERVE_LISTEN`). Other names are not ours.
 pub fn environment(variables: &[(String, String)], values: &mut Target, problems: &mut Vec<Problem>) {
     for (name, text) in variables {
         let Some(key) = KEYS.iter().find(|key| environment_name(key.path) == *name) else { continue };
-        set(key, loose_value(key, text), Origin::Environment, name.clone(), values, problems);
+        set(key, Given::new(loose_value(key, text), Origin::Environment, name), values, problems);
     }
 }
 
@@ -56,7 +67,7 @@ pub fn environment(variables: &[(String, String)], values: &mut Target, problems
 pub fn command_line(pairs: &[(String, String)], values: &mut Target, problems: &mut Vec<Problem>) {
     for (path, text) in pairs {
         match KEYS.iter().find(|key| key.path == path) {
-            Some(key) => set(key, loose_value(key, text), Origin::CommandLine, "--set".to_string(), values, problems),
+            Some(key) => set(key, Given::new(loose_value(key, text), Origin::CommandLine, "--set"), values, problems),
             None => problems.push(unknown("--set".to_string(), path)),
         }
     }
@@ -82,14 +93,16 @@ fn walk(text: &str, object: &ast::Object<'_>, prefix: &str, values: &mut Target,
     for property in &object.properties {
         let name = property.name.as_str();
         let path = if prefix.is_empty() { name.to_string() } else { format!("{prefix}.{name}") };
-        let place = format!("config.json:{}", line_of(text, property.range.start));
+        let place = place_of(text, property.range.start);
         if seen.contains(&name) {
-            problems.push(Problem { place, key: path, message: "stands twice; one value per place".to_string() });
+            problems.push(twice(place, path));
             continue;
         }
         seen.push(name);
         if let Some(key) = KEYS.iter().find(|key| key.path == path) {
-            set(key, to_json(&property.value), Origin::File, place, values, problems);
+            names_once(text, &property.value, &path, problems);
+            let inner = places_inside(text, &property.value);
+            set(key, Given { value: to_json(&property.value), origin: Origin::File, place, inner }, values, problems);
         } else if KEYS.iter().any(|key| key.path.starts_with(&format!("{path}."))) {
             match &property.value {
                 ast::Value::Object(inner) => walk(text, inner, &path, values, problems),
@@ -101,35 +114,84 @@ fn walk(text: &str, object: &ast::Object<'_>, prefix: &str, values: &mut Target,
     }
 }
 
-fn set(
-    key: &'static Key,
-    value: Value,
-    origin: Origin,
-    place: String,
-    values: &mut Target,
-    problems: &mut Vec<Problem>,
-) {
-    match check(key.kind, &value) {
-        Ok(()) => drop(values.insert(key.path, (value, origin))),
-        Err(message) => problems.push(Problem { place, key: key.path.to_string(), message }),
+/// Names every field that stands twice within a value, where reading it as JSON would take one of them silently.
+fn names_once(text: &str, value: &ast::Value<'_>, path: &str, problems: &mut Vec<Problem>) {
+    match value {
+        ast::Value::Array(array) => {
+            let entries = array.elements.iter().enumerate();
+            entries.for_each(|(index, entry)| names_once(text, entry, &format!("{path}[{index}]"), problems));
+        }
+        ast::Value::Object(object) => {
+            let mut seen: Vec<&str> = Vec::new();
+            for property in &object.properties {
+                let inner = format!("{path}.{}", property.name.as_str());
+                if seen.contains(&property.name.as_str()) {
+                    problems.push(twice(place_of(text, property.range.start), inner.clone()));
+                }
+                seen.push(property.name.as_str());
+                names_once(text, &property.value, &inner, problems);
+            }
+        }
+        _ => {}
     }
 }
 
+/// Where the entries of a list, or the fields of an object, stand.
+fn places_inside(text: &str, value: &ast::Value<'_>) -> Vec<String> {
+    match value {
+        ast::Value::Array(array) => array.elements.iter().map(|entry| place_of(text, entry.start())).collect(),
+        ast::Value::Object(object) => object.properties.iter().map(|p| place_of(text, p.range.start)).collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn set(key: &'static Key, given: Given, values: &mut Target, problems: &mut Vec<Problem>) {
+    let faults = check(key.kind, &given.value);
+    if faults.is_empty() {
+        values.insert(key.path, given);
+        return;
+    }
+    problems.extend(faults.into_iter().map(|fault| match fault.entry {
+        None => Problem { place: given.place.clone(), key: key.path.to_string(), message: fault.message },
+        Some(index) => Problem {
+            place: given.place_of_entry(index),
+            key: format!("{}[{index}]", key.path),
+            message: fault.message,
+        },
+    }));
+}
+
+fn twice(place: String, key: String) -> Problem {
+    Problem { place, key, message: "stands twice; one value per place".to_string() }
+}
+
 fn unknown(place: String, path: &str) -> Problem {
-    let nearest = KEYS
-        .iter()
-        .map(|key| (strsim::damerau_levenshtein(key.path, path), key.path))
-        .min()
-        .filter(|(distance, _)| *distance <= path.len() / 2);
-    let message = match nearest {
+    let leaf = |path: &'static str| path.rsplit('.').next().unwrap_or(path);
+    let (_, name) = path.rsplit_once('.').unwrap_or(("", path));
+    // The same name in another group is nearer than any other name.
+    let distance = |key: &Key| {
+        let of_name = strsim::damerau_levenshtein(leaf(key.path), name);
+        strsim::damerau_levenshtein(key.path, path).min(of_name + 1)
+    };
+    let nearest = KEYS.iter().map(|key| (distance(key), key.path)).min();
+    let message = match nearest.filter(|(distance, _)| *distance <= path.len() / 2) {
         Some((_, name)) => format!("unknown key (nearest: {name:?})"),
         None => "unknown key (`hone config show` lists all)".to_string(),
     };
     Problem { place, key: path.to_string(), message }
 }
 
-/// Says what is allowed when a value is not.
-pub fn check(kind: Kind, value: &Value) -> Result<(), String> {
+/// What is wrong with a value, or with one entry of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The entry of a list.
+    pub entry: Option<usize>,
+    /// What was found and what is allowed.
+    pub message: String,
+}
+
+/// Everything that a value has which its kind does not allow.
+pub fn check(kind: Kind, value: &Value) -> Vec<Fault> {
     let ok = match kind {
         Kind::Bool => value.is_boolean(),
         Kind::Int { min, max } => value.as_u64().is_some_and(|n| (min..=max).contains(&n)),
@@ -139,15 +201,48 @@ pub fn check(kind: Kind, value: &Value) -> Result<(), String> {
         Kind::OptionalText => value.is_null() || value.as_str().is_some_and(|s| !s.trim().is_empty()),
         Kind::Choice(words) => value.as_str().is_some_and(|s| words.contains(&s)),
         Kind::Address => value.as_str().is_some_and(|s| s.parse::<SocketAddr>().is_ok()),
-        Kind::Texts => value.as_array().is_some_and(|list| list.iter().all(Value::is_string)),
         Kind::TimeOfDay => value.is_null() || value.as_str().is_some_and(|s| minute_of(s).is_some()),
         Kind::Object => value.is_object(),
-        Kind::Words(words) => {
-            value.as_array().is_some_and(|list| list.iter().all(|v| v.as_str().is_some_and(|s| is_word(words, s))))
-        }
-        Kind::Records(fields) => return check_records(fields, value),
+        Kind::Texts | Kind::Words(_) | Kind::Records(_) => match value.as_array() {
+            Some(list) => {
+                let entries = list.iter().enumerate();
+                return entries.flat_map(|(index, entry)| check_entry(kind, index, entry)).collect();
+            }
+            None => false,
+        },
     };
-    if ok { Ok(()) } else { Err(format!("found {}; allowed: {}", shorten(value), allowed(kind))) }
+    if ok { Vec::new() } else { vec![Fault { entry: None, message: found(value, kind) }] }
+}
+
+fn found(value: &Value, kind: Kind) -> String {
+    let words = if let Kind::Choice(words) | Kind::Words(words) = kind { words } else { &[] };
+    format!("found {}; allowed: {}{}", shorten(value), allowed(kind), nearest_word(words, value))
+}
+
+fn check_entry(kind: Kind, index: usize, entry: &Value) -> Vec<Fault> {
+    let fault = |message: String| Fault { entry: Some(index), message };
+    match kind {
+        Kind::Words(words) if !entry.as_str().is_some_and(|text| is_word(words, text)) => {
+            let allowed = words.iter().map(|word| word_form(word)).collect::<Vec<_>>().join(", ");
+            let nearest = nearest_word(words, entry);
+            vec![fault(format!("found {}; allowed: {allowed}{nearest}", shorten(entry)))]
+        }
+        Kind::Texts if !entry.is_string() => vec![fault(format!("found {}; allowed: a text", shorten(entry)))],
+        Kind::Records(fields) => check_record(fields, entry).into_iter().map(fault).collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn nearest_word(words: &[&str], value: &Value) -> String {
+    let Some(text) = value.as_str() else { return String::new() };
+    // What begins as it is near, however much is left out.
+    let distance = |word: &str| match word.starts_with(text) && !text.is_empty() {
+        true => 0,
+        false => strsim::damerau_levenshtein(word, text),
+    };
+    let nearest = words.iter().map(|word| (distance(word), word)).min();
+    let nearest = nearest.filter(|(distance, _)| *distance <= text.len() / 2);
+    nearest.map(|(_, word)| format!(" (nearest: {})", word_form(word))).unwrap_or_default()
 }
 
 /// What a kind allows, in words.
@@ -194,25 +289,21 @@ fn is_word(words: &[&str], text: &str) -> bool {
         .any(|word| if word.ends_with(':') { text.len() > word.len() && text.starts_with(word) } else { *word == text })
 }
 
-fn check_records(fields: &[(&str, bool)], value: &Value) -> Result<(), String> {
-    let all = allowed(Kind::Records(&[]));
-    let Some(list) = value.as_array() else { return Err(format!("found {}; allowed: {all}…", shorten(value))) };
-    for (index, row) in list.iter().enumerate() {
-        let Some(row) = row.as_object() else { return Err(format!("entry {index} is not an object")) };
-        for (name, value) in row {
-            if !fields.iter().any(|(field, _)| field == name) {
-                let names: Vec<&str> = fields.iter().map(|(field, _)| *field).collect();
-                return Err(format!("entry {index}: unknown field {name:?} (allowed: {})", names.join(", ")));
-            }
-            if value.as_str().is_none_or(|s| s.trim().is_empty()) {
-                return Err(format!("entry {index}: {name} must be a text"));
-            }
-        }
-        if let Some((name, _)) = fields.iter().find(|(name, required)| *required && !row.contains_key(*name)) {
-            return Err(format!("entry {index}: {name} is missing"));
+fn check_record(fields: &[(&str, bool)], value: &Value) -> Vec<String> {
+    let Some(row) = value.as_object() else { return vec![format!("found {}; allowed: an object", shorten(value))] };
+    let names: Vec<&str> = fields.iter().map(|(field, _)| *field).collect();
+    let mut faults = Vec::new();
+    for (name, value) in row {
+        if !names.contains(&name.as_str()) {
+            let nearest = nearest_word(&names, &Value::String(name.clone()));
+            faults.push(format!("unknown field {name:?}; allowed: {}{nearest}", names.join(", ")));
+        } else if value.as_str().is_none_or(|s| s.trim().is_empty()) {
+            faults.push(format!("{name}: found {}; allowed: a text", shorten(value)));
         }
     }
-    Ok(())
+    let missing = fields.iter().filter(|(name, required)| *required && !row.contains_key(*name));
+    faults.extend(missing.map(|(name, _)| format!("{name} is missing")));
+    faults
 }
 
 fn shorten(value: &Value) -> String {
@@ -220,8 +311,9 @@ fn shorten(value: &Value) -> String {
     if text.chars().count() > 60 { format!("{}…", text.chars().take(60).collect::<String>()) } else { text }
 }
 
-fn line_of(text: &str, byte: usize) -> usize {
-    1 + text.as_bytes()[..byte.min(text.len())].iter().filter(|b| **b == b'\n').count()
+fn place_of(text: &str, byte: usize) -> String {
+    let line = 1 + text.as_bytes()[..byte.min(text.len())].iter().filter(|b| **b == b'\n').count();
+    format!("config.json:{line}")
 }
 
 fn to_json(value: &ast::Value<'_>) -> Value {

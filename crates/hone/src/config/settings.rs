@@ -17,6 +17,12 @@ use std::path::PathBuf;
 
 pub(super) fn settings(values: &Values, serve: &Serve) -> Result<Settings, Vec<Problem>> {
     let ms = |path: &str| u64::try_from(values.seconds(path).as_millis()).unwrap_or(u64::MAX);
+    let (suite_margins, targets) = match (suite_margins(values), targets(values, serve)) {
+        (Ok(margins), Ok(targets)) => (margins, targets),
+        (margins, targets) => {
+            return Err(margins.err().into_iter().chain(targets.err()).flatten().collect());
+        }
+    };
     Ok(Settings {
         train: train_settings(values),
         validation_level: values.get::<Level>("validation.level"),
@@ -25,9 +31,10 @@ pub(super) fn settings(values: &Values, serve: &Serve) -> Result<Settings, Vec<P
         max_regression: values.get("promotion.max_regression"),
         min_answer_gain: values.get("promotion.min_answer_gain"),
         max_answer_regression: values.get("promotion.max_answer_regression"),
-        suite_margins: suite_margins(values)?,
+        suite_margins,
         error_budget: values.get("promotion.error_budget"),
         on_regression: values.get::<OnRegression>("promotion.on_regression"),
+        alert_after: values.get("promotion.alert_after"),
         max_errored_share: values.get("evaluation.max_errored_share"),
         max_unusable_share: values.get("evaluation.max_unusable_share"),
         score_weights: ScoreWeights {
@@ -39,7 +46,7 @@ pub(super) fn settings(values: &Values, serve: &Serve) -> Result<Settings, Vec<P
         lease_ms: ms("limits.lease_sec"),
         max_tries: values.get("limits.max_tries"),
         retry_backoff_ms: ms("limits.retry_backoff_sec"),
-        targets: targets(values, serve)?,
+        targets,
         watch_ms: ms("deployment.watch_sec"),
         max_checks: values.get("limits.max_checks"),
         max_queued_jobs: values.get("queue.max_jobs"),
@@ -92,17 +99,55 @@ fn gigabytes(values: &Values, path: &str) -> u64 {
 fn suite_margins(values: &Values) -> Result<BTreeMap<String, SuiteMargins>, Vec<Problem>> {
     let rows: Map<String, Value> = values.get("promotion.suites");
     let (mut margins, mut problems) = (BTreeMap::new(), Vec::new());
-    for (suite, row) in rows {
+    for (index, (suite, row)) in rows.into_iter().enumerate() {
         match serde_json::from_value::<SuiteMargins>(row) {
             Ok(read) => drop(margins.insert(suite, read)),
-            Err(error) => problems.push(Problem {
-                place: "config.json".to_string(),
-                key: format!("promotion.suites.{suite}"),
-                message: format!("{error} (allowed: {{\"min_gain\": NUMBER, \"max_regression\": NUMBER}})"),
-            }),
+            Err(error) => {
+                let message = format!("{error}; allowed: {{\"min_gain\": NUMBER, \"max_regression\": NUMBER}}");
+                problems.push(values.problem_inside("promotion.suites", (index, &format!(".{suite}")), message));
+            }
         }
     }
     if problems.is_empty() { Ok(margins) } else { Err(problems) }
+}
+
+/// Values that are each allowed and do not go together.
+pub(super) fn contradictions(values: &Values) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let ordered = [
+        ("curriculum.demote_below", "curriculum.promote_at"),
+        ("limits.min_trained_share", "limits.max_trained_share"),
+        ("queue.settle_sec", "queue.torn_sec"),
+    ];
+    for (low, high) in ordered {
+        let (least, most) = (values.get::<f64>(low), values.get::<f64>(high));
+        if least > most {
+            problems.push(values.problem(low, format!("found {least}; allowed: at most {high}, which is {most}")));
+        }
+    }
+    if values.get::<u64>("lora.rank") > 0 && !values.get::<Vec<String>>("freeze").is_empty() {
+        problems.push(values.problem("freeze", "no use beside `lora.rank`: LoRA freezes the whole model".to_string()));
+    }
+    let skills: Vec<Skill> = values.get("skills");
+    for (index, skill) in skills.iter().enumerate() {
+        let mut fault =
+            |message| problems.push(values.problem_inside("skills", (index, &format!("[{index}]")), message));
+        if skills[..index].iter().any(|other| other.name == skill.name) {
+            fault(format!("the name {:?} stands twice", skill.name));
+        }
+        if !is_url(&skill.url) {
+            fault(format!("url: found {:?}; allowed: http://… or https://…", skill.url));
+        }
+    }
+    let hook: Option<String> = values.get("alerts.url");
+    if let Some(url) = hook.filter(|url| !is_url(url)) {
+        problems.push(values.problem("alerts.url", format!("found {url:?}; allowed: http://… or https://…")));
+    }
+    problems
+}
+
+fn is_url(text: &str) -> bool {
+    ["http://", "https://"].iter().any(|scheme| text.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty()))
 }
 
 /// Rows of a step, before accumulation, when `batch_size` is "auto".
@@ -187,22 +232,21 @@ fn targets(values: &Values, serve: &Serve) -> Result<Vec<Target>, Vec<Problem>> 
         let transport = Transport::Local { serve_root: PathBuf::from("serve") };
         return Ok(vec![Target { name: "local".to_string(), url: format!("http://{}", serve.listen), transport }]);
     }
+    let fault = |index: usize, message: String| {
+        values.problem_inside("deployment.targets", (index, &format!("[{index}]")), message)
+    };
     let mut problems = Vec::new();
     let mut targets: Vec<Target> = Vec::new();
     for (index, row) in rows.iter().enumerate() {
         match target(row) {
             Ok(target) if targets.iter().any(|t| t.name == target.name) => {
-                problems.push(target_problem(index, format!("the name {:?} stands twice", target.name)));
+                problems.push(fault(index, format!("the name {:?} stands twice", target.name)));
             }
             Ok(target) => targets.push(target),
-            Err(error) => problems.push(target_problem(index, format!("{error:#}"))),
+            Err(error) => problems.push(fault(index, format!("{error:#}"))),
         }
     }
     if problems.is_empty() { Ok(targets) } else { Err(problems) }
-}
-
-fn target_problem(index: usize, message: String) -> Problem {
-    Problem { place: "config.json".to_string(), key: format!("deployment.targets[{index}]"), message }
 }
 
 fn target(row: &Map<String, Value>) -> Result<Target> {

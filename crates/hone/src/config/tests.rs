@@ -7,7 +7,7 @@ use serde_json::json;
 
 #[track_caller]
 fn check(text: &str, expected: Expect) {
-    let mut values = keys::KEYS.iter().map(|key| (key.path, (key.default_value(), Origin::Default))).collect();
+    let mut values = Values::defaults().0;
     let mut problems = Vec::new();
     read::file(text, &mut values, &mut problems);
     let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
@@ -38,8 +38,9 @@ fn records_name_the_entry_and_the_field() {
     check(
         r#"{"deployment": {"targets": [{"name": "a", "url": "http://x"}, {"name": "b"}]}, "skills": [{"name": "binary", "link": "x"}]}"#,
         expect![[r#"
-            config.json:1: deployment.targets: entry 1: url is missing
-            config.json:1: skills: entry 0: unknown field "link" (allowed: name, url)"#]],
+            config.json:1: deployment.targets[1]: url is missing
+            config.json:1: skills[0]: unknown field "link"; allowed: name, url
+            config.json:1: skills[0]: url is missing"#]],
     );
 }
 
@@ -50,7 +51,7 @@ fn command_line_beats_environment_beats_file_beats_default() {
         .unwrap();
     let environment =
         [("HONE_EPOCHS", "3"), ("HONE_SEED", "3"), ("HONE_SLOW", "1")].map(|(k, v)| (k.to_string(), v.to_string()));
-    let values = Values::load(dir.path(), &environment, &[("seed".to_string(), "4".to_string())]).unwrap();
+    let (values, _) = read_all(dir.path(), &environment, &[("seed".to_string(), "4".to_string())]).unwrap();
     assert_eq!(values.get::<u64>("save_steps"), 2);
     assert_eq!(values.get::<u64>("epochs"), 3);
     assert_eq!(values.get::<u64>("seed"), 4);
@@ -61,24 +62,22 @@ fn command_line_beats_environment_beats_file_beats_default() {
 #[test]
 fn the_file_of_init_is_valid_and_sets_what_was_chosen() {
     let text = commented_file(&[("model_path", json!("models/base")), ("serve.slots", json!(3))]);
-    let mut values = keys::KEYS.iter().map(|key| (key.path, (key.default_value(), Origin::Default))).collect();
+    let mut values = Values::defaults().0;
     let mut problems = Vec::new();
     read::file(&text, &mut values, &mut problems);
     assert!(problems.is_empty(), "{problems:?}\n{text}");
-    assert_eq!(values["serve.slots"], (json!(3), Origin::File));
-    assert_eq!(values["model_path"], (json!("models/base"), Origin::File));
-    let from_file = values.values().filter(|(_, origin)| *origin == Origin::File).count();
-    assert_eq!(from_file, 2);
+    let given: Vec<_> = values.iter().filter(|(_, given)| given.origin == Origin::File).collect();
+    let given: Vec<_> = given.into_iter().map(|(path, given)| (*path, given.value.clone())).collect();
+    assert_eq!(given, [("model_path", json!("models/base")), ("serve.slots", json!(3))]);
 }
 
 #[test]
 fn defaults_are_within_their_own_ranges_and_make_a_config() {
     for key in keys::KEYS {
-        read::check(key.kind, &key.default_value()).unwrap_or_else(|message| panic!("{}: {message}", key.path));
+        assert_eq!(read::check(key.kind, &key.default_value()), [], "{}", key.path);
     }
     let dir = tempfile::tempdir().unwrap();
-    let values = Values::load(dir.path(), &[], &[]).unwrap();
-    let config = Config::from_values(&values).unwrap();
+    let (_, config) = read_all(dir.path(), &[], &[]).unwrap();
     assert_eq!(config.settings.train, TrainSettings::default());
     assert_eq!(config.settings.targets[0].url, "http://127.0.0.1:8765");
 }
@@ -88,8 +87,7 @@ fn duplicate_targets_and_unknown_transports_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let targets = r#"{"deployment": {"targets": [{"name": "a", "url": "http://x"}, {"name": "a", "url": "http://y"}, {"name": "c", "url": "u", "transport": "pigeon"}]}}"#;
     hone_disk::write_atomic(&dir.path().join("config.json"), targets.as_bytes()).unwrap();
-    let values = Values::load(dir.path(), &[], &[]).unwrap();
-    let problems = Config::from_values(&values).unwrap_err();
+    let problems = read_all(dir.path(), &[], &[]).unwrap_err();
     assert_eq!(problems.len(), 2, "{problems:?}");
     assert!(problems[1].message.contains("pigeon"));
 }
@@ -97,4 +95,48 @@ fn duplicate_targets_and_unknown_transports_are_refused() {
 #[test]
 fn schema_ids_of_the_table_are_those_of_the_gate() {
     assert_eq!(keys::SCHEMAS, hone_pipeline::spec::known_ids());
+}
+
+#[test]
+fn a_value_is_put_into_the_file_and_comments_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("config.json");
+    assert!(!put_text(&file, "model_path", "m").unwrap(), "there is no file");
+    let text = "{\n  // where it lies\n  \"model_path\": \"models/old\", // not \"model_path\"\n  \"epochs\": 2,\n}\n";
+    hone_disk::write_atomic(&file, text.as_bytes()).unwrap();
+    assert!(put_text(&file, "model_path", "/models/\"new\"").unwrap());
+    let expected = text.replace("\"models/old\"", r#""/models/\"new\"""#);
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), expected);
+    assert!(!put_text(&file, "model_path", "/models/\"new\"").unwrap(), "it says so already");
+    assert!(!put_text(&file, "seed", "x").unwrap(), "the default holds");
+}
+
+/// Every file in `testdata/bad_config` says itself what is wrong with it: `//! KEY | PART | PART …` at the end of a line
+/// stands for one problem of that line, with that key and all parts in its message.
+#[test]
+fn forty_bad_files_are_told_all_their_problems_at_once() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/bad_config");
+    let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    assert_eq!(files.len(), 40);
+    for file in files {
+        let text = std::fs::read_to_string(&file).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        hone_disk::write_atomic(&dir.path().join("config.json"), text.as_bytes()).unwrap();
+        let mut problems = read_all(dir.path(), &[], &[]).unwrap_err();
+        for (number, line) in (1..).zip(text.lines()) {
+            for expected in line.split("//!").skip(1) {
+                let (key, parts) = expected.split_once('|').unwrap();
+                let fits = |problem: &Problem| {
+                    problem.place == format!("config.json:{number}")
+                        && problem.key == key.trim()
+                        && parts.split('|').all(|part| problem.message.contains(part.trim()))
+                };
+                let index = problems.iter().position(fits);
+                let index = index.unwrap_or_else(|| panic!("{}:{number}: {expected}: {problems:#?}", file.display()));
+                problems.remove(index);
+            }
+        }
+        assert_eq!(problems, [], "{}", file.display());
+    }
 }

@@ -91,6 +91,16 @@ impl Host {
         self.inbox.insert(path, file);
     }
 
+    /// The base model of a new lineage lies there already.
+    pub fn notices(&mut self, change: &Change) {
+        if let Change::PutCheckpoint(record) = change
+            && record.parent.is_none()
+            && self.ever_published.insert(record.id)
+        {
+            self.published.insert(record.id, Contents::default());
+        }
+    }
+
     pub fn change_suites(&mut self) {
         self.suites += 1;
     }
@@ -115,6 +125,10 @@ impl Host {
     /// Does one effect and returns its answer. `fails` is bad luck; `transient` says of which kind.
     pub fn work(&mut self, state: &State, effect: &Effect, fails: bool, transient: bool) -> Option<Event> {
         match effect {
+            // It has changed since the scan: it stays, and is seen anew.
+            Effect::TakeFile { dataset, .. } if fails && !self.folders.contains_key(dataset) => {
+                Some(Event::FileTaken { dataset: *dataset, found: false })
+            }
             Effect::TakeFile { dataset, inbox_path } => {
                 if !self.folders.contains_key(dataset)
                     && let Some(file) = self.inbox.remove(inbox_path)
@@ -124,7 +138,8 @@ impl Host {
                 Some(Event::FileTaken { dataset: *dataset, found: self.folders.contains_key(dataset) })
             }
             Effect::Check { dataset } if fails => {
-                Some(Event::CheckFailed { dataset: *dataset, reason: "died".to_string() })
+                let (reason, tries) = ("died".to_string(), state.datasets[dataset].check_tries);
+                Some(Event::CheckFailed { dataset: *dataset, reason, transient, tries })
             }
             Effect::Check { dataset } => {
                 let report = report(&self.folders[dataset]);

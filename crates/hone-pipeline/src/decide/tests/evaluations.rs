@@ -1,6 +1,7 @@
 //! Evaluations, judgements, champions.
 
 use super::*;
+use crate::config::OnRegression;
 use expect_test::expect;
 
 #[test]
@@ -326,4 +327,26 @@ fn an_old_checkpoint_does_not_challenge_a_newer_champion() {
           ! train job-1 under lease-6
     "#]],
     );
+}
+
+#[test]
+fn people_are_told_when_one_checkpoint_after_the_other_is_not_promoted() {
+    let mut world = ready();
+    world.settings.alert_after = 2;
+    world.settings.on_regression = OnRegression::Continue;
+    let (mut told, mut parent) = (Vec::new(), 0);
+    for number in 1..=5 {
+        let checkpoint = number * 10;
+        world.run(&format!("arrive {number}.jsonl; taken {number}; checked {number} h{number}; filed {number}"));
+        world.run(&format!("staged {number} {checkpoint} {parent} 10 80 ends; published {checkpoint}; exit done"));
+        // The base has 3; only the third one is better.
+        let loss = if number == 3 { 2.0 } else { 3.5 };
+        if world.run(&format!("evaluated {checkpoint} loss {loss}; exit done")).contains("no_promotion") {
+            told.push(checkpoint);
+        }
+        world.run(&format!("deployed {}", number - 1));
+        parent = checkpoint;
+    }
+    assert_eq!(world.state.champion, Some(CheckpointId(30)));
+    assert_eq!(told, [20, 50], "after two in a row, and after two more since the promotion");
 }

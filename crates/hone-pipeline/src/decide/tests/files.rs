@@ -60,7 +60,7 @@ fn a_file_that_vanished_is_forgotten() {
         "gone 1; taken 1",
         expect![[r#"
         > gone 1
-          log Info file_vanished dataset-1: a.jsonl left the inbox before it was taken
+          log Info file_vanished dataset-1: a.jsonl left the inbox, or changed, before it was taken
           dataset-1 vanished
         > taken 1
     "#]],
@@ -104,6 +104,31 @@ fn a_check_that_died_rejects_its_file() {
         "check-died 1",
         expect![[r#"
         > check-died 1
+          dataset-1 rejected ["the check did not end: out of memory"]
+          log Warning file_rejected dataset-1: a.jsonl rejected: the check did not end: out of memory
+          ! move dataset-1 to rejected
+    "#]],
+    );
+}
+
+#[test]
+fn a_check_that_somebody_else_ended_is_begun_again_three_times_in_all() {
+    check(
+        ready(),
+        "arrive a.jsonl; taken 1",
+        "check-died 1 from-outside; check-died 1 from-outside; check-died 1 from-outside",
+        expect![[r#"
+        > check-died 1 from-outside
+          dataset-1 checking
+          log Warning check_try_failed dataset-1: a.jsonl: the check did not end: out of memory; it is begun again
+          dataset-1 checking check started
+          ! check dataset-1
+        > check-died 1 from-outside
+          dataset-1 checking
+          log Warning check_try_failed dataset-1: a.jsonl: the check did not end: out of memory; it is begun again
+          dataset-1 checking check started
+          ! check dataset-1
+        > check-died 1 from-outside
           dataset-1 rejected ["the check did not end: out of memory"]
           log Warning file_rejected dataset-1: a.jsonl rejected: the check did not end: out of memory
           ! move dataset-1 to rejected

@@ -7,7 +7,7 @@ use crate::ids::{CheckpointId, DatasetId, JobId};
 use crate::state::{Control, Gone, JobState};
 
 /// Job 1 (data set 1) makes checkpoint 10, job 2 makes 20 and job 3 makes 30; each is better than the one before.
-fn three_jobs() -> World {
+pub(super) fn three_jobs() -> World {
     let mut world = first_of_three();
     for (number, loss) in [(2, 2.0), (3, 1.5)] {
         one_more(&mut world, number, loss);
@@ -30,16 +30,16 @@ fn one_more(world: &mut World, number: u64, loss: f64) -> String {
     world.run(&format!("evaluated {to} loss {loss}; exit done"))
 }
 
-fn latest(world: &World) -> u64 {
+pub(super) fn latest(world: &World) -> u64 {
     world.state.latest_checkpoint().unwrap().id.0
 }
 
-fn abandoned(world: &World) -> Vec<u64> {
+pub(super) fn abandoned(world: &World) -> Vec<u64> {
     let all = world.state.checkpoints.values();
     all.filter(|c| c.marks.abandoned.is_some()).map(|c| c.id.0).collect()
 }
 
-fn state_of(world: &World, job: u64) -> &'static str {
+pub(super) fn state_of(world: &World, job: u64) -> &'static str {
     match world.state.jobs[&JobId(job)].state {
         JobState::Queued => "queued",
         JobState::Running => "running",

@@ -1,0 +1,51 @@
+//! When an entity is active: something is still to happen with it.
+
+use super::{
+    Checkpoint, CheckpointState, Dataset, DatasetState, Deployment, DeploymentState, Entity, Evaluation, Job, Judgement,
+};
+
+impl Entity for Dataset {
+    /// It is on its way, or its folder is to be emptied.
+    fn is_active(&self) -> bool {
+        match self.state {
+            DatasetState::Arriving | DatasetState::Checking => true,
+            DatasetState::Rejected { .. } | DatasetState::Duplicate { .. } => !self.filed,
+            DatasetState::Accepted | DatasetState::Vanished => false,
+        }
+    }
+}
+
+impl Entity for Job {
+    /// It is queued or running.
+    fn is_active(&self) -> bool {
+        self.state.is_open()
+    }
+}
+
+impl Entity for Checkpoint {
+    /// It is to be published.
+    fn is_active(&self) -> bool {
+        matches!(self.state, CheckpointState::Staged { .. })
+    }
+}
+
+impl Entity for Evaluation {
+    /// It is to be tried again.
+    fn is_active(&self) -> bool {
+        self.retry_at_ms.is_some()
+    }
+}
+
+impl Entity for Judgement {
+    /// A verdict is final.
+    fn is_active(&self) -> bool {
+        false
+    }
+}
+
+impl Entity for Deployment {
+    /// It is to be done, under way, or serves.
+    fn is_active(&self) -> bool {
+        self.in_flight || matches!(self.state, DeploymentState::Pending | DeploymentState::Live)
+    }
+}

@@ -1,0 +1,50 @@
+//! A table is an ordered map whose copies are their own.
+
+use super::*;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Thing {
+    open: bool,
+    value: u64,
+}
+
+impl Entity for Thing {
+    fn is_active(&self) -> bool {
+        self.open
+    }
+}
+
+#[test]
+fn a_table_says_what_an_ordered_map_says_and_a_copy_keeps_what_it_had() {
+    let mut rng = ChaCha8Rng::seed_from_u64(7);
+    let (mut table, mut map) = (Table::default(), BTreeMap::new());
+    let mut copies = Vec::new();
+    for round in 0..2_000 {
+        let id = JobId(rng.random_range(0..500));
+        let thing = Thing { open: rng.random_range(0..10) == 0, value: round };
+        table.insert(id, thing.clone());
+        map.insert(id, thing);
+        if round % 250 == 0 {
+            copies.push((table.clone(), map.clone()));
+        }
+    }
+    copies.push((table, map));
+    for (table, map) in &copies {
+        assert!(table.iter().eq(map.iter()));
+        assert!(table.keys().rev().eq(map.keys().rev()));
+        assert!(table.values().rev().eq(map.values().rev()));
+        assert!(table.active().eq(map.values().filter(|thing| thing.open)));
+        assert!(table.active().rev().eq(map.values().rev().filter(|thing| thing.open)));
+        assert_eq!((table.len(), table.is_empty()), (map.len(), map.is_empty()));
+        for id in (0..500).map(JobId) {
+            assert_eq!(table.get(&id), map.get(&id));
+        }
+        assert_eq!(*table, map.clone().into_iter().collect());
+        // What older versions of hone wrote as a map is read, and the other way round.
+        let written = serde_json::to_string(map).unwrap();
+        assert_eq!(serde_json::to_string(table).unwrap(), written);
+        assert_eq!(serde_json::from_str::<Table<JobId, Thing>>(&written).unwrap(), *table);
+    }
+}
