@@ -26,7 +26,7 @@ fn run(file: PathBuf, schema_id: &str) -> Report {
         model_dir: None,
         max_length: 1024,
         overlong: Overlong::Skip,
-        profile: "plain".to_string(),
+        profile: Default::default(),
         chat_template_kwargs: serde_json::Map::new(),
         max_line_bytes: 1 << 16,
         max_file_bytes: 1 << 20,

@@ -11,6 +11,7 @@ mod tests;
 use crate::options::{Limits, LoopConfig, SkillEndpoint};
 use crate::skill::{Sample, SkillClient, SkillError, Split, VerifyResult, VerifySample};
 use anyhow::{Context, Result};
+use hone_pipeline::config::ProfileSettings;
 use hone_pipeline::curriculum::{SkillEvaluation, SkillProgress};
 use hone_pipeline::event::Event;
 use hone_pipeline::ids::{CheckpointId, LeaseToken};
@@ -179,7 +180,7 @@ pub(crate) fn verify(
     client: &SkillClient,
     level: u32,
     answered: &[(&Sample, &Answer)],
-    profile: &str,
+    profile: &ProfileSettings,
 ) -> Result<Vec<VerifyResult>> {
     let profile = hone_data::profile::find(profile).context("find the profile")?;
     let mut results = Vec::with_capacity(answered.len());

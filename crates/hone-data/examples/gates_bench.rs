@@ -27,7 +27,7 @@ fn main() -> Result<()> {
         model_dir: Some(PathBuf::from(model)),
         max_length: 8192,
         overlong: Overlong::Skip,
-        profile: "plain".to_string(),
+        profile: Default::default(),
         chat_template_kwargs: Map::new(),
         max_line_bytes: 100 << 20,
         max_file_bytes: 10 << 30,
@@ -53,7 +53,7 @@ fn main() -> Result<()> {
 
 /// SHA-256 over the ids of all rows, four bytes each, in order.
 fn digest_of_ids(file: &Path, model: &Path) -> Result<String> {
-    let ctx = ChatContext::from_dir(model, "plain", &Map::new())?;
+    let ctx = ChatContext::from_dir(model, &Default::default(), &Map::new())?;
     let mut hasher = Sha256::new();
     for row in hone_data::rows(file, "chat_sft_v1")? {
         for part in tokenize::tokenize(&ctx, &row?)? {

@@ -20,6 +20,7 @@ mod secrets;
 mod tally;
 mod words;
 
+use crate::profile;
 use crate::reader::{BadRow, Block, Blocks, Format, Packing, ReadError, ReadLimits};
 use crate::tokenize::ChatContext;
 use compare::Comparisons;
@@ -91,6 +92,13 @@ fn prepare(request: &CheckRequest, tally: &mut Tally, alive: &dyn Fn(&str)) -> O
     let readable = before.is_none();
     before.into_iter().for_each(|problem| tally.whole_file(problem));
     let spec: &'static Spec = spec.filter(|_| readable)?;
+    let profile = match profile::find(&request.profile) {
+        Ok(profile) => profile,
+        Err(e) => {
+            tally.whole_file(RowProblem::error("profile_unknown", e.to_string(), "set profile.name, then check again"));
+            return None;
+        }
+    };
     let ctx = match &request.model_dir {
         _ if request.level == Level::Quick => None,
         None => {
@@ -116,6 +124,7 @@ fn prepare(request: &CheckRequest, tally: &mut Tally, alive: &dyn Fn(&str)) -> O
     let checker = LineChecker {
         spec,
         ctx,
+        profile,
         level: request.level,
         settings: request.content.clone(),
         index,

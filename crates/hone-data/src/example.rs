@@ -14,6 +14,14 @@ pub const REASONING_KEYS: [&str; 3] = ["reasoning_content", "thinking", "reasoni
 #[serde(transparent)]
 pub struct RowId(pub u64);
 
+impl RowId {
+    /// For what is no row of a file but has a name of its own, such as a skill's question.
+    #[must_use]
+    pub fn of_name(name: &str) -> RowId {
+        crate::reader::row_id(0, name.as_bytes())
+    }
+}
+
 impl fmt::Display for RowId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "row-{:016x}", self.0)

@@ -15,10 +15,11 @@ pub mod template;
 pub mod tiny;
 pub mod tokenize;
 pub mod tokenizer;
+pub mod view;
 
 pub use example::{Example, Message, Row, RowId};
 pub use profile::Profile;
-pub use reader::rows;
+pub use reader::{row_at, rows};
 pub use template::{ChatTemplate, RenderInput};
 pub use tokenize::{ChatContext, RowError, TokenRow};
 pub use tokenizer::{DecodeStream, Tokenizer};

@@ -122,10 +122,37 @@ impl std::fmt::Debug for Blocks {
 /// # Errors
 /// Unknown schema, unreadable file; and, as items, every line that is not a row of the schema, by number.
 pub fn rows(path: &Path, schema_id: &str) -> Result<Rows> {
+    let (reader, spec) = open(path, schema_id)?;
+    Ok(Rows { reader, spec, name: path.display().to_string(), pending: VecDeque::new() })
+}
+
+/// The row of a file that findings name by this number; `None` where no row has it. Reads the file up to there; what
+/// is wrong with other rows does not matter.
+///
+/// # Errors
+/// Unknown schema, unreadable file, or a row that is none of the schema.
+pub fn row_at(path: &Path, schema_id: &str, line: u64) -> Result<Option<Row>> {
+    let (mut reader, spec) = open(path, schema_id)?;
+    let read = || format!("read {} line {line}", path.display());
+    while let Some(block) = reader.next_block(BLOCK_BYTES).with_context(read)? {
+        if let Some((_, bytes)) = block.rows().find(|(number, _)| *number == line) {
+            return parse_row(spec, line, bytes).with_context(read).map(Some);
+        }
+        if block.bad().iter().any(|(number, _)| *number == line) {
+            return Err(anyhow!("the row cannot be read")).with_context(read);
+        }
+        if block.rows().any(|(number, _)| number > line) {
+            return Ok(None);
+        }
+    }
+    Ok(None)
+}
+
+fn open(path: &Path, schema_id: &str) -> Result<(Blocks, &'static Spec)> {
     let spec = spec::find(schema_id).ok_or_else(|| anyhow!("{}", spec::unknown(schema_id).message))?;
     let format = Format::of(path).map_err(|(extension, hint)| anyhow!(".{extension} files are not read: {hint}"))?;
     let reader = Blocks::open(path, format, spec, ROW_LIMITS).with_context(|| format!("open {}", path.display()))?;
-    Ok(Rows { reader, spec, name: path.display().to_string(), pending: VecDeque::new() })
+    Ok((reader, spec))
 }
 
 /// Iterator over the rows of a file; made by [`rows`].

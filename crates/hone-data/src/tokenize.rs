@@ -21,11 +21,11 @@
 //! no end.
 
 use crate::example::{Example, Message, Row, RowId};
-use crate::profile::Profile;
+use crate::profile::{Plain, Profile};
 use crate::template::{ChatTemplate, RenderInput};
 use crate::tokenizer::{Encoded, Tokenizer};
 use anyhow::{Result, anyhow};
-use hone_pipeline::config::Overlong;
+use hone_pipeline::config::{Overlong, ProfileSettings};
 use serde_json::{Map, Value};
 use std::path::Path;
 use std::sync::Arc;
@@ -97,6 +97,9 @@ pub enum RowErrorKind {
         /// Number of the assistant's message, from 1.
         turn: usize,
     },
+    /// The profile cannot decorate an answer.
+    #[error("the profile {0:?} cannot decorate it: {1}")]
+    ProfileRefuses(&'static str, String),
     /// Nothing is left to train.
     #[error("no token of the row would be trained")]
     NothingTrained,
@@ -114,6 +117,7 @@ impl RowErrorKind {
             RowErrorKind::TemplateRefuses(_) => "template_refuses",
             RowErrorKind::PromptNotPrefix { .. } => "mask_prompt_not_prefix",
             RowErrorKind::NoEndToken { .. } => "mask_no_end_token",
+            RowErrorKind::ProfileRefuses(..) => "profile_refuses",
             RowErrorKind::NothingTrained => "mask_nothing_trained",
             RowErrorKind::Tokenizer(_) => "tokenizer_failed",
         }
@@ -125,7 +129,7 @@ impl ChatContext {
     ///
     /// # Errors
     /// A broken file, or an unknown profile. A missing template is not an error here.
-    pub fn from_dir(model_dir: &Path, profile: &str, kwargs: &Map<String, Value>) -> Result<Self> {
+    pub fn from_dir(model_dir: &Path, profile: &ProfileSettings, kwargs: &Map<String, Value>) -> Result<Self> {
         Ok(ChatContext {
             template: ChatTemplate::find_in_dir(model_dir)?,
             tokenizer: Tokenizer::from_dir(model_dir)?,
@@ -139,6 +143,26 @@ impl ChatContext {
     pub fn template_hash(&self) -> &str {
         self.template.as_ref().map_or("", ChatTemplate::hash)
     }
+
+    /// The hash of how a conversation becomes tokens: that of the template, and where profile or variables are not the
+    /// plain ones, of all three. Evaluations under different ones are not compared.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        let (template, profile) = (self.template_hash(), self.profile.fingerprint());
+        if profile == Plain.fingerprint() && self.kwargs.is_empty() {
+            return template.to_string();
+        }
+        let variables = Value::Object(self.kwargs.clone());
+        blake3::hash(format!("{template}\n{profile}\n{variables}").as_bytes()).to_hex().to_string()
+    }
+}
+
+/// Why the profile cannot decorate one of a row's answers.
+fn refused_by_profile(profile: &dyn Profile, example: &Example) -> Option<RowErrorKind> {
+    let Example::Chat { messages, .. } = example else { return None };
+    let mut answers = messages.iter().filter(|message| message.role == "assistant");
+    let problem = answers.find_map(|answer| profile.problem(&answer.content))?;
+    Some(RowErrorKind::ProfileRefuses(profile.name(), problem))
 }
 
 /// A row, decorated by the profile, as ids and mask; several where the template needs one example per
@@ -147,12 +171,15 @@ impl ChatContext {
 /// # Errors
 /// The row cannot be trained on, by name.
 pub fn tokenize(ctx: &ChatContext, row: &Row) -> Result<Vec<TokenRow>, RowError> {
+    let name = |kind| RowError { line: row.line, row: row.id, kind };
+    if let Some(refusal) = refused_by_profile(&*ctx.profile, &row.example) {
+        return Err(name(refusal));
+    }
     let decorated = ctx.profile.apply(row);
     let masked = match &decorated.example {
         Example::Chat { messages, tools } => tokenize_chat(ctx, messages, tools.as_ref()),
         Example::Completion { prompt, completion } => tokenize_completion(ctx, prompt.as_deref(), completion),
     };
-    let name = |kind| RowError { line: row.line, row: row.id, kind };
     let rows: Vec<TokenRow> = masked.map_err(name)?.into_iter().map(|m| m.into_row(row)).collect();
     match rows.iter().all(|r| r.num_trained() > 0) && !rows.is_empty() {
         true => Ok(rows),

@@ -127,7 +127,7 @@ fn without_empty_block(text: &str) -> String {
 fn compare_ids(variable: &str, name: &str) {
     let Some(dir) = std::env::var_os(variable) else { return };
     let golden = read(&testdata().join(name));
-    let mut ctx = ChatContext::from_dir(Path::new(&dir), "plain", &Map::new()).unwrap();
+    let mut ctx = ChatContext::from_dir(Path::new(&dir), &Default::default(), &Map::new()).unwrap();
     assert_eq!(ctx.template.as_ref().unwrap().source(), golden.template);
     let eos = golden.eos.unwrap();
     let mut num_rows = 0;
@@ -193,7 +193,7 @@ fn masks_under_real_templates_train_each_answer_once() {
             let ctx = ChatContext {
                 template: Some(template.clone()),
                 tokenizer: tokenizer.clone(),
-                profile: hone_data::profile::find("plain").unwrap(),
+                profile: hone_data::profile::find(&Default::default()).unwrap(),
                 kwargs: case.kwargs,
             };
             let example = Example::Chat { messages: case.messages.clone(), tools: None };

@@ -73,7 +73,7 @@ fn context(golden: &Golden) -> ChatContext {
     std::fs::copy(testdata().join("tokenizer.json"), dir.path().join("tokenizer.json")).unwrap();
     let config = json!({"bos_token": golden.bos_token, "eos_token": golden.eos_token, "pad_token": golden.pad_token});
     std::fs::write(dir.path().join("tokenizer_config.json"), config.to_string()).unwrap();
-    ChatContext::from_dir(dir.path(), "plain", &golden.kwargs).unwrap()
+    ChatContext::from_dir(dir.path(), &Default::default(), &golden.kwargs).unwrap()
 }
 
 fn labels(row: &TokenRow) -> Labels {

@@ -11,8 +11,10 @@ const MAX_STOPS: usize = 64;
 const MAX_STOP_BYTES: usize = 1024;
 /// Most probable tokens that are reported for each position.
 const MAX_TOP_LOGPROBS: usize = 20;
-/// Largest change of a logit that a bias or a rule may make.
-pub(crate) const MAX_BIAS: f32 = 100.0;
+/// Largest change of a logit that a bias may make.
+const MAX_BIAS: f32 = 100.0;
+/// Largest change of a logit that a rule may make.
+pub(crate) const MAX_RULE: f32 = 1000.0;
 /// Rules of one request.
 const MAX_RULES: usize = 256;
 
@@ -69,14 +71,13 @@ pub struct LogitRule {
     /// The token.
     pub token: u32,
     /// `(up to this many generated tokens, subtracted from the logit)`, in order; nothing after the last. Amounts are cut
-    /// to 100.
+    /// to 1000.
     pub schedule: Vec<(usize, f32)>,
 }
 
 impl LogitRule {
     /// A profile's token penalties, those whose text is one token of this tokenizer.
-    #[must_use]
-    pub fn of_profile(profile: &dyn Profile, tokenizer: &Tokenizer) -> Vec<LogitRule> {
+    fn of_profile(profile: &dyn Profile, tokenizer: &Tokenizer) -> Vec<LogitRule> {
         let rules = profile.penalties().into_iter().filter_map(|penalty| {
             match tokenizer.encode(&penalty.text).ok()?.as_slice() {
                 [token] => Some(LogitRule { token: *token, schedule: penalty.schedule }),
@@ -107,6 +108,19 @@ pub struct GenRequest {
 }
 
 impl GenRequest {
+    /// Greedy, and held to the profile's stop strings and token penalties: what previews, evaluations and the server begin
+    /// with.
+    #[must_use]
+    pub fn under_profile(
+        profile: &dyn Profile,
+        tokenizer: &Tokenizer,
+        prompt: Vec<u32>,
+        max_tokens: usize,
+    ) -> GenRequest {
+        let (stop, rules) = (profile.stop_strings(), LogitRule::of_profile(profile, tokenizer));
+        GenRequest { prompt, max_tokens, stop, rules, ..GenRequest::default() }
+    }
+
     /// Refuses values that are out of range.
     pub(crate) fn check(&self, vocab_size: usize) -> Result<(), Refusal> {
         let Sampling { temperature, top_p, min_p, presence_penalty, frequency_penalty, repetition_penalty, .. } =

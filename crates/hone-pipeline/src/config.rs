@@ -36,7 +36,7 @@ pub struct TrainSettings {
     /// Seed of the order of rows.
     pub seed: u64,
     /// The data profile.
-    pub profile: String,
+    pub profile: ProfileSettings,
     /// Extra variables of the chat template.
     pub chat_template_kwargs: serde_json::Map<String, serde_json::Value>,
     /// The self-check refuses to start when the share of trained tokens is below this.
@@ -69,6 +69,58 @@ pub struct TrainSettings {
     /// Largest weight file of a checkpoint; 0 = one file.
     #[serde(default)]
     pub max_shard_bytes: u64,
+}
+
+/// A data profile by name, with what is configured for it. Written as the name alone where there is nothing else, as it
+/// always was before; an older reader refuses the longer form.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "WrittenProfile", into = "WrittenProfile")]
+pub struct ProfileSettings {
+    /// `plain`, `emoji_think` or `regime3`.
+    pub name: String,
+    /// The system message of every row and prompt, in place of the profile's own.
+    pub system_prompt: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum WrittenProfile {
+    Name(String),
+    Whole { name: String, system_prompt: String },
+}
+
+impl ProfileSettings {
+    /// A profile with nothing configured.
+    #[must_use]
+    pub fn named(name: &str) -> ProfileSettings {
+        ProfileSettings { name: name.to_string(), system_prompt: None }
+    }
+}
+
+impl Default for ProfileSettings {
+    fn default() -> Self {
+        ProfileSettings::named("plain")
+    }
+}
+
+impl From<WrittenProfile> for ProfileSettings {
+    fn from(written: WrittenProfile) -> Self {
+        match written {
+            WrittenProfile::Name(name) => ProfileSettings { name, system_prompt: None },
+            WrittenProfile::Whole { name, system_prompt } => {
+                ProfileSettings { name, system_prompt: Some(system_prompt) }
+            }
+        }
+    }
+}
+
+impl From<ProfileSettings> for WrittenProfile {
+    fn from(ProfileSettings { name, system_prompt }: ProfileSettings) -> Self {
+        match system_prompt {
+            None => WrittenProfile::Name(name),
+            Some(system_prompt) => WrittenProfile::Whole { name, system_prompt },
+        }
+    }
 }
 
 /// Low-rank adapters (LoRA).
@@ -114,7 +166,7 @@ impl Default for TrainSettings {
             weight_decay: 0.01,
             max_grad_norm: 1.0,
             seed: 42,
-            profile: "plain".to_string(),
+            profile: ProfileSettings::default(),
             chat_template_kwargs: serde_json::Map::new(),
             min_trained_share: 0.005,
             max_trained_share: 1.0,
@@ -402,3 +454,6 @@ pub enum Transport {
         rollback: Option<String>,
     },
 }
+
+#[cfg(test)]
+mod tests;

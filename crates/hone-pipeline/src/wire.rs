@@ -7,7 +7,7 @@
 //! lock on `<run_dir>/lock`, so that a restarted daemon can wait for it. Exit codes: 0 done, 1 failed (the
 //! last line says why). Any program that keeps this contract can take the place of `train-job`.
 
-use crate::config::{KeepBack, Overlong, TrainSettings};
+use crate::config::{KeepBack, Overlong, ProfileSettings, TrainSettings};
 use crate::content::{CompareFile, ContentSettings};
 use crate::event::{Command, StagedCheckpoint};
 use crate::finding::{Level, Report, SchemaOrigin};
@@ -39,7 +39,7 @@ pub struct CheckRequest {
     /// What the verdict about overlong rows is.
     pub overlong: Overlong,
     /// The data profile.
-    pub profile: String,
+    pub profile: ProfileSettings,
     /// Extra variables of the chat template.
     pub chat_template_kwargs: serde_json::Map<String, serde_json::Value>,
     /// Longest accepted line in bytes.

@@ -10,7 +10,7 @@ use crate::served::Served;
 use axum::body::Bytes;
 use axum::http::StatusCode;
 use hone_data::tokenize::{completion_prompt_ids, prompt_ids};
-use hone_generate::{GenRequest, Grammar, LogitRule};
+use hone_generate::{GenRequest, Grammar};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
@@ -72,11 +72,15 @@ pub fn prepare(
         return Err(ApiError::model_not_found(model));
     }
     let prompts = tokenize(&request.input, served)?;
-    let mut stop = request.stop.clone();
-    stop.extend(served.context.profile.stop_strings());
     let calls = call_format(&request.input, served)?;
-    let grammar = grammar(&request.input, calls, served)?;
-    let rules = LogitRule::of_profile(&*served.context.profile, &served.context.tokenizer);
+    let context = &served.context;
+    let held = GenRequest::under_profile(&*context.profile, &context.tokenizer, Vec::new(), 0);
+    let held = GenRequest {
+        stop: [&request.stop[..], &held.stop].concat(),
+        top_logprobs: request.top_logprobs,
+        grammar: grammar(&request.input, calls, served)?,
+        ..held
+    };
     let seed = request.seed.unwrap_or_else(random_u64);
     let mut requests = Vec::with_capacity(prompts.len() * request.num_answers);
     for prompt in &prompts {
@@ -84,15 +88,7 @@ pub fn prepare(
         for _ in 0..request.num_answers {
             let mut sampling = request.sampling.clone();
             sampling.seed = seed.wrapping_add(requests.len() as u64);
-            requests.push(GenRequest {
-                prompt: prompt.clone(),
-                max_tokens,
-                sampling,
-                stop: stop.clone(),
-                top_logprobs: request.top_logprobs,
-                rules: rules.clone(),
-                grammar: grammar.clone(),
-            });
+            requests.push(GenRequest { prompt: prompt.clone(), max_tokens, sampling, ..held.clone() });
         }
     }
     Ok(Prepared {
@@ -182,3 +178,6 @@ fn answer_limit(request: &ApiRequest, prompt_tokens: usize, limit: usize) -> Res
     }
     Ok(wanted)
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use hone_data::ChatContext;
 use hone_generate::Grammars;
+use hone_pipeline::config::ProfileSettings;
 use hone_pipeline::ids::CheckpointId;
 use hone_pipeline::wire::DeployRequest;
 use serde_json::{Map, Value, json};
@@ -43,8 +44,9 @@ pub struct Served {
 impl Served {
     /// Reads what belongs to the model from its folder.
     pub fn load(deployment: u64, request: &DeployRequest, model_dir: &Path, max_context: usize) -> Result<Served> {
-        let context = ChatContext::from_dir(model_dir, &request.profile, &request.chat_template_kwargs)
-            .context("load tokenizer and chat template")?;
+        let context =
+            ChatContext::from_dir(model_dir, &ProfileSettings::named(&request.profile), &request.chat_template_kwargs)
+                .context("load tokenizer and chat template")?;
         let text = std::fs::read(model_dir.join("config.json")).context("read config.json")?;
         let config: Map<String, Value> = serde_json::from_slice(&text).context("parse config.json")?;
         let config = config.into_iter().filter(|(key, _)| INFO_KEYS.contains(&key.as_str())).collect();

@@ -6,10 +6,10 @@ mod kept;
 use crate::kept_back::{self, SUITE};
 use crate::{Refusal, refuse};
 use anyhow::{Context, Result, anyhow};
-use hone_data::Message;
 use hone_data::pack::pack;
 use hone_data::tokenize::{ChatContext, TokenRow, prompt_ids, tokenize};
-use hone_generate::{Engine, EngineOptions, FinishReason, GenRequest, LogitRule, Sampling};
+use hone_data::{Message, RowId};
+use hone_generate::{Engine, EngineOptions, FinishReason, GenRequest};
 use hone_model::{Batch, Config, HostWeights, Scorer, TrainerOptions, device};
 use hone_pipeline::config::TrainSettings;
 use hone_pipeline::state::SuiteResult;
@@ -74,11 +74,11 @@ pub fn evaluate(request: &EvalRequest, report: &mut dyn FnMut(WorkerMessage)) ->
     }
     let mut session = Session::start(&request.model_dir, &request.settings, request.max_ms, report)?;
     let conditions =
-        [&request.manifest_hash, &session.template_hash(), DTYPE, &engine_of(&request.settings)].join("\n");
+        [&request.manifest_hash, &session.ctx.fingerprint(), DTYPE, &engine_of(&request.settings)].join("\n");
     session.kept = Kept::open(request.keep_dir.as_deref(), conditions)?;
     let suites = session.score_files(&request.suites, &request.kept_back)?;
     let answers = session.answer(&request.questions, request.max_answer_tokens)?;
-    let template_hash = session.template_hash();
+    let template_hash = session.ctx.fingerprint();
     Ok(WorkerMessage::Evaluated {
         manifest_hash: request.manifest_hash.clone(),
         template_hash,
@@ -288,18 +288,6 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// The hash of how a conversation becomes tokens: the template, and the profile and variables where they are not
-    /// the plain ones.
-    fn template_hash(&self) -> String {
-        let template = self.ctx.template_hash();
-        let (profile, variables) = (&self.settings.profile, &self.settings.chat_template_kwargs);
-        if profile == "plain" && variables.is_empty() {
-            return template.to_string();
-        }
-        let variables = serde_json::to_string(variables).expect("variables are plain JSON");
-        hone_disk::hash_bytes(format!("{template}\n{profile}\n{variables}").as_bytes())
-    }
-
     fn sign_of_life(&mut self, phase: String) {
         (self.report)(WorkerMessage::Alive { phase });
     }
@@ -327,13 +315,7 @@ fn question_request(ctx: &ChatContext, question: &Question, max_tokens: usize) -
     let name = || format!("question {}", question.id);
     let messages: Vec<Message> =
         serde_json::from_value(question.messages.clone()).with_context(name).map_err(refuse)?;
-    let prompt = prompt_ids(ctx, &ctx.profile.prompt(&messages), None, None).with_context(name).map_err(refuse)?;
-    Ok(GenRequest {
-        prompt,
-        max_tokens,
-        sampling: Sampling::default(),
-        stop: ctx.profile.stop_strings(),
-        rules: LogitRule::of_profile(&*ctx.profile, &ctx.tokenizer),
-        ..GenRequest::default()
-    })
+    let asked = ctx.profile.prompt(RowId::of_name(&question.id), &messages);
+    let prompt = prompt_ids(ctx, &asked, None, None).with_context(name).map_err(refuse)?;
+    Ok(GenRequest::under_profile(&*ctx.profile, &ctx.tokenizer, prompt, max_tokens))
 }

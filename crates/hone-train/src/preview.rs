@@ -4,7 +4,8 @@
 use anyhow::Result;
 use hone_data::tokenize::{ChatContext, completion_prompt_ids, prompt_ids};
 use hone_data::{Example, Row};
-use hone_model::{Config, Decoder, DecoderOptions, HostWeights, device};
+use hone_generate::{Engine, EngineOptions, GenRequest};
+use hone_model::{Config, HostWeights};
 use hone_pipeline::config::TrainSettings;
 use hone_pipeline::wire::{TrainFile, WorkerMessage};
 
@@ -45,41 +46,31 @@ pub fn prompts(ctx: &ChatContext, files: &[TrainFile], max_context: usize) -> Re
     Ok(prompts)
 }
 
-/// A decoder of the weights as they are now. Until it is dropped it takes memory for the weights once more.
+/// Greedy answers to all prompts, in their order, by the weights as they are now and under the profile, as an evaluation
+/// generates them. Meanwhile it takes memory for the weights once more.
 ///
 /// # Errors
 /// The engine's own.
-pub fn decoder(
-    weights: &HostWeights,
+pub fn answers(
+    weights: HostWeights,
     config: &Config,
     settings: &TrainSettings,
+    ctx: &ChatContext,
     prompts: &[Prompt],
-) -> Result<Decoder> {
-    let max_context = prompts.iter().map(|p| p.ids.len() + MAX_TOKENS).max().unwrap_or(1);
-    let options = DecoderOptions { slots: prompts.len().max(1), max_context };
-    Decoder::new(device::open(&settings.device, settings.threads)?, config, weights, &options)
-}
-
-/// Greedy answers to all prompts, in their order.
-///
-/// # Errors
-/// The engine's own.
-pub fn answers(decoder: &mut Decoder, ctx: &ChatContext, prompts: &[Prompt]) -> Result<Vec<String>> {
-    let mut answers = Vec::with_capacity(prompts.len());
-    for (slot, prompt) in prompts.iter().enumerate() {
-        let mut ids = Vec::new();
-        let mut logits = decoder.prefill(slot, &prompt.ids)?;
-        while ids.len() < MAX_TOKENS {
-            let next = argmax(&logits);
-            if ctx.tokenizer.eos_ids().contains(&next) {
-                break;
-            }
-            ids.push(next);
-            logits = decoder.decode(&[(slot, next)])?.remove(0);
-        }
-        answers.push(ctx.tokenizer.decode(&ids, true)?);
-    }
-    Ok(answers)
+) -> Result<Vec<String>> {
+    let options = EngineOptions {
+        device: settings.device.clone(),
+        threads: settings.threads,
+        slots: prompts.len().max(1),
+        max_context: prompts.iter().map(|p| p.ids.len() + MAX_TOKENS).max().unwrap_or(1),
+        ..EngineOptions::default()
+    };
+    let mut engine = Engine::from_parts(config, &weights, ctx.tokenizer.clone(), &options)?;
+    drop(weights);
+    let request =
+        |prompt: &Prompt| GenRequest::under_profile(&*ctx.profile, &ctx.tokenizer, prompt.ids.clone(), MAX_TOKENS);
+    let outputs = engine.generate(&prompts.iter().map(request).collect::<Vec<_>>())?;
+    Ok(outputs.into_iter().map(|output| output.text).collect())
 }
 
 /// The message about one answer.
@@ -94,23 +85,12 @@ pub fn message(prompt: &Prompt, answer: String, step: u64) -> WorkerMessage {
     }
 }
 
-/// The lowest id among those with the highest logit.
-fn argmax(logits: &[f32]) -> u32 {
-    let mut best = 0;
-    for (id, logit) in logits.iter().enumerate() {
-        if *logit > logits[best] {
-            best = id;
-        }
-    }
-    best as u32
-}
-
 /// The question before a row's last answer; `None` for a text without a prompt.
 fn prompt(ctx: &ChatContext, row: &Row, source: &str) -> Result<Option<Prompt>> {
     let (question, expected, ids) = match &row.example {
         Example::Chat { messages, tools } => {
             let Some(last) = messages.iter().rposition(|m| m.role == "assistant") else { return Ok(None) };
-            let asked = ctx.profile.prompt(&messages[..last]);
+            let asked = ctx.profile.prompt(row.id, &messages[..last]);
             let question = messages[..last].iter().rfind(|m| m.role == "user").map(|m| m.content.clone());
             let ids = prompt_ids(ctx, &asked, tools.as_ref(), None)?;
             (question.unwrap_or_default(), messages[last].content.clone(), ids)
@@ -122,3 +102,6 @@ fn prompt(ctx: &ChatContext, row: &Row, source: &str) -> Result<Option<Prompt>> 
     };
     Ok((!ids.is_empty()).then(|| Prompt { source: source.to_string(), question, expected, ids }))
 }
+
+#[cfg(test)]
+mod tests;

@@ -134,9 +134,7 @@ impl Slice<'_> {
         }
         report(WorkerMessage::Alive { phase: "previewing".to_string() });
         let weights = self.trainer.weights()?;
-        let mut decoder = preview::decoder(&weights, &self.config, settings, &self.prompts)?;
-        drop(weights);
-        let answers = preview::answers(&mut decoder, &self.ctx, &self.prompts)?;
+        let answers = preview::answers(weights, &self.config, settings, &self.ctx, &self.prompts)?;
         let step = self.global_step();
         for (prompt, answer) in self.prompts.iter().zip(answers) {
             report(preview::message(prompt, answer, step));

@@ -108,7 +108,7 @@ impl Order {
             checkpoint: checkpoint.id,
             manifest_hash: &checkpoint.manifest_hash,
             model_name: &lineage.model_name,
-            profile: &train.profile,
+            profile: &train.profile.name,
             chat_template_kwargs: &train.chat_template_kwargs,
         };
         let request = deploy::request(&model_dir, &description);

@@ -5,19 +5,22 @@ use super::overlap::{Index, RowWords, describe};
 use super::tally::Tally;
 use super::{add_stats, content, leak, plain, quality, secrets};
 use crate::example::{Example, Row};
+use crate::profile::Profile;
 use crate::reader::row_id;
 use crate::tokenize::{ChatContext, RowErrorKind, fit, tokenize};
 use hone_pipeline::config::Overlong;
 use hone_pipeline::content::ContentSettings;
 use hone_pipeline::finding::{Level, Severity, TokenStats};
 use hone_pipeline::spec::json::Json;
-use hone_pipeline::spec::{RowProblem, RowRule, Spec, Text, suggest_json};
+use hone_pipeline::spec::{Role, RowProblem, RowRule, Speaker, Spec, Text, suggest_json};
 use hone_skills::syllo::Puzzle;
+use std::sync::Arc;
 
 /// What lines are held against.
 pub(super) struct LineChecker {
     pub spec: &'static Spec,
     pub ctx: Option<ChatContext>,
+    pub profile: Arc<dyn Profile>,
     pub level: Level,
     pub settings: ContentSettings,
     pub index: Index,
@@ -75,7 +78,8 @@ impl LineChecker {
         let texts = self.spec.texts(&json);
         let mut unfit = false;
         let mut problems = content::problems(&texts);
-        problems.extend(self.rule_problem(&json, &texts).map(|problem| (problem, None)));
+        let own = self.rule_problem(&json, &texts).into_iter().chain(self.profile_problem(&texts));
+        problems.extend(own.map(|problem| (problem, None)));
         for (problem, evidence) in problems {
             unfit |= problem.severity == Severity::Error;
             outcome.tally.row(line, problem, evidence);
@@ -110,6 +114,14 @@ impl LineChecker {
             let message = format!("the answer does not solve its puzzle: {}", result.reason);
             RowProblem::error("puzzle_unsolved", message, "correct the answer, or take the row out")
         })
+    }
+
+    /// An answer that the profile cannot decorate.
+    fn profile_problem(&self, texts: &[Text<'_>]) -> Option<RowProblem> {
+        let mut answers = texts.iter().filter(|text| text.speaker == Speaker::Role(Role::Assistant));
+        let problem = answers.find_map(|answer| self.profile.problem(answer.text))?;
+        let kind = RowErrorKind::ProfileRefuses(self.profile.name(), problem);
+        Some(RowProblem::error(kind.code(), kind.to_string(), hint(&kind)))
     }
 
     fn look_deeper(&self, line: u64, texts: &[Text<'_>], outcome: &mut Outcome) {
@@ -265,6 +277,7 @@ fn hint(kind: &RowErrorKind) -> &'static str {
         RowErrorKind::PromptNotPrefix { .. } | RowErrorKind::NoEndToken { .. } => {
             "the model's chat template does not let answers be told from prompts; set chat_template_kwargs, or use another template"
         }
+        RowErrorKind::ProfileRefuses(..) => "write each marker once, the starting one first, or neither",
         RowErrorKind::NothingTrained => "give the row an assistant message that is not empty",
         RowErrorKind::Tokenizer(_) => "look at tokenizer.json of the model",
     }

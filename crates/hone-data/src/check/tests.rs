@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::tiny;
+use hone_pipeline::config::ProfileSettings;
 use hone_pipeline::content::ContentSettings;
 use hone_pipeline::finding::SchemaOrigin;
 use rand::{RngExt as _, SeedableRng as _};
@@ -25,7 +26,7 @@ fn request(file: &Path) -> CheckRequest {
         model_dir: None,
         max_length: 1024,
         overlong: Overlong::Skip,
-        profile: "plain".to_string(),
+        profile: Default::default(),
         chat_template_kwargs: serde_json::Map::new(),
         max_line_bytes: 100_000_000,
         max_file_bytes: 10_000_000_000,
@@ -354,4 +355,29 @@ fn seeds_of_the_fuzz_targets() {
         }
     }
     assert!(num_seeds >= 20, "{num_seeds}");
+}
+
+#[test]
+fn markers_in_the_wrong_order_or_doubled_are_a_finding_under_their_profile() {
+    let row = |answer: &str| {
+        let messages = serde_json::json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": answer}]);
+        format!("{}\n", serde_json::json!({ "messages": messages }))
+    };
+    let answers = [
+        "5",
+        "<<ANS_END>> 5 <<ANS_START>>",
+        "<<ANS_START>> 5 <<ANS_END>>",
+        "<<ANS_START>> <<ANS_START>> 5 <<ANS_END>>",
+    ];
+    let folder = Folder::new();
+    let file = folder.file("data.jsonl", answers.map(row).concat());
+    for level in [Level::Quick, Level::Deep] {
+        let request = CheckRequest { level, model_dir: Some(folder.model()), ..request(&file) };
+        let report =
+            check_file(&CheckRequest { profile: ProfileSettings::named("regime3"), ..request.clone() }, &|_| {});
+        assert_eq!(summary(&report)[0], "error profile_refuses x2 [2, 4]", "{:#?}", report.findings);
+        assert!(!summary(&check_file(&request, &|_| {})).concat().contains("profile_refuses"), "not under another one");
+    }
+    let request = CheckRequest { profile: ProfileSettings::named("regime4"), ..request(&file) };
+    assert_eq!(summary(&check_file(&request, &|_| {})), ["error profile_unknown x1 []"]);
 }

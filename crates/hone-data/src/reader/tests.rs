@@ -157,3 +157,22 @@ fn tools_and_calls_are_kept() {
     assert_eq!(tools.unwrap()[0]["type"], "function");
     assert_eq!(messages[1].extra["tool_calls"][0]["function"]["arguments"]["x"], 1);
 }
+
+#[test]
+fn a_row_is_found_by_the_number_that_findings_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.jsonl");
+    std::fs::write(&path, "{\"text\": \"a\"}\n\nno JSON\n{\"text\": \"d\"}\n").unwrap();
+    let completion = |line| {
+        row_at(&path, "completion_v1", line).map(|row| {
+            row.map(|row| match row.example {
+                Example::Completion { completion, .. } => (row.line, completion),
+                Example::Chat { .. } => panic!("a completion"),
+            })
+        })
+    };
+    assert_eq!(completion(4).unwrap(), Some((4, "d".to_string())), "whatever is wrong before it");
+    assert_eq!((completion(2).unwrap(), completion(9).unwrap()), (None, None));
+    let error = format!("{:#}", completion(3).unwrap_err());
+    assert!(error.contains("line 3"), "{error}");
+}

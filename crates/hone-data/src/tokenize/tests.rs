@@ -23,7 +23,7 @@ fn context(template: &str) -> ChatContext {
     ChatContext {
         template: Some(ChatTemplate::from_source(template, None, Some("<|im_end|>")).unwrap()),
         tokenizer: Tokenizer::from_json(&json.to_string(), &[2, 0], None).unwrap(),
-        profile: crate::profile::find("plain").unwrap(),
+        profile: crate::profile::find(&Default::default()).unwrap(),
         kwargs: Map::new(),
     }
 }

@@ -1,6 +1,6 @@
 //! One request in a slot: from logits to events.
 
-use crate::request::{FinishReason, GenEventKind, GenRequest, MAX_BIAS, RequestId, TokenLogprob, TokenLogprobs, Usage};
+use crate::request::{FinishReason, GenEventKind, GenRequest, MAX_RULE, RequestId, TokenLogprob, TokenLogprobs, Usage};
 use crate::sample::{Sampler, log_probabilities};
 use crate::stop::StopScanner;
 use hone_data::{DecodeStream, Tokenizer};
@@ -97,7 +97,7 @@ impl Running {
         for rule in &self.request.rules {
             let amount =
                 rule.schedule.iter().find(|(until, _)| self.num_generated < *until).map_or(0.0, |(_, amount)| *amount);
-            logits[rule.token as usize] -= amount.clamp(-MAX_BIAS, MAX_BIAS);
+            logits[rule.token as usize] -= amount.clamp(-MAX_RULE, MAX_RULE);
         }
     }
 }

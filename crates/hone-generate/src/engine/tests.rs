@@ -384,7 +384,7 @@ fn smollm2_answers_as_transformers_does() {
     let dir = Path::new(&dir);
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../hone-model/testdata/reference/smollm2.json");
     let reference: serde_json::Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
-    let ctx = hone_data::ChatContext::from_dir(dir, "plain", &serde_json::Map::new()).unwrap();
+    let ctx = hone_data::ChatContext::from_dir(dir, &Default::default(), &serde_json::Map::new()).unwrap();
     let options = EngineOptions { max_context: 256, ..EngineOptions::default() };
     let mut engine = Engine::new(dir, &options).unwrap();
     let ids = |value: &serde_json::Value| serde_json::from_value::<Vec<u32>>(value.clone()).unwrap();
@@ -456,4 +456,29 @@ fn a_grammar_holds_an_answer_whatever_the_model_says() {
     let outputs = engine.generate(&[held.clone(), request(&engine, 20), held]).unwrap();
     assert_eq!((outputs[0].text.as_str(), outputs[1].text.as_str()), (text.as_str(), "abc"));
     assert_eq!(outputs[2].text, text);
+}
+
+#[test]
+fn a_profile_ends_answers_at_its_marks_and_holds_its_tags_back() {
+    let profile = hone_data::profile::find(&serde_json::from_value(json!("emoji_think")).unwrap()).unwrap();
+    // After the last byte of the emoji comes its first one, for ever.
+    let mut engine = scripted_with(">a🛑", &[(0x91, 0xf0, 12.0)], &options(2));
+    let prompt = engine.tokenizer().encode(">").unwrap();
+    let held = GenRequest::under_profile(&*profile, engine.tokenizer(), prompt, 30);
+    assert!(held.rules.is_empty(), "no tag is one token of this tokenizer");
+    let free = GenRequest { stop: Vec::new(), ..held.clone() };
+    let outputs = engine.generate(&[held, free]).unwrap();
+    assert_eq!((outputs[0].text.as_str(), outputs[0].reason), ("a", FinishReason::Stop));
+    assert!(outputs[1].text.starts_with("a🛑🛑🛑"), "its neighbour in the batch is free: {}", outputs[1].text);
+
+    let mut json = hone_data::tiny::build_tokenizer(std::iter::empty(), 259).unwrap();
+    json["added_tokens"].as_array_mut().unwrap().push(json!({
+        "id": 259, "content": "<think>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
+        "special": false,
+    }));
+    let tokenizer = Tokenizer::from_json(&json.to_string(), &[2], None).unwrap();
+    let held = GenRequest::under_profile(&*profile, &tokenizer, vec![1], 30);
+    let [LogitRule { token: 259, schedule }] = &held.rules[..] else { panic!("{:?}", held.rules) };
+    assert_eq!(schedule[..3], [(4, 640.0), (8, 160.0), (12, 120.0)]);
+    assert!(schedule[3].0 > 1_000_000 && schedule[3].1 == 80.0 && schedule.len() == 4);
 }

@@ -6,7 +6,7 @@ use hone_data::{ChatContext, Message};
 use serde_json::{Map, Value, json};
 
 fn context(model: &Model) -> ChatContext {
-    ChatContext::from_dir(model.dir.path(), "plain", &Map::new()).unwrap()
+    ChatContext::from_dir(model.dir.path(), &Default::default(), &Map::new()).unwrap()
 }
 
 #[test]

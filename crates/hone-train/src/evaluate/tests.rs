@@ -3,8 +3,10 @@
 use super::*;
 use crate::testing::{PAIRS, Workspace, settings};
 use hone_model::Dtype;
+use hone_pipeline::config::ProfileSettings;
 use hone_pipeline::ids::{CheckpointId, LeaseToken};
 use serde_json::{Map, json};
+use std::collections::BTreeSet;
 
 pub(crate) fn request(workspace: &Workspace, suites: Vec<TrainFile>) -> EvalRequest {
     EvalRequest {
@@ -49,7 +51,7 @@ fn a_suite_scores_what_whole_logits_say() {
     let options = TrainerOptions::full(128, 128);
     let device = device::open(&settings().device, 1).unwrap();
     let mut scorer = Scorer::new(device, &config, &weights, &options).unwrap();
-    let ctx = ChatContext::from_dir(&workspace.base(), "plain", &Map::new()).unwrap();
+    let ctx = ChatContext::from_dir(&workspace.base(), &Default::default(), &Map::new()).unwrap();
     let (mut nll, mut correct, mut tokens) = (0.0, 0, 0);
     for (row, scored) in hone_data::rows(&file.path, "chat_sft_v1").unwrap().zip(&result.row_nll) {
         let part = tokenize(&ctx, &row.unwrap()).unwrap().remove(0);
@@ -119,6 +121,28 @@ fn results_name_checkpoint_suite_and_template_by_hash() {
     assert_eq!(suites.iter().map(|s| s.suite.as_str()).collect::<Vec<_>>(), ["b", "a"]);
     assert_eq!(answers.iter().map(|a| a.id.as_str()).collect::<Vec<_>>(), ["q1", "q2"]);
     assert!(answers.iter().all(|a| (1..=8).contains(&a.num_tokens)));
+}
+
+#[test]
+fn results_under_another_profile_have_another_fingerprint() {
+    let workspace = Workspace::new(Dtype::F32);
+    let mut hashes = BTreeSet::new();
+    let prompt = |text: &str| Some(text.to_string());
+    for (name, system_prompt) in [
+        ("plain", None),
+        ("emoji_think", None),
+        ("emoji_think", prompt("a")),
+        ("regime3", None),
+        ("regime3", prompt("a")),
+    ] {
+        let mut request = request(&workspace, Vec::new());
+        request.settings.profile = ProfileSettings { name: name.to_string(), system_prompt };
+        match evaluate(&request, &mut |_| {}).unwrap() {
+            WorkerMessage::Evaluated { template_hash, .. } => hashes.insert(template_hash),
+            other => panic!("{other:?}"),
+        };
+    }
+    assert_eq!(hashes.len(), 5);
 }
 
 /// How often the work of `request` reports a scored batch or a round of answers.

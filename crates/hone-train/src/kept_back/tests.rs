@@ -52,7 +52,7 @@ fn what_is_kept_back_is_trained_from_no_file() {
     let workspace = Workspace::new(Dtype::F32);
     let own = workspace.file("own", &questions(0..100));
     let later = workspace.file("later", &questions(50..150));
-    let ctx = ChatContext::from_dir(&workspace.base(), "plain", &serde_json::Map::new()).unwrap();
+    let ctx = ChatContext::from_dir(&workspace.base(), &Default::default(), &serde_json::Map::new()).unwrap();
     let limits = Limits { max_length: 64, overlong: Overlong::Skip };
     let kept_back = [with(&own, 0.3, 30)];
     let selection = Selection { kept_back: &kept_back, ..Selection::default() };

@@ -85,7 +85,7 @@ fn a_job_with_replay_resumes_exactly() {
 fn replayed_rows_are_named_after_their_data_set() {
     let workspace = Workspace::new(hone_model::Dtype::F32);
     let replay = Replay { share: 1.0, files: vec![file(&workspace, "dataset-1", 5)] };
-    let ctx = hone_data::ChatContext::from_dir(&workspace.base(), "plain", &Default::default()).unwrap();
+    let ctx = hone_data::ChatContext::from_dir(&workspace.base(), &Default::default(), &Default::default()).unwrap();
     let limits = rows::Limits { max_length: 64, overlong: Overlong::Skip };
     let new = [file(&workspace, "dataset-3", 2)];
     let with = rows::Selection { seed: 1, job: JobId(3), replay: Some(&replay), kept_back: &[] };

@@ -6,7 +6,7 @@ use hone_model::Dtype;
 use serde_json::{Map, json};
 
 fn load_with(workspace: &Workspace, files: &[TrainFile], limits: Limits) -> (Result<Examples>, Vec<WorkerMessage>) {
-    let ctx = ChatContext::from_dir(&workspace.base(), "plain", &Map::new()).unwrap();
+    let ctx = ChatContext::from_dir(&workspace.base(), &Default::default(), &Map::new()).unwrap();
     let mut messages = Vec::new();
     let examples = load(&ctx, files, limits, &mut |message| messages.push(message));
     (examples, messages)

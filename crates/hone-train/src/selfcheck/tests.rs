@@ -10,7 +10,7 @@ use serde_json::Map;
 
 fn setup() -> (Workspace, ChatContext, Row) {
     let workspace = Workspace::new(Dtype::F32);
-    let ctx = ChatContext::from_dir(&workspace.base(), "plain", &Map::new()).unwrap();
+    let ctx = ChatContext::from_dir(&workspace.base(), &Default::default(), &Map::new()).unwrap();
     let turns = [
         ("system", "Be brief."),
         ("user", "Hi"),

@@ -258,7 +258,7 @@ fn metrics_have_one_line_per_step() {
 #[test]
 fn sizes_hold_every_micro_batch() {
     let (workspace, request) = job(Dtype::F32);
-    let ctx = ChatContext::from_dir(&workspace.base(), "plain", &serde_json::Map::new()).unwrap();
+    let ctx = ChatContext::from_dir(&workspace.base(), &Default::default(), &serde_json::Map::new()).unwrap();
     let limits = rows::Limits { max_length: 64, overlong: request.settings.overlong };
     let examples = rows::load(&ctx, &request.files, limits, &mut |_| {}).unwrap();
     let order = job_order(&examples, &request.settings, request.job);

@@ -1,4 +1,6 @@
-//! The data manager by hand: `hone data generate`, `hone data status`.
+//! The data manager by hand (`hone data generate`, `hone data status`), and rows as they are trained (`hone data show`).
+
+pub mod show;
 
 use crate::commands::roles::loop_config;
 use crate::exit::UsageError;
@@ -39,12 +41,14 @@ pub enum DataVerb {
     },
     /// Which skills are configured, and when data is asked for.
     Status,
+    /// What the trainer will see of a file: tokens, and which of them are trained.
+    Show(show::ShowArgs),
 }
 
 /// Runs the verb.
 pub fn run(ws: &Workspace, verb: &DataVerb) -> Result<()> {
-    ws.require()?;
     match verb {
+        DataVerb::Show(args) => show::run(ws, args),
         DataVerb::Status => status(ws),
         DataVerb::Generate { skill, level, count, seed, force } => {
             let asked = Asked { skill: skill.as_deref(), level: *level, count: *count, seed: *seed, force: *force };
@@ -63,6 +67,7 @@ struct Asked<'a> {
 }
 
 fn status(ws: &Workspace) -> Result<()> {
+    ws.require()?;
     let config = ws.config()?;
     let (manager, limits) = (loop_config(&config).data_manager, Limits::default());
     let state = ws.state()?;
@@ -99,6 +104,7 @@ fn status(ws: &Workspace) -> Result<()> {
 }
 
 fn generate(ws: &Workspace, asked: &Asked) -> Result<()> {
+    ws.require()?;
     let config = ws.config()?;
     let (config, state) = (loop_config(&config), ws.state()?);
     let manager = config.data_manager;

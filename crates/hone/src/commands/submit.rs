@@ -204,19 +204,24 @@ pub fn validate(ws: &Workspace, args: &ValidateArgs) -> Result<()> {
 }
 
 fn check_request(ws: &Workspace, config: &Config, file: PathBuf, args: &ValidateArgs) -> Result<CheckRequest> {
-    let sidecar = read_sidecar(&file)?;
-    let (schema_id, schema_origin) = match (&args.schema, sidecar.get("schema_id").and_then(|v| v.as_str())) {
-        (Some(id), _) => (id.clone(), SchemaOrigin::Flag),
-        (None, Some(id)) => (id.to_string(), SchemaOrigin::Sidecar),
-        (None, None) => config.schema_id.clone(),
-    };
+    let schema = schema_of(config, &file, args.schema.as_deref())?;
     let level = args.level.map_or(config.settings.validation_level, Level::from);
-    let request = gate_request(config, file, (schema_id, schema_origin), base_model_dir(ws));
+    let request = gate_request(config, file, schema, base_model_dir(ws));
     let compare = match (level, ws.state()) {
         (Level::Deep, Ok(state)) => hone_daemon::compare_files(&ws.layout(), &state, &loop_config(config))?,
         _ => Vec::new(),
     };
     Ok(CheckRequest { level, compare, ..request })
+}
+
+/// The schema of a file outside the inbox: that of the flag, its sidecar or the configuration.
+pub fn schema_of(config: &Config, file: &Path, flag: Option<&str>) -> Result<(String, SchemaOrigin)> {
+    let sidecar = read_sidecar(file)?;
+    Ok(match (flag, sidecar.get("schema_id").and_then(|v| v.as_str())) {
+        (Some(id), _) => (id.to_string(), SchemaOrigin::Flag),
+        (None, Some(id)) => (id.to_string(), SchemaOrigin::Sidecar),
+        (None, None) => config.schema_id.clone(),
+    })
 }
 
 /// What both gates are asked about a file, under the limits of the configuration.

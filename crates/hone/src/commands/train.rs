@@ -90,16 +90,7 @@ impl TrainArgs {
 
     /// The model's folder: the one that is named, else the newest checkpoint of the workspace.
     pub fn model_dir(&self, ws: &Workspace) -> Result<PathBuf> {
-        if let Some(dir) = &self.model {
-            return absolute(dir);
-        }
-        let Ok(state) = ws.state() else {
-            return Err(
-                UsageError("train: name a model folder with --model DIR (there is no workspace here)".into()).into()
-            );
-        };
-        let latest = state.latest_checkpoint().context("find a checkpoint to start from")?.id;
-        ws.layout().checkpoint_model_dir(&state, latest)
+        model_dir(ws, self.model.as_deref())
     }
 
     /// The flags as configuration keys.
@@ -119,6 +110,19 @@ impl TrainArgs {
         ];
         Ok(flags.into_iter().filter_map(|(key, value)| value.map(|v| (key.to_string(), v))).collect())
     }
+}
+
+/// A model's folder: the one that is named, else the newest checkpoint of the workspace.
+pub fn model_dir(ws: &Workspace, named: Option<&Path>) -> Result<PathBuf> {
+    if let Some(dir) = named {
+        return absolute(dir);
+    }
+    let Ok(state) = ws.state() else {
+        let message = "find a model: name its folder with --model DIR (there is no workspace here)";
+        return Err(UsageError(message.to_string()).into());
+    };
+    let latest = state.latest_checkpoint().context("find a checkpoint to start from")?.id;
+    ws.layout().checkpoint_model_dir(&state, latest)
 }
 
 /// Where a run stands, in its folder.

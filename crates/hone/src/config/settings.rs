@@ -4,8 +4,8 @@ use super::{Problem, Serve, Skill, Values, read};
 use anyhow::{Context, Result, bail};
 use hone_daemon::Housekeeping;
 use hone_pipeline::config::{
-    KeepBack, LoraSettings, LrSchedule, OnRegression, Overlong, PromotionPolicy, Retention, ScoreWeights, Settings,
-    SuiteMargins, Target, TrainSettings, Transport,
+    KeepBack, LoraSettings, LrSchedule, OnRegression, Overlong, ProfileSettings, PromotionPolicy, Retention, ScoreWeights,
+    Settings, SuiteMargins, Target, TrainSettings, Transport,
 };
 use hone_pipeline::content::ContentSettings;
 use hone_pipeline::curriculum::CurriculumSettings;
@@ -17,14 +17,19 @@ use std::path::PathBuf;
 
 pub(super) fn settings(values: &Values, serve: &Serve) -> Result<Settings, Vec<Problem>> {
     let ms = |path: &str| u64::try_from(values.seconds(path).as_millis()).unwrap_or(u64::MAX);
-    let (suite_margins, targets) = match (suite_margins(values), targets(values, serve)) {
-        (Ok(margins), Ok(targets)) => (margins, targets),
-        (margins, targets) => {
-            return Err(margins.err().into_iter().chain(targets.err()).flatten().collect());
+    let train = train_settings(values);
+    let profile = hone_data::profile::find(&train.profile).err().map(|error| {
+        let (place, key) = ("config.json".to_string(), "profile".to_string());
+        vec![Problem { place, key, message: error.to_string() }]
+    });
+    let (suite_margins, targets) = match (suite_margins(values), targets(values, serve), profile) {
+        (Ok(margins), Ok(targets), None) => (margins, targets),
+        (margins, targets, profile) => {
+            return Err([margins.err(), targets.err(), profile].into_iter().flatten().flatten().collect());
         }
     };
     Ok(Settings {
-        train: train_settings(values),
+        train,
         validation_level: values.get::<Level>("validation.level"),
         promotion_policy: values.get::<PromotionPolicy>("promotion.policy"),
         min_gain: values.get("promotion.min_gain"),
@@ -192,6 +197,10 @@ pub(super) fn content_settings(values: &Values) -> ContentSettings {
     }
 }
 
+fn profile_settings(values: &Values) -> ProfileSettings {
+    ProfileSettings { name: values.get("profile.name"), system_prompt: values.get("profile.system_prompt") }
+}
+
 fn train_settings(values: &Values) -> TrainSettings {
     let bytes = |path: &str| (values.get::<f64>(path) * 1e9) as u64;
     let batch_size = values.get::<Value>("batch_size").as_u64().map(|rows| rows as usize);
@@ -216,7 +225,7 @@ fn train_settings(values: &Values) -> TrainSettings {
         weight_decay: values.get("weight_decay"),
         max_grad_norm: values.get("max_grad_norm"),
         seed: values.get("seed"),
-        profile: values.get("profile.name"),
+        profile: profile_settings(values),
         chat_template_kwargs: values.get::<Map<String, Value>>("chat_template_kwargs"),
         min_trained_share: values.get("limits.min_trained_share"),
         max_trained_share: values.get("limits.max_trained_share"),

@@ -1,0 +1,34 @@
+//! What the server asks the engine for.
+
+use super::*;
+use hone_data::tokenize::prompt_ids;
+use hone_pipeline::wire::DeployRequest;
+use model::{CONTEXT, MODEL_NAME, Model};
+
+#[path = "../../tests/serve/model.rs"]
+mod model;
+
+/// One answer to `{"role": "user", "content": "hello"}`, by a model that is deployed with this profile.
+fn prepared(profile: &str, stop: &str) -> (Served, GenRequest) {
+    let model = Model::random(1, 1);
+    let request = DeployRequest { profile: profile.to_string(), ..model.request };
+    let served = Served::load(1, &request, model.dir.path(), CONTEXT).unwrap();
+    let body = format!(
+        r#"{{"messages": [{{"role": "user", "content": "hello"}}], "max_tokens": 5, "seed": 1, "stop": {stop}}}"#
+    );
+    let limits = Limits { max_choices: 4, default_max_tokens: 0 };
+    let prepared = prepare(Endpoint::Chat, body.as_bytes(), &served, MODEL_NAME, &limits).unwrap();
+    (served, prepared.requests.into_iter().next().unwrap())
+}
+
+#[test]
+fn a_profile_holds_generation_and_leaves_the_prompt_alone() {
+    let (served, request) = prepared("emoji_think", r#"["END"]"#);
+    let hello = [hone_data::Message::new("user", "hello")];
+    assert_eq!(request.prompt, prompt_ids(&served.context, &hello, None, None).unwrap(), "never rewritten");
+    assert_eq!(request.stop[0], "END");
+    assert_eq!(request.stop[1..], served.context.profile.stop_strings());
+    assert!(request.stop.contains(&"🛑🛑".to_string()));
+    let (_, plain) = prepared("plain", "null");
+    assert_eq!(GenRequest { stop: Vec::new(), ..request }, plain, "nothing else differs");
+}
