@@ -33,6 +33,7 @@ fn run(file: PathBuf, schema_id: &str) -> Report {
         max_unpacked_bytes: 1 << 22,
         content: ContentSettings::default(),
         compare: Vec::new(),
+        background: false,
     };
     check_file(&request, &|_| {})
 }

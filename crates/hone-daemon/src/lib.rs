@@ -41,6 +41,7 @@ mod http;
 mod requests;
 mod run_loop;
 mod sealed;
+mod skill_sets;
 #[cfg(test)]
 mod testing;
 mod worker;
@@ -50,3 +51,4 @@ pub use options::{
 };
 pub use requests::compare_files;
 pub use run_loop::{apply_offline, prune_offline, run};
+pub use skill_sets::write_skill_sets;

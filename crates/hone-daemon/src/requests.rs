@@ -27,7 +27,7 @@ const MAX_PREVIEW_FILES: usize = 4;
 /// The first row of a suite is looked at when it is at most so long.
 const MAX_FIRST_ROW_BYTES: u64 = 1 << 20;
 
-/// Both gates over a taken file.
+/// Both gates over a taken file; over an accepted one, the deep check in the background.
 pub(crate) fn check(
     layout: &Layout,
     state: &State,
@@ -42,13 +42,17 @@ pub(crate) fn check(
         (None, None, None) => (DEFAULT_SCHEMA_ID, SchemaOrigin::Default),
     };
     let settings = &config.settings;
-    let latest = state.latest_checkpoint().filter(|_| settings.validation_level != Level::Quick);
+    let background = dataset.state == DatasetState::Accepted;
+    // What it was accepted as, whatever is configured by now.
+    let schema_id = dataset.schema_id.as_deref().filter(|_| background).unwrap_or(schema_id);
+    let level = if background { Level::Deep } else { settings.validation_level };
+    let latest = state.latest_checkpoint().filter(|_| level != Level::Quick);
     CheckRequest {
         format_version: WIRE_FORMAT_VERSION,
         file: layout.dataset_file(dataset),
         schema_id: schema_id.to_string(),
         schema_origin,
-        level: settings.validation_level,
+        level,
         model_dir: latest.and_then(|checkpoint| layout.checkpoint_model_dir(state, checkpoint.id).ok()),
         max_length: settings.train.max_length,
         overlong: settings.train.overlong,
@@ -58,19 +62,28 @@ pub(crate) fn check(
         max_file_bytes: config.limits.max_file_bytes,
         max_unpacked_bytes: config.limits.max_unpacked_bytes,
         content: config.content.clone(),
-        compare: match settings.validation_level {
-            Level::Deep => compare_files(layout, state, config).unwrap_or_else(|error| vec![unreadable(&error)]),
+        compare: match level {
+            Level::Deep => {
+                let files = compare_files(layout, state, config, Some(dataset.id));
+                files.unwrap_or_else(|error| vec![unreadable(&error)])
+            }
             Level::Quick | Level::Standard => Vec::new(),
         },
+        background,
     }
 }
 
 /// What the rows of a new file are compared with at `deep`: the suites in `validation/`, and the files that were
-/// accepted earlier, the newest first.
+/// accepted earlier (before `dataset`, where it is one), the newest first.
 ///
 /// # Errors
 /// The validation folder or a sidecar in it cannot be read.
-pub fn compare_files(layout: &Layout, state: &State, config: &LoopConfig) -> Result<Vec<CompareFile>> {
+pub fn compare_files(
+    layout: &Layout,
+    state: &State,
+    config: &LoopConfig,
+    dataset: Option<DatasetId>,
+) -> Result<Vec<CompareFile>> {
     let suites = suites(layout, config)?.into_iter();
     let suites = suites.map(|TrainFile { name, path, schema_id }| CompareFile {
         name: format!("validation/{name}"),
@@ -78,8 +91,9 @@ pub fn compare_files(layout: &Layout, state: &State, config: &LoopConfig) -> Res
         schema_id,
         role: CompareRole::Validation,
     });
-    let accepted = state.datasets.values().rev().filter(|dataset| dataset.state == DatasetState::Accepted);
-    let earlier = accepted.filter_map(|dataset| {
+    let before = |other: &&Dataset| dataset.is_none_or(|id| other.id < id);
+    let accepted = |other: &&Dataset| other.state == DatasetState::Accepted;
+    let earlier = state.datasets.values().rev().filter(before).filter(accepted).filter_map(|dataset| {
         let path = layout.dataset_file(dataset);
         Some(CompareFile {
             name: format!("{} ({})", dataset.id, dataset.file_name),

@@ -17,8 +17,8 @@ use hone_pipeline::config::{Settings, Target, TrainSettings, Transport};
 use hone_pipeline::event::Command;
 use hone_pipeline::ids::{CheckpointId, JobId};
 use hone_pipeline::state::{
-    Change, Checkpoint, CheckpointState, Control, DatasetState, DeploymentState, Job, JobState, Lineage, ModelIdentity,
-    Position, Priority, State,
+    Change, Checkpoint, CheckpointState, Control, DatasetState, DeepCheck, DeploymentState, Job, JobState, Lineage,
+    ModelIdentity, Position, Priority, State,
 };
 use hone_pipeline::wire::{ControlReply, ControlRequest, DeployRequest, ServerDeployment};
 use hone_store::{Layout, Store};
@@ -271,6 +271,31 @@ fn a_bad_file_is_refused_with_its_line_and_the_next_one_goes_on() {
     assert_eq!(std::fs::read_to_string(rejected.join("bad.jsonl")).unwrap(), "r0\nBAD\n");
     assert!(std::fs::read_to_string(rejected.join("bad.jsonl.report.json")).unwrap().contains("row_bad"));
     assert!(rejected.join("panics.jsonl.report.json").is_file());
+}
+
+#[test]
+fn accepted_files_are_checked_deeper_in_the_background_and_both_reports_stay() {
+    let mut ws = Workspace::new(|settings| settings.deep_in_background = true);
+    ws.start();
+    ws.submit("good.jsonl", &rows("g", 2));
+    ws.submit("deep.jsonl", &["DEEP".to_string()]);
+    let done = |state: &State| {
+        state.datasets.len() == 2 && state.datasets.values().all(|dataset| dataset.deep_check == DeepCheck::Done)
+    };
+    let state = ws.wait_for("both deep checks", done);
+    for dataset in state.datasets.values() {
+        assert_eq!(dataset.state, DatasetState::Accepted);
+        let layout = Layout::new(ws.path());
+        let level_and_verdict = |path: &Path| {
+            let report: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+            (report["level"].as_str().unwrap().to_string(), report["verdict"].as_str().unwrap().to_string())
+        };
+        let is_good = dataset.file_name == "good.jsonl";
+        assert_eq!(level_and_verdict(&layout.dataset_report(dataset.id)), ("quick".into(), "accepted".into()));
+        let verdict = if is_good { "accepted" } else { "rejected" };
+        assert_eq!(level_and_verdict(&layout.dataset_deep_report(dataset.id)), ("deep".into(), verdict.into()));
+        assert_eq!(dataset.set_aside.is_some(), !is_good);
+    }
 }
 
 /// A training child misbehaves once; the job is done all the same, every row once.

@@ -34,6 +34,7 @@ fn main() -> Result<()> {
         max_unpacked_bytes: 10 << 30,
         content: ContentSettings::default(),
         compare: Vec::new(),
+        background: false,
     };
     let start = Instant::now();
     let report = check_file(&request, &|_| {});

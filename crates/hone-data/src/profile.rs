@@ -39,6 +39,11 @@ pub trait Profile: Send + Sync {
     /// `extract(decorated answer) = answer`.
     fn extract(&self, response: &str) -> String;
 
+    /// Whether [`problem`](Self::problem) may find one.
+    fn may_refuse(&self) -> bool {
+        false
+    }
+
     /// Why an assistant's text cannot be decorated: a row that holds it is not trained.
     fn problem(&self, answer: &str) -> Option<String> {
         let _ = answer;

@@ -130,6 +130,7 @@ fn dataset(id: u64, file_name: &str, state: DatasetState) -> Change {
         keep_back: None,
         check_started: false,
         check_tries: 0,
+        deep_check: Default::default(),
         filed: false,
         gone: None,
         set_aside: None,

@@ -270,6 +270,9 @@ pub struct Settings {
     pub train: TrainSettings,
     /// Content-check level before queueing.
     pub validation_level: Level,
+    /// Whether files that were accepted at a lower level are checked at `deep` while they wait or are trained.
+    #[serde(default)]
+    pub deep_in_background: bool,
     /// When a challenger is promoted.
     pub promotion_policy: PromotionPolicy,
     /// Loss by which a challenger must be lower to be called better.
@@ -381,6 +384,7 @@ impl Default for Settings {
         Settings {
             train: TrainSettings::default(),
             validation_level: Level::Quick,
+            deep_in_background: false,
             promotion_policy: PromotionPolicy::NotWorse,
             min_gain: 0.0,
             max_regression: 0.02,

@@ -65,6 +65,8 @@ pub struct CompareFile {
 pub enum CompareRole {
     /// Checkpoints are judged on it: its rows must not be trained.
     Validation,
+    /// Samples of a skill's `eval` split: checkpoints are judged on such, so they must not be trained.
+    SkillEvaluation,
     /// It was accepted before: its rows are trained already.
     Earlier,
 }

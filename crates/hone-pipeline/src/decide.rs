@@ -9,6 +9,7 @@
 mod checkpoints;
 mod commands;
 mod curriculum;
+mod deep;
 mod deployment;
 mod device;
 mod disk;
@@ -132,6 +133,7 @@ pub fn measured_offline(
 /// Starts whatever the state now allows.
 fn settle(draft: &mut Draft) {
     inbox::start_checks(draft);
+    deep::start_check(draft);
     inbox::note_room(draft);
     evaluation::judge_all(draft);
     deployment::start(draft);

@@ -32,7 +32,8 @@ pub enum Event {
         /// The dataset.
         dataset: DatasetId,
     },
-    /// [`Effect::Check`] ended with a report (also stored in the dataset's folder).
+    /// [`Effect::Check`] ended with a report (also stored in the dataset's folder). About an accepted dataset, that of
+    /// its deep check.
     Checked {
         /// The dataset.
         dataset: DatasetId,
@@ -359,7 +360,8 @@ pub enum Effect {
         /// Relative to `inbox/`.
         inbox_path: String,
     },
-    /// Run both gates in a `check-job` child. Comes back as [`Event::Checked`] (the report is stored in the
+    /// Run both gates in a `check-job` child: at the configured level, for an accepted dataset at `deep` and with low
+    /// priority. Comes back as [`Event::Checked`] (the report is stored in the
     /// dataset's folder before) or [`Event::CheckFailed`].
     Check {
         /// The dataset.

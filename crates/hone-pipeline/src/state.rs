@@ -153,6 +153,9 @@ pub struct Dataset {
     /// Checks that ended without a verdict; none in what older versions wrote.
     #[serde(default)]
     pub check_tries: u32,
+    /// How far the check in the background is. An older hone ignores it and does not check.
+    #[serde(default)]
+    pub deep_check: DeepCheck,
     /// For a rejected or duplicate dataset: true once its folder is gone (`Event::Filed`).
     #[serde(default)]
     pub filed: bool,
@@ -162,6 +165,19 @@ pub struct Dataset {
     /// Why it is not trained again by itself: set by `undo` and `forget`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub set_aside: Option<String>,
+}
+
+/// How far the deep check of an accepted dataset is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeepCheck {
+    /// Not wanted, or part of the check before queueing.
+    #[default]
+    None,
+    /// To be done, or under way (`check_started`).
+    Due,
+    /// It ended; its report lies beside the first one.
+    Done,
 }
 
 /// How far a dataset is. The file is moved by effects *after* the state says so, so a restart repeats the move.

@@ -55,6 +55,9 @@ pub struct CheckRequest {
     /// Validation files and earlier accepted ones that rows are compared with.
     #[serde(default)]
     pub compare: Vec<CompareFile>,
+    /// Give way to everything else on this host.
+    #[serde(default)]
+    pub background: bool,
 }
 
 /// For requests written before packed files were read.

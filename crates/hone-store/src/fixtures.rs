@@ -20,6 +20,7 @@ pub(crate) fn dataset(id: u64, inbox_path: &str, state: DatasetState) -> Dataset
         keep_back: None,
         check_started: false,
         check_tries: 0,
+        deep_check: Default::default(),
         filed: false,
         gone: None,
         set_aside: None,

@@ -76,6 +76,12 @@ impl Layout {
         self.dataset(id).join("report.json")
     }
 
+    /// The report of the deep check in the background, where one was made.
+    #[must_use]
+    pub fn dataset_deep_report(&self, id: DatasetId) -> PathBuf {
+        self.dataset(id).join("report.deep.json")
+    }
+
     /// The sidecar that came with a taken file, if any.
     #[must_use]
     pub fn dataset_meta(&self, id: DatasetId) -> PathBuf {

@@ -185,6 +185,7 @@ fn forget(layout: &Layout, state: &State, dataset: &Dataset) -> Result<()> {
         hone_disk::remove_tree(&layout.runs().join(job.id.to_string()))?;
     }
     hone_disk::remove_tree(&layout.check_run(dataset.id))?;
+    hone_disk::remove_file(&layout.dataset_deep_report(dataset.id))?;
     // Last: while the report still quotes, all of this is done again.
     let words = json!({
         "format_version": 1, "verdict": "accepted", "forgotten": true, "schema_id": dataset.schema_id,

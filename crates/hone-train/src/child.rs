@@ -26,6 +26,8 @@ mod tests;
 pub const EXIT_TRANSIENT: u8 = 75;
 /// The system gave no memory: worth another try with smaller micro-batches.
 pub const EXIT_OUT_OF_MEMORY: u8 = 76;
+/// How far a check in the background gives way to other processes.
+const BACKGROUND_NICE: i32 = 15;
 /// The parent closed stdin.
 pub const EXIT_ORPHAN: u8 = 3;
 
@@ -66,6 +68,10 @@ fn is_out_of_memory(error: &anyhow::Error) -> bool {
 fn check(path: &Path) -> Result<u8> {
     let request: CheckRequest = read_request(path)?;
     let _lock = lock(path.parent().context("find the folder of the request")?)?;
+    if request.background {
+        // Before the first thread of the check: each takes over the priority of the one that starts it.
+        rustix::process::nice(BACKGROUND_NICE).context("lower the priority")?;
+    }
     let reporter = Reporter::start(Box::new(std::io::stdout()), LeaseToken(0));
     let report = hone_data::check::check_file(&request, &|phase| {
         reporter.report(WorkerMessage::Alive { phase: phase.to_string() });

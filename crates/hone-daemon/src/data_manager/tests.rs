@@ -202,6 +202,7 @@ fn the_weakest_comes_first_and_a_rejected_one_rests() {
         keep_back: None,
         check_started: false,
         check_tries: 0,
+        deep_check: Default::default(),
         filed: true,
         gone: Default::default(),
         set_aside: Default::default(),

@@ -6,13 +6,14 @@ use crate::exam::{self, Exam};
 use crate::inbox::{Fingerprint, Sidecar};
 use crate::requests;
 use crate::sealed;
+use crate::skill_sets::write_skill_sets;
 use crate::status::{LiveUpdate, PreviewStatus};
 use crate::worker::{ChildEnd, ChildHandle, ChildSpec, run_child, write_request};
 use anyhow::{Context, Result, ensure};
 use hone_pipeline::event::{Effect, Event, WorkerExit};
-use hone_pipeline::finding::{Finding, REPORT_FORMAT_VERSION, Report, SchemaOrigin, Severity, Verdict};
+use hone_pipeline::finding::{Finding, Level, REPORT_FORMAT_VERSION, Report, SchemaOrigin, Severity, Verdict};
 use hone_pipeline::ids::{CheckpointId, DatasetId, JobId, LeaseToken};
-use hone_pipeline::state::{Dataset, Evaluation};
+use hone_pipeline::state::{Dataset, DatasetState, Evaluation};
 use hone_pipeline::wire::{Answer, WorkerMessage};
 use hone_store::Layout;
 use std::time::Duration;
@@ -34,9 +35,19 @@ fn run_check(env: &Env, given: &Given, id: DatasetId, handle: &ChildHandle) -> R
     let dataset = find(given, id)?;
     let file = env.layout.dataset_file(dataset);
     let before = Fingerprint::of(&file);
-    let (report, provenance) = match Sidecar::read(&env.layout.dataset_meta(id)) {
+    let is_accepted = dataset.state == DatasetState::Accepted;
+    let sidecar = match Sidecar::read(&env.layout.dataset_meta(id)) {
+        // It was read before the file was accepted, and the schema is known since then.
+        Err(_) if is_accepted => Ok(Sidecar::default()),
+        read => read,
+    };
+    let (report, provenance) = match sidecar {
         Ok(sidecar) => {
-            let request = requests::check(&env.layout, &given.state, &given.config, dataset, &sidecar);
+            let mut request = requests::check(&env.layout, &given.state, &given.config, dataset, &sidecar);
+            if request.level == Level::Deep {
+                let folder = env.layout.check_run(id).join("skills");
+                request.compare.extend(write_skill_sets(&given.state, &given.config, &folder)?);
+            }
             match run_check_child(env, given, id, handle, &request)? {
                 Ok(report) => (report, sidecar.provenance),
                 Err(died) if died.reason == super::DAEMON_ENDS => return Ok(None),
@@ -50,7 +61,8 @@ fn run_check(env: &Env, given: &Given, id: DatasetId, handle: &ChildHandle) -> R
     };
     // Somebody had it open when it was renamed and writes on: what was checked is not what would be trained.
     ensure!(Fingerprint::of(&file) == before, "{} was written to while it was checked", dataset.file_name);
-    hone_disk::write_json(&env.layout.dataset_report(id), &report)?;
+    let path = if is_accepted { env.layout.dataset_deep_report(id) } else { env.layout.dataset_report(id) };
+    hone_disk::write_json(&path, &report)?;
     Ok(Some(Event::Checked { dataset: id, report, provenance }))
 }
 
@@ -110,7 +122,7 @@ fn sidecar_report(env: &Env, dataset: &Dataset, error: &anyhow::Error) -> Report
         verdict: Verdict::Rejected,
         schema_id: String::new(),
         schema_origin: SchemaOrigin::Sidecar,
-        level: hone_pipeline::finding::Level::Quick,
+        level: Level::Quick,
         rows: 0,
         size_bytes,
         blake3: String::new(),

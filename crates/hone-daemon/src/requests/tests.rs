@@ -20,6 +20,7 @@ fn dataset(flag: Option<&str>) -> Dataset {
         keep_back: None,
         check_started: true,
         check_tries: 0,
+        deep_check: Default::default(),
         filed: false,
         gone: None,
         set_aside: None,

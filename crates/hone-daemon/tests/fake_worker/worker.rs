@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use hone_daemon::{DaemonOptions, DataManagerConfig, Limits, LoopConfig, SkillEndpoint};
 use hone_pipeline::config::Settings;
 use hone_pipeline::event::StagedCheckpoint;
-use hone_pipeline::finding::{Finding, REPORT_FORMAT_VERSION, Report, Severity, Verdict};
+use hone_pipeline::finding::{Finding, Level, REPORT_FORMAT_VERSION, Report, Severity, Verdict};
 use hone_pipeline::ids::{CheckpointId, LeaseToken};
 use hone_pipeline::state::{Position, Progress, SuiteResult};
 use hone_pipeline::wire::{Answer, CheckRequest, EvalRequest, Question, TrainRequest, WorkerLine, WorkerMessage};
@@ -83,12 +83,14 @@ fn say(token: LeaseToken, message: WorkerMessage) -> Result<()> {
     Ok(out.flush()?)
 }
 
-/// A row is any line; one that holds `BAD` is refused, one that holds `PANIC` ends the check.
+/// A row is any line; one that holds `BAD` is refused, one that holds `DEEP` by the deep check alone, one that holds
+/// `PANIC` ends the check.
 fn check(request: &CheckRequest) -> Result<()> {
     let (size_bytes, blake3) = hone_disk::hash_file(&request.file)?;
     let rows = rows_of(&request.file)?;
     assert!(!rows.iter().any(|row| row.contains("PANIC")), "the check was told to panic");
-    let bad: Vec<u64> = (1..).zip(&rows).filter(|(_, row)| row.contains("BAD")).map(|(line, _)| line).collect();
+    let is_bad = |row: &str| row.contains("BAD") || (row.contains("DEEP") && request.level == Level::Deep);
+    let bad: Vec<u64> = (1..).zip(&rows).filter(|(_, row)| is_bad(row)).map(|(line, _)| line).collect();
     let findings = bad.first().map(|_| Finding {
         code: "row_bad".to_string(),
         severity: Severity::Error,

@@ -48,7 +48,9 @@ pub(super) fn load(request: &CheckRequest, tally: &mut Tally, alive: &dyn Fn(&st
             tally.whole_file(match file.role {
                 // A check never passes because it failed itself.
                 CompareRole::Validation => RowProblem::error("compare_failed", message, hint),
-                CompareRole::Earlier => RowProblem::warning("compare_failed", message, hint),
+                CompareRole::SkillEvaluation | CompareRole::Earlier => {
+                    RowProblem::warning("compare_failed", message, hint)
+                }
             });
         }
     }
@@ -73,10 +75,12 @@ fn load_file(
             let texts = spec.texts(&json);
             let row = facts::row_words(&texts);
             match file.role {
-                CompareRole::Validation => index.add_validation(number, line, &row, &|message| {
-                    let found = texts.iter().enumerate().find(|(i, text)| facts::number_of(*i, text) == message);
-                    found.map_or(String::new(), |(_, text)| text.text.to_string())
-                }),
+                CompareRole::Validation | CompareRole::SkillEvaluation => {
+                    index.add_validation(number, line, &row, &|message| {
+                        let found = texts.iter().enumerate().find(|(i, text)| facts::number_of(*i, text) == message);
+                        found.map_or(String::new(), |(_, text)| text.text.to_string())
+                    })
+                }
                 CompareRole::Earlier => {
                     index.add_earlier(number, line, &row);
                     comparisons.balance.row(&json, &texts);
@@ -133,7 +137,7 @@ fn overlap_finding(hits: &[Hit], rows: u64, checker: &LineChecker) -> Option<Fin
     let problem = RowProblem {
         code: "overlap_validation",
         severity: facts::severity_by_share(hits.len(), rows, checker.settings.max_overlap_share),
-        message: format!("{} rows hold text of a validation file", hits.len()),
+        message: format!("{} rows hold text of a validation file or of a skill's evaluation set", hits.len()),
         hint: "take them out: a checkpoint that was trained on its examination cannot be judged".to_string(),
     };
     facts::comparison(problem, &lines, hits.iter().map(|hit| checker.index.evidence(hit)))

@@ -3,7 +3,7 @@
 
 use super::balance::Counter;
 use super::near::{self, Keys, NearDuplicate};
-use super::overlap::{Hit, RowWords};
+use super::overlap::{Hit, MIN_WORDS, RowWords};
 use super::words::{Words, hash_in_order};
 use hone_pipeline::content::ContentSettings;
 use hone_pipeline::finding::{Finding, MAX_FINDING_LINES, Severity, TokenStats};
@@ -68,6 +68,18 @@ pub(super) fn identity(texts: &[Text<'_>]) -> u64 {
     u64::from_le_bytes(*hasher.finalize().as_bytes().first_chunk().expect("a hash has 32 bytes"))
 }
 
+/// Name of what a row says, system messages left out; case, spaces and the marks of sentences do not count, other symbols
+/// do: in `3 + 4 = ?` they are all that tells one problem from the next.
+fn with_symbols(texts: &[Text<'_>]) -> u64 {
+    let mut hasher = blake3::Hasher::new();
+    for text in texts.iter().filter(|text| text.speaker != Speaker::Role(Role::System)) {
+        let counts = |c: &char| !c.is_whitespace() && !".,;:!?'\"()".contains(*c);
+        let kept: String = text.text.chars().filter(counts).flat_map(char::to_lowercase).collect();
+        hasher.update(&[text.speaker.index() as u8]).update(&(kept.len() as u64).to_le_bytes()).update(kept.as_bytes());
+    }
+    u64::from_le_bytes(*hasher.finalize().as_bytes().first_chunk().expect("a hash has 32 bytes"))
+}
+
 /// True for what the model learns to say.
 pub(super) fn is_answer(text: &Text<'_>) -> bool {
     matches!(text.speaker, Speaker::Role(Role::Assistant) | Speaker::Completion)
@@ -103,6 +115,9 @@ pub(super) fn row_words(texts: &[Text<'_>]) -> RowWords {
         row.texts.push((number_of(index, text), words));
     }
     row.prompt = prompt;
+    if row.texts.iter().all(|(_, words)| words.len() < MIN_WORDS) {
+        row.with_symbols = Some(with_symbols(texts));
+    }
     row
 }
 

@@ -57,7 +57,8 @@ impl LineChecker {
     /// Checks one line that is not blank.
     pub fn check(&self, line: u64, bytes: &[u8], outcome: &mut Outcome) {
         outcome.rows += 1;
-        if self.level == Level::Quick && std::str::from_utf8(bytes).is_ok_and(|text| plain::is_plain(self.spec, text)) {
+        let is_plain = || std::str::from_utf8(bytes).is_ok_and(|text| plain::is_plain(self.spec, text));
+        if self.level == Level::Quick && !self.profile.may_refuse() && is_plain() {
             return;
         }
         let json = match parse(bytes) {

@@ -4,7 +4,8 @@
 //! stand in it, whatever case, punctuation, line breaks and text around them, and all the unit's numbers too. A run
 //! that stands in more than [`MAX_UNITS_PER_RUN`] units is the wording of a template and not distinctive: puzzles
 //! that differ in one number do not overlap. A unit of 8 to 12 words must stand there whole; a row whose words are a
-//! unit's in another order counts too. A shorter text counts only as a whole row: same prompt, same answer.
+//! unit's in another order counts too. A shorter text counts only as a whole row: same prompt, same answer; in a row whose
+//! texts are all shorter, symbols (`+`, `=`) count as well.
 //! A unit that many rows hold is a phrase that data share (a usual greeting, an instruction), not a leak.
 //!
 //! Of earlier accepted files only whole rows are compared.
@@ -14,7 +15,7 @@ use hone_pipeline::content::ContentSettings;
 use std::collections::{HashMap, HashSet};
 
 /// Units shorter than this are compared only as whole rows.
-const MIN_WORDS: usize = 8;
+pub(super) const MIN_WORDS: usize = 8;
 /// A run of words of more units than this is a template's wording.
 const MAX_UNITS_PER_RUN: u16 = 2;
 /// A unit that more rows hold than this, and than [`COMMON_SHARE`] of all rows, is a phrase that data share.
@@ -91,12 +92,14 @@ pub(super) struct RowWords {
     pub answer: u64,
     /// Words of the last answer.
     pub num_answer_words: usize,
+    /// Hash of the texts with their symbols, where none has [`MIN_WORDS`] words.
+    pub with_symbols: Option<u64>,
 }
 
 impl RowWords {
-    /// Name of the whole row, whatever its case, punctuation and line breaks.
+    /// Name of the whole row, whatever its case, punctuation and line breaks; in one that is short, symbols count.
     pub fn whole(&self) -> u64 {
-        self.prompt.rotate_left(17) ^ self.answer
+        self.with_symbols.unwrap_or(self.prompt.rotate_left(17) ^ self.answer)
     }
 
     fn num_words(&self) -> usize {

@@ -33,6 +33,7 @@ fn request(file: &Path) -> CheckRequest {
         max_unpacked_bytes: 10_000_000_000,
         content: ContentSettings::default(),
         compare: Vec::new(),
+        background: false,
     }
 }
 

@@ -52,6 +52,10 @@ impl Profile for Regime3 {
         inside.strip_suffix(' ').unwrap_or(inside).to_string()
     }
 
+    fn may_refuse(&self) -> bool {
+        true
+    }
+
     fn problem(&self, answer: &str) -> Option<String> {
         for marker in [START, END] {
             let count = answer.matches(marker).count();

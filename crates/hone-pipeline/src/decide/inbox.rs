@@ -6,11 +6,11 @@
 
 use super::MAX_REASONS;
 use super::draft::Draft;
-use super::replay;
+use super::{deep, replay};
 use crate::event::Effect;
-use crate::finding::Report;
+use crate::finding::{Level, Report};
 use crate::ids::{DatasetId, JobId};
-use crate::state::{Change, Dataset, DatasetState, Job, Priority, State};
+use crate::state::{Change, Dataset, DatasetState, DeepCheck, Job, Priority, State};
 
 pub(super) fn file_arrived(draft: &mut Draft, inbox_path: &str, priority: Priority, schema_flag: Option<&str>) {
     let on_its_way = |d: &Dataset| d.state == DatasetState::Arriving && d.inbox_path == inbox_path;
@@ -40,6 +40,7 @@ pub(super) fn file_arrived(draft: &mut Draft, inbox_path: &str, priority: Priori
         keep_back: None,
         check_started: false,
         check_tries: 0,
+        deep_check: DeepCheck::None,
         filed: false,
         gone: None,
         set_aside: None,
@@ -65,6 +66,9 @@ pub(super) fn file_taken(draft: &mut Draft, id: DatasetId, found: bool) {
 }
 
 pub(super) fn checked(draft: &mut Draft, id: DatasetId, report: &Report, provenance: Option<&serde_json::Value>) {
+    if report.level == Level::Deep && deep::is_under_way(draft, id) {
+        return deep::checked(draft, id, report);
+    }
     let Some(mut dataset) = in_state(draft, id, &DatasetState::Checking) else { return };
     dataset.check_started = false;
     dataset.schema_id = Some(report.schema_id.clone());
@@ -84,6 +88,9 @@ pub(super) fn checked(draft: &mut Draft, id: DatasetId, report: &Report, provena
     }
     dataset.state = DatasetState::Accepted;
     dataset.keep_back = replay::keep_back(&dataset, draft.settings);
+    if draft.settings.deep_in_background && report.level != Level::Deep {
+        dataset.deep_check = DeepCheck::Due;
+    }
     if let Some(mut job) = replay::job_with_room(draft, &dataset, dataset.priority) {
         let what = format!("{} accepted: {} rows of {}", dataset.inbox_path, report.rows, report.schema_id);
         job.datasets.push(id);
@@ -103,6 +110,9 @@ pub(super) fn checked(draft: &mut Draft, id: DatasetId, report: &Report, provena
 
 /// A check that somebody else ended is begun again, up to `max_tries` in all.
 pub(super) fn check_failed(draft: &mut Draft, id: DatasetId, reason: &str, (transient, tries): (bool, u32)) {
+    if deep::is_under_way(draft, id) {
+        return deep::failed(draft, id, reason);
+    }
     let Some(mut dataset) = in_state(draft, id, &DatasetState::Checking) else { return };
     if dataset.check_tries != tries {
         return;
@@ -158,7 +168,7 @@ pub(super) fn recover(draft: &mut Draft) {
             DatasetState::Arriving => draft.effect(Effect::TakeFile { dataset: id, inbox_path: dataset.inbox_path }),
             DatasetState::Rejected { .. } if !dataset.filed => draft.effect(Effect::MoveRejected { dataset: id }),
             DatasetState::Duplicate { .. } if !dataset.filed => draft.effect(Effect::DropDuplicate { dataset: id }),
-            DatasetState::Checking if dataset.check_started => {
+            DatasetState::Checking | DatasetState::Accepted if dataset.check_started => {
                 draft.put(Change::PutDataset(Dataset { check_started: false, ..dataset }));
             }
             _ => {}

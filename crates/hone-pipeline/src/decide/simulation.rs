@@ -74,6 +74,7 @@ fn schedules_of_every_kind_end_well() {
             "cancelled",
             "rejected",
             "duplicate",
+            "deep_refused",
             "refused",
             "rewound",
             "forgotten",
@@ -108,6 +109,7 @@ impl Simulation {
             watch_ms,
             curriculum,
             on_regression,
+            deep_in_background: true,
             ..fresh.settings
         };
         let mut simulation = Simulation {
@@ -317,8 +319,13 @@ impl Simulation {
         self.check_curriculum();
         let state = &self.state;
         self.must(state.jobs.values().filter(|j| j.state == JobState::Running).count() <= 1, "two jobs run");
-        let num_checks = self.pending.iter().filter(|e| matches!(e, Effect::Check { .. })).count();
-        self.must(num_checks <= self.settings.max_checks, "too many checks");
+        let is_deep = |id: &DatasetId| state.datasets[id].state == DatasetState::Accepted;
+        let num_checks = |deep: bool| {
+            let is_check = |e: &&Effect| matches!(e, Effect::Check { dataset } if is_deep(dataset) == deep);
+            self.pending.iter().filter(is_check).count()
+        };
+        self.must(num_checks(false) <= self.settings.max_checks, "too many checks");
+        self.must(num_checks(true) <= 1, "two checks in the background");
         let num_deploys = self.pending.iter().filter(|e| matches!(e, Effect::Deploy { .. })).count();
         self.must(num_deploys <= 1, "two orders for one target");
         let num_live = state.deployments.values().filter(|d| d.state == DeploymentState::Live).count();
@@ -394,7 +401,12 @@ impl Simulation {
                 DatasetState::Arriving | DatasetState::Checking => false,
                 DatasetState::Rejected { .. } => dataset.filed && self.host.rejected.contains_key(&dataset.id),
                 DatasetState::Duplicate { .. } => dataset.filed && self.host.dropped.contains_key(&dataset.id),
-                DatasetState::Accepted => self.host.folders.contains_key(&dataset.id),
+                DatasetState::Accepted => {
+                    let is_wanted = dataset.gone.is_none() && dataset.set_aside.is_none();
+                    self.host.folders.contains_key(&dataset.id)
+                        && !dataset.check_started
+                        && (dataset.deep_check == DeepCheck::Done || !is_wanted)
+                }
                 DatasetState::Vanished => true,
             };
             self.must(settled, &format!("{} is left as {:?}", dataset.id, dataset.state));
@@ -446,6 +458,8 @@ impl Simulation {
         add("cancelled", jobs(|state| *state == JobState::Cancelled));
         add("rejected", datasets(|state| matches!(state, DatasetState::Rejected { .. })));
         add("duplicate", datasets(|state| matches!(state, DatasetState::Duplicate { .. })));
+        let set_aside = |d: &&Dataset| d.set_aside.as_ref().is_some_and(|why| why.starts_with(super::deep::SET_ASIDE));
+        add("deep_refused", self.state.datasets.values().filter(set_aside).count());
         let refused = |c: &&Checkpoint| matches!(c.state, CheckpointState::Refused { .. });
         add("refused", self.state.checkpoints.values().filter(refused).count());
         add("rewound", self.state.checkpoints.values().filter(|c| c.marks.abandoned.is_some()).count());

@@ -4,6 +4,7 @@
 //! only by `wait N` (which also ticks). One hash per checkpoint: `m<number>`.
 
 mod curriculum;
+mod deep;
 mod deployments;
 mod evaluations;
 mod files;
@@ -165,6 +166,12 @@ impl World {
                 reason: "out of memory".into(),
                 transient: how.contains(&"from-outside"),
                 tries: self.state.datasets.get(&DatasetId(number(id))).map_or(0, |dataset| dataset.check_tries),
+            },
+            // deep ID [NUMBER OF BAD LINES]
+            ["deep", id, rest @ ..] => Event::Checked {
+                dataset: DatasetId(number(id)),
+                report: Report { level: Level::Deep, ..report("aa", rest.first().map_or(0, |bad| number(bad))) },
+                provenance: None,
             },
             ["alive"] => Event::WorkerProgress { token, progress: None },
             ["step", step] => {
@@ -353,7 +360,14 @@ fn show_change(change: &Change) -> Option<String> {
                 DatasetState::Duplicate { of } => format!("duplicate of {of}"),
                 state => name(serde_json::to_value(state).unwrap()),
             };
-            format!("{} {state}{}{}", d.id, flag(d.check_started, "check started"), flag(d.filed, "filed"))
+            let aside = d.set_aside.as_ref().map_or(String::new(), |why| format!(" set aside ({why})"));
+            let deep = match d.deep_check {
+                DeepCheck::None => "",
+                DeepCheck::Due => " deep check due",
+                DeepCheck::Done => " deep check done",
+            };
+            let flags = format!("{}{}", flag(d.check_started, "check started"), flag(d.filed, "filed"));
+            format!("{} {state}{flags}{deep}{aside}", d.id)
         }
         Change::PutJob(j) => {
             let state = match &j.state {

@@ -81,6 +81,9 @@ pub struct ValidateArgs {
     /// How deep to look.
     #[arg(long, value_enum, ignore_case = true)]
     level: Option<LevelArg>,
+    /// The model folder that counts the tokens (default: the workspace's base model).
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
 }
 
 /// `hone submit`.
@@ -193,8 +196,13 @@ pub fn validate(ws: &Workspace, args: &ValidateArgs) -> Result<()> {
     if !file.is_file() {
         bail!("validate {}: there is no such file", args.file.display());
     }
-    let request = check_request(ws, &config, file, args)?;
+    let mut request = check_request(ws, &config, file, args)?;
+    let sets = ws.layout().root().join("run").join(format!("validate-{}", std::process::id()));
+    if let (Level::Deep, Ok(state)) = (request.level, ws.state()) {
+        request.compare.extend(hone_daemon::write_skill_sets(&state, &loop_config(&config), &sets)?);
+    }
     let report = check_file(&request, &|_| {});
+    hone_disk::remove_tree(&sets)?;
     if ws.json {
         output::json(&report);
     } else {
@@ -206,9 +214,13 @@ pub fn validate(ws: &Workspace, args: &ValidateArgs) -> Result<()> {
 fn check_request(ws: &Workspace, config: &Config, file: PathBuf, args: &ValidateArgs) -> Result<CheckRequest> {
     let schema = schema_of(config, &file, args.schema.as_deref())?;
     let level = args.level.map_or(config.settings.validation_level, Level::from);
-    let request = gate_request(config, file, schema, base_model_dir(ws));
+    let model_dir = match &args.model {
+        Some(dir) => Some(absolute(dir)?),
+        None => base_model_dir(ws),
+    };
+    let request = gate_request(config, file, schema, model_dir);
     let compare = match (level, ws.state()) {
-        (Level::Deep, Ok(state)) => hone_daemon::compare_files(&ws.layout(), &state, &loop_config(config))?,
+        (Level::Deep, Ok(state)) => hone_daemon::compare_files(&ws.layout(), &state, &loop_config(config), None)?,
         _ => Vec::new(),
     };
     Ok(CheckRequest { level, compare, ..request })
@@ -248,6 +260,7 @@ pub fn gate_request(
         max_unpacked_bytes: config.max_unpacked_bytes,
         content: config.content.clone(),
         compare: Vec::new(),
+        background: false,
     }
 }
 

@@ -4,8 +4,8 @@ use super::{Problem, Serve, Skill, Values, read};
 use anyhow::{Context, Result, bail};
 use hone_daemon::Housekeeping;
 use hone_pipeline::config::{
-    KeepBack, LoraSettings, LrSchedule, OnRegression, Overlong, ProfileSettings, PromotionPolicy, Retention, ScoreWeights,
-    Settings, SuiteMargins, Target, TrainSettings, Transport,
+    KeepBack, LoraSettings, LrSchedule, OnRegression, Overlong, ProfileSettings, PromotionPolicy, Retention,
+    ScoreWeights, Settings, SuiteMargins, Target, TrainSettings, Transport,
 };
 use hone_pipeline::content::ContentSettings;
 use hone_pipeline::curriculum::CurriculumSettings;
@@ -31,6 +31,7 @@ pub(super) fn settings(values: &Values, serve: &Serve) -> Result<Settings, Vec<P
     Ok(Settings {
         train,
         validation_level: values.get::<Level>("validation.level"),
+        deep_in_background: values.get("validation.deep_in_background"),
         promotion_policy: values.get::<PromotionPolicy>("promotion.policy"),
         min_gain: values.get("promotion.min_gain"),
         max_regression: values.get("promotion.max_regression"),

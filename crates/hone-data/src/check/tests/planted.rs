@@ -254,3 +254,32 @@ fn rows_that_were_accepted_before_are_told() {
     );
     assert!(report.is_accepted());
 }
+
+/// A skill's own training data is not taken for its evaluation questions, however much their wording is alike; a file
+/// that was made of evaluation questions is found.
+#[test]
+fn training_data_of_a_skill_does_not_overlap_with_its_evaluation_set_and_its_evaluation_data_do() {
+    // budget: 60 s
+    let slow = std::env::var("HONE_SLOW").is_ok_and(|slow| slow == "1");
+    for name in hone_skills::names() {
+        let skill = hone_skills::find(&name).unwrap();
+        for level in 1..=if slow { skill.info().total_levels } else { 1 } {
+            let folder = Folder::new();
+            let draw = |seed, count, split| {
+                let request = hone_skills::GenerateRequest { level, count, seed, split, steps: false };
+                let batch = skill.generate(&request).unwrap();
+                batch.samples.iter().map(|sample| format!("{}\n", sample.to_row())).collect::<String>()
+            };
+            let set = draw(1, 300, hone_skills::Split::Eval);
+            let overlap = |data: &str| {
+                let report = deep(&folder, data, Some(&set));
+                report.findings.into_iter().find(|finding| finding.code == "overlap_validation")
+            };
+            let alarms = overlap(&draw(2, 500, hone_skills::Split::Train));
+            assert!(alarms.as_ref().is_none_or(|f| f.count < 5), "{name} level {level}: {alarms:#?}");
+            let of_the_set = set.lines().take(100).collect::<Vec<_>>().join("\n");
+            let found = overlap(&of_the_set).map_or(0, |finding| finding.count);
+            assert!(found >= 95, "{name} level {level}: {found} of 100");
+        }
+    }
+}

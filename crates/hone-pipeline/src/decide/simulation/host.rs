@@ -21,6 +21,8 @@ pub(super) struct File {
     pub content: u64,
     pub rows: u64,
     pub bad: bool,
+    /// Passes the check before queueing and not the deep one.
+    pub deep_bad: bool,
 }
 
 /// What a checkpoint was trained on, row by row.
@@ -81,8 +83,8 @@ impl Host {
         if serial > MAX_FILES || self.inbox.contains_key(&path) {
             return;
         }
-        let mut file =
-            File { serial, content: serial, rows: rng.random_range(1..80), bad: rng.random_range(0..6) == 0 };
+        let (rows, bad) = (rng.random_range(1..80), rng.random_range(0..6) == 0);
+        let mut file = File { serial, content: serial, rows, bad, deep_bad: rng.random_range(0..8) == 0 };
         if !self.deposited.is_empty() && rng.random_range(0..4) == 0 {
             let earlier = self.deposited[rng.random_range(0..self.deposited.len())].clone();
             file = File { serial, ..earlier };
@@ -142,7 +144,8 @@ impl Host {
                 Some(Event::CheckFailed { dataset: *dataset, reason, transient, tries })
             }
             Effect::Check { dataset } => {
-                let report = report(&self.folders[dataset]);
+                let is_deep = state.datasets[dataset].state == DatasetState::Accepted;
+                let report = report(&self.folders[dataset], is_deep);
                 Some(Event::Checked { dataset: *dataset, report, provenance: None })
             }
             Effect::MoveRejected { dataset } => {
@@ -339,13 +342,14 @@ impl Host {
     }
 }
 
-fn report(file: &File) -> Report {
+fn report(file: &File, is_deep: bool) -> Report {
+    let bad = if is_deep { file.deep_bad } else { file.bad };
     Report {
         format_version: 1,
-        verdict: if file.bad { Verdict::Rejected } else { Verdict::Accepted },
+        verdict: if bad { Verdict::Rejected } else { Verdict::Accepted },
         schema_id: "chat_sft_v1".to_string(),
         schema_origin: SchemaOrigin::Default,
-        level: Level::Quick,
+        level: if is_deep { Level::Deep } else { Level::Quick },
         rows: file.rows,
         size_bytes: 1,
         blake3: format!("hash of {}", file.content),
