@@ -1,13 +1,15 @@
 //! Times generation by the engine that serves, and prints one line of JSON.
 //!
-//! `serve_bench --model DIR --threads T --work prompt|decode|batch`: `prompt` takes a prompt of 512 tokens in and gives the
+//! `serve_bench --model DIR --threads T --weights f32|bf16|int8 --work prompt|decode|batch`: `prompt` takes a prompt of 512 tokens in and gives the
 //! first token; `decode` generates 64 tokens after a prompt of 16; `batch` does that for 8 requests at once. A first round is
 //! not counted. `tokens_per_s` counts prompt tokens for `prompt` and generated tokens, the first of each answer left out,
-//! otherwise; `peak_mb` is the largest resident memory of the process.
+//! otherwise; `peak_mb` is the largest resident memory of the process. `--work limits` needs no model: what the machine reads
+//! from memory and multiplies at most, with so many threads.
 
 #![expect(clippy::print_stdout, reason = "the result of a benchmark goes to standard output")]
 
 use anyhow::{Context, Result, bail};
+use hone_generate::WeightFormat;
 use hone_generate::{Engine, EngineOptions, GenEventKind, GenRequest, RequestId};
 use std::path::Path;
 use std::time::Instant;
@@ -16,9 +18,11 @@ const PROMPT_TOKENS: usize = 512;
 const SHORT_PROMPT_TOKENS: usize = 16;
 const GENERATED_TOKENS: usize = 65;
 const STREAMS: usize = 8;
+/// 512 MB.
+const NUMBERS_READ: usize = 1 << 26;
 
 fn main() -> Result<()> {
-    let (mut model, mut threads, mut work) = (String::new(), 2, String::new());
+    let (mut model, mut threads, mut work, mut weights) = (String::new(), 2, String::new(), None);
     let mut arguments = std::env::args().skip(1);
     while let Some(name) = arguments.next() {
         let value = arguments.next().with_context(|| format!("{name} needs a value"))?;
@@ -26,16 +30,28 @@ fn main() -> Result<()> {
             "--model" => model = value,
             "--threads" => threads = value.parse()?,
             "--work" => work = value,
+            "--weights" => weights = Some(WeightFormat::by_name(&value).context("--weights is f32, bf16 or int8")?),
             _ => bail!("unknown argument {name}"),
         }
+    }
+    if work == "limits" {
+        let (read, product) = (read_gb_per_s(threads), hone_model::selftest::product_gflops("cpu", threads, 1.0)?);
+        println!("{{\"work\": \"limits\", \"read_gb_per_s\": {read:.2}, \"product_gflops\": {product:.1}}}");
+        return Ok(());
     }
     let (streams, prompt_tokens, max_tokens) = match work.as_str() {
         "prompt" => (1, PROMPT_TOKENS, 1),
         "decode" => (1, SHORT_PROMPT_TOKENS, GENERATED_TOKENS),
         "batch" => (STREAMS, SHORT_PROMPT_TOKENS, GENERATED_TOKENS),
-        _ => bail!("--work is prompt, decode or batch"),
+        _ => bail!("--work is prompt, decode, batch or limits"),
     };
-    let options = EngineOptions { threads, slots: streams, max_context: 1024, ..EngineOptions::default() };
+    let options = EngineOptions {
+        threads,
+        weights,
+        slots: streams,
+        max_context: (prompt_tokens + max_tokens).next_multiple_of(64),
+        ..EngineOptions::default()
+    };
     let mut engine = Engine::new(Path::new(&model), &options)?;
     let mut tokens_per_s = 0.0;
     for round in 0..2 {
@@ -74,6 +90,26 @@ fn measure(engine: &mut Engine, round: u32, streams: usize, prompt_tokens: usize
     }
     let counted = if max_tokens == 1 { prompt_tokens } else { num_tokens };
     Ok(counted as f64 / start.elapsed().as_secs_f64())
+}
+
+/// The fastest of several sums over memory that no cache holds.
+fn read_gb_per_s(threads: usize) -> f64 {
+    let numbers: Vec<u64> = (0..NUMBERS_READ as u64).collect();
+    let part = numbers.len() / threads.max(1);
+    let mut fastest = f64::INFINITY;
+    for _ in 0..10 {
+        let start = Instant::now();
+        let sum: u64 = std::thread::scope(|scope| {
+            let sums: Vec<_> = numbers
+                .chunks_exact(part)
+                .map(|part| scope.spawn(|| part.iter().fold(0, |sum: u64, number| sum.wrapping_add(*number))))
+                .collect();
+            sums.into_iter().map(|sum| sum.join().expect("a sum does not panic")).fold(0, u64::wrapping_add)
+        });
+        std::hint::black_box(sum);
+        fastest = fastest.min(start.elapsed().as_secs_f64());
+    }
+    (part * threads.max(1) * size_of::<u64>()) as f64 / fastest / 1e9
 }
 
 fn peak_mb() -> Result<f64> {

@@ -7,7 +7,8 @@ mod running;
 use crate::request::{FinishReason, GenEvent, GenEventKind, GenRequest, Output, Refusal, RequestId};
 use anyhow::{Context, Result, bail, ensure};
 use hone_data::Tokenizer;
-use hone_model::{CACHE_BLOCK, Config, Decoder, DecoderOptions, HostWeights, Region};
+use hone_model::device::WeightFormat;
+use hone_model::{CACHE_BLOCK, Config, Decoder, DecoderOptions, FormatLoss, HostWeights, Region, WeightSource};
 use pool::Pool;
 use prefixes::{Prefixes, num_common};
 use running::Running;
@@ -27,6 +28,8 @@ pub struct EngineOptions {
     pub device: String,
     /// Threads for arithmetic; 0 uses all processors.
     pub threads: usize,
+    /// How weights are held; none: the smallest format that holds those of the model's files exactly.
+    pub weights: Option<WeightFormat>,
     /// Requests that run together; at least 1.
     pub slots: usize,
     /// Tokens that prompt and answer may have together; 0 takes the model's own limit, or what `cache_bytes` holds when that
@@ -46,6 +49,7 @@ impl Default for EngineOptions {
         EngineOptions {
             device: "cpu".into(),
             threads: 0,
+            weights: None,
             slots: 8,
             max_context: 0,
             cache_bytes: 0,
@@ -81,11 +85,36 @@ impl Engine {
     pub fn new(model_dir: &Path, options: &EngineOptions) -> Result<Engine> {
         let config = Config::from_dir(model_dir)?;
         let tokenizer = Tokenizer::from_dir(model_dir)?;
-        let weights = HostWeights::load(model_dir, &config)?;
-        Engine::from_parts(&config, &weights, tokenizer, options)
+        let format = match options.weights {
+            Some(format) => format,
+            None => WeightFormat::stored(model_dir)?,
+        };
+        Engine::build(&config, WeightSource::Folder(model_dir), tokenizer, options, format)
     }
 
-    /// An engine of parts that are in memory already. The weights are copied to the device.
+    /// What holding the weights of a model directory in `format` costs on a passage; `None` where the files hold them in it
+    /// already.
+    ///
+    /// # Errors
+    /// As for [`Engine::new`]; a passage of less than two tokens.
+    pub fn format_loss(
+        model_dir: &Path,
+        options: &EngineOptions,
+        tokenizer: &Tokenizer,
+        passage: &str,
+    ) -> Result<Option<FormatLoss>> {
+        let Some(format) = options.weights else { return Ok(None) };
+        if format == WeightFormat::F32 || format == WeightFormat::stored(model_dir)? {
+            return Ok(None);
+        }
+        let config = Config::from_dir(model_dir)?;
+        let ids = tokenizer.encode(passage)?;
+        let open = || hone_model::device::open(&options.device, options.threads);
+        FormatLoss::measure(model_dir, &config, format, &ids, &open).map(Some)
+    }
+
+    /// An engine of parts that are in memory already. The weights are copied to the device, in f32 unless the options say
+    /// otherwise.
     ///
     /// # Errors
     /// An unknown device, sizes of 0, weights of another model, a tokenizer with more tokens than the model.
@@ -94,6 +123,17 @@ impl Engine {
         weights: &HostWeights,
         tokenizer: Tokenizer,
         options: &EngineOptions,
+    ) -> Result<Engine> {
+        let format = options.weights.unwrap_or_default();
+        Engine::build(config, WeightSource::Host(weights), tokenizer, options, format)
+    }
+
+    fn build(
+        config: &Config,
+        source: WeightSource<'_>,
+        tokenizer: Tokenizer,
+        options: &EngineOptions,
+        format: WeightFormat,
     ) -> Result<Engine> {
         ensure!(options.slots > 0 && options.max_waiting > 0, "slots and max_waiting must be above 0");
         ensure!(
@@ -104,8 +144,8 @@ impl Engine {
         );
         let (max_context, num_blocks) = plan_cache(config, options)?;
         let device = hone_model::device::open(&options.device, options.threads)?;
-        let decoder_options = DecoderOptions { slots: options.slots, max_context };
-        let decoder = Decoder::with_cache(device, config, weights, &decoder_options, num_blocks)?;
+        let decoder_options = DecoderOptions { slots: options.slots, max_context, format };
+        let decoder = Decoder::with_cache(device, config, source, &decoder_options, num_blocks)?;
         Ok(Engine {
             decoder,
             tokenizer,
@@ -182,6 +222,11 @@ impl Engine {
     /// Tokens that prompt and answer may have together.
     pub fn max_context(&self) -> usize {
         self.decoder.options().max_context
+    }
+
+    /// How the weights are held.
+    pub fn weight_format(&self) -> WeightFormat {
+        self.decoder.options().format
     }
 
     /// Share of the cache that running requests hold.

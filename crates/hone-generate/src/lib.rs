@@ -14,6 +14,8 @@ mod stop;
 
 pub use engine::{Engine, EngineOptions};
 pub use grammar::{Grammar, GrammarError, Grammars, compact_json_schema};
+pub use hone_model::FormatLoss;
+pub use hone_model::device::WeightFormat;
 pub use request::{
     FinishReason, GenEvent, GenEventKind, GenRequest, LogitRule, Output, Refusal, RequestId, Sampling, TokenLogprob,
     TokenLogprobs, Usage,

@@ -6,6 +6,9 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
 
+/// Logits that are looked at together.
+const LANES: usize = 16;
+
 /// Chooses the tokens of one request. Its choices depend on the logits, the settings and the seed alone.
 pub(crate) struct Sampler {
     sampling: Sampling,
@@ -115,13 +118,27 @@ fn by_share(a: &Candidate, b: &Candidate) -> Ordering {
 
 /// The highest logit, the lowest id on a tie.
 pub(crate) fn argmax(logits: &[f32]) -> u32 {
-    let mut best = 0;
-    for (token, logit) in logits.iter().enumerate() {
-        if *logit > logits[best] {
-            best = token;
+    let (chunks, rest) = logits.as_chunks::<LANES>();
+    let mut most = [f32::NEG_INFINITY; LANES];
+    for chunk in chunks {
+        for (most, logit) in most.iter_mut().zip(chunk) {
+            *most = if *logit > *most { *logit } else { *most };
         }
     }
-    best as u32
+    let most = most.iter().chain(rest).fold(f32::NEG_INFINITY, |most, logit| if *logit > most { *logit } else { most });
+    logits.iter().position(|logit| *logit == most).unwrap_or(0) as u32
+}
+
+/// The first logit that is not finite.
+pub(crate) fn not_finite(logits: &[f32]) -> Option<usize> {
+    // A number that is not finite makes a sum with 0 times itself NaN.
+    let (chunks, rest) = logits.as_chunks::<LANES>();
+    let mut sums = [0.0; LANES];
+    for chunk in chunks {
+        sums.iter_mut().zip(chunk).for_each(|(sum, logit)| *sum += logit * 0.0);
+    }
+    let sum: f32 = sums.iter().sum::<f32>() + rest.iter().map(|logit| logit * 0.0).sum::<f32>();
+    if sum == 0.0 { None } else { logits.iter().position(|logit| !logit.is_finite()) }
 }
 
 /// The `count` most probable tokens, best first, and `chosen`, with natural logarithms of their probabilities.

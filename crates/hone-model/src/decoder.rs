@@ -3,13 +3,17 @@
 //! [`Decoder::prefill`] takes many tokens of one sequence, [`Decoder::decode`] one token of each of several. A decoded row's
 //! numbers do not depend on which other sequences share the call; on the CPU they have the same bits. No sampling, no text.
 
+mod format_loss;
 mod model;
+mod weights;
 
 use crate::config::Config;
-use crate::device::{CacheRow, Device};
+use crate::device::{CacheRow, Device, WeightFormat};
 use crate::weights::HostWeights;
 use anyhow::{Result, ensure};
+pub use format_loss::FormatLoss;
 use model::{Model, Pass};
+pub use weights::WeightSource;
 
 /// Tokens of a block: the cache is given out in runs of blocks.
 pub const CACHE_BLOCK: usize = 16;
@@ -41,6 +45,8 @@ pub struct DecoderOptions {
     pub slots: usize,
     /// Tokens that a slot holds.
     pub max_context: usize,
+    /// How matrices of weights are held.
+    pub format: WeightFormat,
 }
 
 /// A model with a cache.
@@ -66,7 +72,8 @@ impl Decoder {
         options: &DecoderOptions,
     ) -> Result<Decoder> {
         let each = options.max_context.div_ceil(CACHE_BLOCK);
-        let mut decoder = Decoder::with_cache(device, config, weights, options, options.slots.saturating_mul(each))?;
+        let source = WeightSource::Host(weights);
+        let mut decoder = Decoder::with_cache(device, config, source, options, options.slots.saturating_mul(each))?;
         for (slot, region) in decoder.regions.iter_mut().enumerate() {
             *region = Some(Region { first: slot * each, num_blocks: each });
         }
@@ -80,12 +87,12 @@ impl Decoder {
     pub fn with_cache(
         mut device: Box<dyn Device>,
         config: &Config,
-        weights: &HostWeights,
+        source: WeightSource<'_>,
         options: &DecoderOptions,
         num_blocks: usize,
     ) -> Result<Decoder> {
         let model = Model::plan(config, options, num_blocks)?;
-        model.load(&mut *device, weights)?;
+        model.load(&mut *device, source)?;
         let (regions, lengths) = (vec![None; options.slots], vec![0; options.slots]);
         Ok(Decoder { device, model, options: *options, regions, lengths })
     }

@@ -12,6 +12,9 @@
 
 mod cpu;
 mod reference;
+mod weights;
+
+pub use weights::{WeightFormat, WeightMatrix};
 
 use anyhow::{Result, bail};
 use std::ops::Range;
@@ -162,9 +165,18 @@ pub trait Device: Send {
     /// c := a · b, or c += a · b when `accumulate`; `[m,n] = [m,k] [k,n]`.
     fn matmul(&mut self, c: Matrix, a: Matrix, b: Matrix, accumulate: bool);
 
-    /// y `[N,O]` := x `[N,I]` · w `[O,I]`ᵀ, where the order of the sum behind one output depends on `I` alone:
+    /// Puts whole rows of weights into w `[O,I]`, from row `first_row` on.
+    fn store_weights(&mut self, w: WeightMatrix, first_row: usize, values: &[f32]) -> Result<()>;
+
+    /// y `[n,I]` := rows `rows[i]` of w `[O,I]`; `n` = `rows.len()`.
+    fn gather_weights(&mut self, y: Span, w: WeightMatrix, rows: &[u32]);
+
+    /// y `[N,O]` := x `[N,I]` · w `[O,I]`ᵀ, or += when `accumulate`, for many rows.
+    fn linear(&mut self, y: Matrix, x: Matrix, w: WeightMatrix, accumulate: bool);
+
+    /// y `[N,O]` := x `[N,I]` · w `[O,I]`ᵀ, for few rows, where the order of the sum behind one output depends on `I` alone:
     /// a row's result does not change when other rows share the call.
-    fn linear_by_row(&mut self, y: Matrix, x: Matrix, w: Matrix);
+    fn linear_by_row(&mut self, y: Matrix, x: Matrix, w: WeightMatrix);
 
     /// y `[n,H]` := rows `rows[i]` of x `[*,H]`; `n` = `rows.len()`.
     fn gather_rows(&mut self, y: Span, x: Span, rows: &[u32]);

@@ -24,7 +24,7 @@ mod weights;
 
 pub use batch::{Batch, BatchStats, SegmentScore};
 pub use config::{Config, ConfigError, Family, ParameterSpec, Rope, RopeScaling};
-pub use decoder::{CACHE_BLOCK, Decoder, DecoderOptions, Region};
+pub use decoder::{CACHE_BLOCK, Decoder, DecoderOptions, FormatLoss, Region, WeightSource};
 pub use lora::{Adapter, LoraConfig, Target};
 pub use method::Method;
 pub use score::Scorer;

@@ -225,7 +225,7 @@ fn batch() -> Result<Batch> {
 /// # Errors
 /// The device cannot be opened, or a fault of it.
 pub fn benchmark(device_name: &str, threads: usize, seconds: f64) -> Result<Benchmark> {
-    let product_gflops = products(device_name, threads, seconds / 4.0)?;
+    let product_gflops = product_gflops(device_name, threads, seconds / 4.0)?;
     let config = Config::from_json(&json!({
         "model_type": "qwen3", "vocab_size": 4096, "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 3,
         "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 32, "max_position_embeddings": 1024,
@@ -257,8 +257,11 @@ pub fn benchmark(device_name: &str, threads: usize, seconds: f64) -> Result<Benc
     Ok(Benchmark { product_gflops, train_tokens_per_s, share_of_products: flops / (product_gflops * 1e9) })
 }
 
-/// The fastest of the products that fit into `seconds`.
-fn products(device_name: &str, threads: usize, seconds: f64) -> Result<f64> {
+/// 10⁹ operations per second of the fastest product of 1024 × 1024 matrices that fits into `seconds`.
+///
+/// # Errors
+/// As for [`benchmark`].
+pub fn product_gflops(device_name: &str, threads: usize, seconds: f64) -> Result<f64> {
     const N: usize = 1024;
     let mut device = device::open(device_name, threads)?;
     device.reserve(3 * N * N)?;

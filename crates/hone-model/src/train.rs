@@ -12,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 mod state;
 
 pub use state::Stored;
+pub(crate) use state::check_names;
 
 /// What is planned before the first step.
 #[derive(Clone, Debug, PartialEq)]
@@ -231,7 +232,7 @@ pub(crate) fn upload_tensors(
     tensors: &[(String, Vec<f32>)],
     all: Span,
 ) -> Result<()> {
-    state::check_names(specs.iter(), tensors)?;
+    check_names(specs.iter(), tensors)?;
     let mut start = 0;
     for (_, values) in tensors {
         device.upload(all.part(start, values.len()), values)?;

@@ -25,6 +25,8 @@ const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 /// Numbers converted and written at once.
 const WRITE_CHUNK: usize = 1 << 16;
+/// Numbers converted and given on at once.
+const READ_CHUNK: usize = 1 << 16;
 
 /// How numbers are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +66,15 @@ impl Dtype {
         }
     }
 
+    fn of(stored: safetensors::Dtype) -> Option<Dtype> {
+        match stored {
+            safetensors::Dtype::F32 => Some(Dtype::F32),
+            safetensors::Dtype::BF16 => Some(Dtype::Bf16),
+            safetensors::Dtype::F16 => Some(Dtype::F16),
+            _ => None,
+        }
+    }
+
     fn safetensors_name(self) -> &'static str {
         match self {
             Dtype::F32 => "F32",
@@ -80,13 +91,9 @@ impl HostWeights {
     /// A file that is absent, cut short or not safetensors; a tensor that is missing, unknown, misshaped, stored in
     /// another type than f32, bf16 or f16, or holds a number that is not finite. Each is named.
     pub fn load(dir: &Path, config: &Config) -> Result<HostWeights> {
-        let mut found = Found::default();
-        for (file, named) in files_of(dir)? {
-            let path = dir.join(&file);
-            let bytes = map(&path).with_context(|| format!("open {}", path.display()))?;
-            found.take(&file, &bytes, &named, config).with_context(|| format!("read {}", path.display()))?;
-        }
-        found.in_order(config, &dir.display().to_string())
+        let mut all = Collected::new(config);
+        let dtype = read_parameters(dir, config, &mut |index, numbers| all.take(index, numbers))?;
+        Ok(all.weights(dtype))
     }
 
     /// Reads the bytes of one whole safetensors file.
@@ -94,9 +101,10 @@ impl HostWeights {
     /// # Errors
     /// As [`HostWeights::load`].
     pub fn from_bytes(bytes: &[u8], config: &Config) -> Result<HostWeights> {
-        let mut found = Found::default();
-        found.take(SINGLE, bytes, &[], config)?;
-        found.in_order(config, SINGLE)
+        let mut all = Collected::new(config);
+        let mut found = Found::new(config);
+        found.take(SINGLE, bytes, &[], &mut |index, numbers| all.take(index, numbers), &mut |_| ())?;
+        Ok(all.weights(found.complete(SINGLE)?))
     }
 
     /// A new model: normal numbers of standard deviation 0.02 for matrices, 1 for norms, 0 for biases. Equal seeds
@@ -140,51 +148,165 @@ impl HostWeights {
     }
 }
 
-/// Tensors read so far.
-#[derive(Default)]
-struct Found {
-    tensors: BTreeMap<String, Vec<f32>>,
+/// Gets the index of a parameter in [`Config::parameters`] and its next numbers, in order.
+pub(crate) type TakeNumbers<'a> = &'a mut dyn FnMut(usize, &[f32]) -> Result<()>;
+
+/// Reads a folder as [`HostWeights::load`] does, a few numbers at a time: no tensor is ever in memory as a whole, nor the
+/// file. Every parameter has come when this returns; answers how they were stored.
+///
+/// # Errors
+/// As there, and what `work` answers.
+pub(crate) fn read_parameters(dir: &Path, config: &Config, work: TakeNumbers<'_>) -> Result<Dtype> {
+    let mut found = Found::new(config);
+    for (file, named) in files_of(dir)? {
+        let path = dir.join(&file);
+        let map = map(&path).with_context(|| format!("open {}", path.display()))?;
+        let mut done = |bytes: &[u8]| forget(&map, bytes);
+        found.take(&file, &map, &named, work, &mut done).with_context(|| format!("read {}", path.display()))?;
+    }
+    found.complete(&dir.display().to_string())
+}
+
+/// Reads these tensors of a folder, a few numbers at a time; `work` gets the index in `specs`.
+///
+/// # Errors
+/// A tensor that is missing or misshaped, and as [`read_parameters`].
+pub(crate) fn read_tensors_of(dir: &Path, specs: &[ParameterSpec], work: TakeNumbers<'_>) -> Result<()> {
+    let mut is_read = vec![false; specs.len()];
+    for file in files_of(dir)?.into_keys() {
+        let path = dir.join(&file);
+        let map = map(&path).with_context(|| format!("open {}", path.display()))?;
+        let tensors = parse(&file, &map)?;
+        for (index, spec) in specs.iter().enumerate() {
+            let Ok(view) = tensors.tensor(&spec.name) else { continue };
+            ensure!(view.shape() == spec.shape, "{file}: tensor `{}` has shape {:?}", spec.name, view.shape());
+            read_numbers(&file, &spec.name, &view, &mut |numbers, bytes| {
+                forget(&map, bytes);
+                work(index, numbers)
+            })?;
+            is_read[index] = true;
+        }
+    }
+    match is_read.iter().position(|is_read| !is_read) {
+        Some(missing) => bail!("{} lacks tensor `{}`", dir.display(), specs[missing].name),
+        None => Ok(()),
+    }
+}
+
+fn parse<'a>(file: &str, bytes: &'a [u8]) -> Result<SafeTensors<'a>> {
+    SafeTensors::deserialize(bytes).map_err(|e| anyhow::anyhow!("{file} is not a whole safetensors file: {e}"))
+}
+
+/// How the weights of a folder are stored, read from the headers of its files alone; the widest type where they differ.
+///
+/// # Errors
+/// A file that is absent, cut short or not safetensors, or has no tensor of a type that is read.
+pub(crate) fn stored_dtype(dir: &Path) -> Result<Dtype> {
+    let mut widest = None;
+    for file in files_of(dir)?.into_keys() {
+        let path = dir.join(&file);
+        let map = map(&path).with_context(|| format!("open {}", path.display()))?;
+        let tensors = parse(&file, &map)?;
+        for (_, view) in tensors.iter() {
+            let Some(dtype) = Dtype::of(view.dtype()) else { continue };
+            widest = match widest {
+                None => Some(dtype),
+                Some(before) if before == dtype => widest,
+                Some(_) => Some(Dtype::F32),
+            };
+        }
+    }
+    widest.with_context(|| format!("{} holds no weights", dir.display()))
+}
+
+/// Parameters read as a whole.
+struct Collected {
+    tensors: Vec<(String, Vec<f32>)>,
+}
+
+impl Collected {
+    fn new(config: &Config) -> Collected {
+        let empty = |spec: ParameterSpec| (spec.name.clone(), Vec::with_capacity(spec.len()));
+        Collected { tensors: config.parameters().into_iter().map(empty).collect() }
+    }
+
+    fn take(&mut self, index: usize, numbers: &[f32]) -> Result<()> {
+        self.tensors[index].1.extend_from_slice(numbers);
+        Ok(())
+    }
+
+    fn weights(self, dtype: Dtype) -> HostWeights {
+        HostWeights { tensors: self.tensors, dtype }
+    }
+}
+
+/// What was read so far.
+struct Found<'a> {
+    config: &'a Config,
+    parameters: Vec<ParameterSpec>,
+    /// By parameter.
+    is_read: Vec<bool>,
     dtypes: BTreeSet<&'static str>,
 }
 
-impl Found {
-    /// Takes the tensors of one file, which must hold all of `named`.
-    fn take(&mut self, file: &str, bytes: &[u8], named: &[String], config: &Config) -> Result<()> {
+impl<'a> Found<'a> {
+    fn new(config: &'a Config) -> Found<'a> {
         let parameters = config.parameters();
-        let tensors = SafeTensors::deserialize(bytes)
-            .map_err(|e| anyhow::anyhow!("{file} is not a whole safetensors file: {e}"))?;
+        Found { config, is_read: vec![false; parameters.len()], parameters, dtypes: BTreeSet::new() }
+    }
+
+    /// Takes the tensors of one file, which must hold all of `named`; `done` gets bytes that are not read again.
+    fn take(
+        &mut self,
+        file: &str,
+        bytes: &[u8],
+        named: &[String],
+        work: TakeNumbers<'_>,
+        done: &mut dyn FnMut(&[u8]),
+    ) -> Result<()> {
+        let tensors = parse(file, bytes)?;
         if let Some(name) = named.iter().find(|name| tensors.tensor(name).is_err()) {
             bail!("{INDEX} places tensor `{name}` in {file}, which does not hold it");
         }
         for (name, view) in tensors.iter() {
-            if is_derived(name) || (config.tied && name == "lm_head.weight" && equals_embedding(&tensors, &view)) {
+            let is_tied_head = self.config.tied && name == "lm_head.weight";
+            if is_derived(name) || (is_tied_head && equals_embedding(&tensors, &view)) {
                 continue;
             }
-            let Some(spec) = parameters.iter().find(|spec| spec.name == name) else {
+            let Some(index) = self.parameters.iter().position(|spec| spec.name == name) else {
                 bail!("{file} holds tensor `{name}`, which is no parameter of this model");
             };
-            let (dtype, values) = read_tensor(file, spec, &view)?;
+            let spec = &self.parameters[index];
+            ensure!(
+                view.shape() == spec.shape,
+                "{file}: tensor `{name}` has shape {:?}, config.json asks for {:?}",
+                view.shape(),
+                spec.shape
+            );
+            ensure!(!self.is_read[index], "tensor `{name}` stands in two files");
+            let dtype = read_numbers(file, name, &view, &mut |numbers, bytes| {
+                work(index, numbers)?;
+                done(bytes);
+                Ok(())
+            })?;
             self.dtypes.insert(dtype.safetensors_name());
-            ensure!(self.tensors.insert(spec.name.clone(), values).is_none(), "tensor `{name}` stands in two files");
+            self.is_read[index] = true;
         }
         Ok(())
     }
 
-    fn in_order(mut self, config: &Config, place: &str) -> Result<HostWeights> {
-        let mut tensors = Vec::new();
-        for spec in config.parameters() {
-            let values = self.tensors.remove(&spec.name);
-            let values = values.with_context(|| format!("{place} lacks tensor `{}`", spec.name))?;
-            tensors.push((spec.name, values));
+    /// How the parameters were stored, all of which must have been read.
+    fn complete(&self, place: &str) -> Result<Dtype> {
+        if let Some(missing) = self.is_read.iter().position(|is_read| !is_read) {
+            bail!("{place} lacks tensor `{}`", self.parameters[missing].name);
         }
         // Mixed files are read as the widest type, so that writing them again loses nothing.
         let has = |name: &str| self.dtypes.contains(name);
-        let dtype = match (has("F32"), has("BF16"), has("F16")) {
+        Ok(match (has("F32"), has("BF16"), has("F16")) {
             (false, true, false) => Dtype::Bf16,
             (false, false, true) => Dtype::F16,
             _ => Dtype::F32,
-        };
-        Ok(HostWeights { tensors, dtype })
+        })
     }
 }
 
@@ -216,6 +338,18 @@ fn map(path: &Path) -> std::io::Result<memmap2::Mmap> {
     unsafe { memmap2::Mmap::map(&file) }
 }
 
+/// Lets the system take back the pages of these bytes of the map, so that reading a file takes no memory of its size.
+#[expect(unsafe_code, reason = "weights are mapped, not copied")]
+fn forget(map: &memmap2::Mmap, bytes: &[u8]) {
+    let offset = bytes.as_ptr().addr() - map.as_ptr().addr();
+    // SAFETY: the map is of a file and read-only: what is read again comes from the file again. Only advice: its failure
+    // costs nothing but memory.
+    #[cfg(target_os = "linux")]
+    let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, offset, bytes.len()) };
+    #[cfg(not(target_os = "linux"))]
+    let _ = offset;
+}
+
 /// Tensors that old checkpoints carry though they follow from the configuration.
 fn is_derived(name: &str) -> bool {
     name.ends_with(".rotary_emb.inv_freq")
@@ -225,35 +359,28 @@ fn equals_embedding(tensors: &SafeTensors<'_>, head: &TensorView<'_>) -> bool {
     tensors.tensor("model.embed_tokens.weight").is_ok_and(|embedding| embedding.data() == head.data())
 }
 
-fn read_tensor(file: &str, spec: &ParameterSpec, view: &TensorView<'_>) -> Result<(Dtype, Vec<f32>)> {
-    let name = &spec.name;
-    ensure!(
-        view.shape() == spec.shape,
-        "{file}: tensor `{name}` has shape {:?}, config.json asks for {:?}",
-        view.shape(),
-        spec.shape
-    );
-    read_numbers(file, name, view)
-}
+/// Gets the next numbers of a tensor, and the bytes that they were read from.
+type TakeRead<'a> = &'a mut dyn FnMut(&[f32], &[u8]) -> Result<()>;
 
-fn read_numbers(file: &str, name: &str, view: &TensorView<'_>) -> Result<(Dtype, Vec<f32>)> {
-    let data = view.data();
-    let (dtype, values): (Dtype, Vec<f32>) = match view.dtype() {
-        safetensors::Dtype::F32 => {
-            (Dtype::F32, data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
-        }
-        safetensors::Dtype::BF16 => {
-            (Dtype::Bf16, data.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect())
-        }
-        safetensors::Dtype::F16 => {
-            (Dtype::F16, data.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect())
-        }
-        other => bail!("{file}: tensor `{name}` is stored as {other:?}; only F32, BF16 and F16 are read"),
+/// Gives the numbers of a tensor to `work`, some at a time.
+fn read_numbers(file: &str, name: &str, view: &TensorView<'_>, work: TakeRead<'_>) -> Result<Dtype> {
+    let Some(dtype) = Dtype::of(view.dtype()) else {
+        bail!("{file}: tensor `{name}` is stored as {:?}; only F32, BF16 and F16 are read", view.dtype());
     };
-    if let Some(at) = values.iter().position(|x| !x.is_finite()) {
-        bail!("{file}: tensor `{name}` holds {} at index {at}", values[at]);
+    let mut values = Vec::with_capacity(READ_CHUNK);
+    for (chunk, bytes) in view.data().chunks(READ_CHUNK * dtype.size_bytes()).enumerate() {
+        values.clear();
+        match dtype {
+            Dtype::F32 => values.extend(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b))),
+            Dtype::Bf16 => values.extend(bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32())),
+            Dtype::F16 => values.extend(bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32())),
+        }
+        if let Some(at) = values.iter().position(|x| !x.is_finite()) {
+            bail!("{file}: tensor `{name}` holds {} at index {}", values[at], chunk * READ_CHUNK + at);
+        }
+        work(&values, bytes)?;
     }
-    Ok((dtype, values))
+    Ok(dtype)
 }
 
 /// Name, shape and numbers of a tensor.
@@ -284,10 +411,13 @@ fn visit(path: &Path, work: Visit<'_>) -> Result<()> {
 }
 
 fn visit_bytes(file: &str, bytes: &[u8], work: Visit<'_>) -> Result<()> {
-    let tensors =
-        SafeTensors::deserialize(bytes).map_err(|e| anyhow::anyhow!("{file} is not a whole safetensors file: {e}"))?;
+    let tensors = parse(file, bytes)?;
     for (name, view) in tensors.iter() {
-        let (_, values) = read_numbers(file, name, &view)?;
+        let mut values = Vec::with_capacity(view.shape().iter().product());
+        read_numbers(file, name, &view, &mut |numbers, _| {
+            values.extend_from_slice(numbers);
+            Ok(())
+        })?;
         work(name, &view, values)?;
     }
     Ok(())

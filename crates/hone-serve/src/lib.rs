@@ -22,6 +22,7 @@ mod routes;
 mod served;
 mod server;
 
+pub use hone_generate::WeightFormat;
 pub use keys::{KeyLevel, StoredKey, list_keys, make_key, remove_key, rotate_key};
 pub use options::{DEFAULT_LISTEN, Keys, ServeOptions};
 pub use routes::ROUTES;

@@ -1,5 +1,6 @@
 //! What the server needs to know to start: typed values, already read from wherever they come from.
 
+use hone_generate::WeightFormat;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -17,6 +18,8 @@ pub struct ServeOptions {
     pub device: String,
     /// Threads of the engine; 0 = all cores.
     pub threads: usize,
+    /// How weights are held; none: as the deployment's files store them, or f32 where that cannot be held.
+    pub weights: Option<WeightFormat>,
     /// Requests generated at the same time.
     pub slots: usize,
     /// Longest prompt plus answer in tokens; the model's own limit applies when it is lower, and when this is 0 (then also
@@ -58,6 +61,7 @@ impl ServeOptions {
             model_name,
             device: "cpu".to_string(),
             threads: 0,
+            weights: None,
             slots: 4,
             max_context: 4096,
             max_queue: 64,

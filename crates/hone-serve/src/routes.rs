@@ -4,6 +4,7 @@ mod admin;
 
 use crate::answer::{answer, stamp_headers};
 use crate::app::App;
+use crate::engine_thread::Serving;
 use crate::error::ApiError;
 use crate::openai::request::Endpoint;
 use axum::body::{Body, Bytes};
@@ -99,7 +100,7 @@ async fn generate(app: &App, endpoint: Endpoint, body: Body) -> Result<Response,
 
 async fn models(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
     let serving = app.serving()?;
-    let list = json!({"object": "list", "data": [model_object(&app, serving.served.max_context, serving.since_ms)]});
+    let list = json!({"object": "list", "data": [model_object(&app, &serving)]});
     let mut response = Json(list).into_response();
     stamp_headers(response.headers_mut(), &serving.served);
     Ok(response)
@@ -110,16 +111,17 @@ async fn model(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Js
     if id != app.model_name {
         return Err(ApiError::model_not_found(&id));
     }
-    Ok(Json(model_object(&app, serving.served.max_context, serving.since_ms)))
+    Ok(Json(model_object(&app, &serving)))
 }
 
-fn model_object(app: &App, max_context: usize, since_ms: u64) -> Value {
+fn model_object(app: &App, serving: &Serving) -> Value {
     json!({
         "id": app.model_name,
         "object": "model",
-        "created": since_ms / 1000,
+        "created": serving.since_ms / 1000,
         "owned_by": "hone",
-        "max_model_len": max_context,
+        "max_model_len": serving.served.max_context,
+        "dtype": serving.served.weights.name(),
     })
 }
 

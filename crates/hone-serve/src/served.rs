@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use hone_data::ChatContext;
-use hone_generate::Grammars;
+use hone_generate::{FormatLoss, Grammars, WeightFormat};
 use hone_pipeline::config::ProfileSettings;
 use hone_pipeline::ids::CheckpointId;
 use hone_pipeline::wire::DeployRequest;
@@ -37,16 +37,26 @@ pub struct Served {
     pub grammars: Grammars,
     /// Tokens that prompt and answer may have together.
     pub max_context: usize,
+    /// How the weights are held.
+    pub weights: WeightFormat,
+    /// What that costs, measured at load; `None` where it changes no number.
+    pub format_loss: Option<FormatLoss>,
     /// Part of the model's `config.json`.
     pub config: Map<String, Value>,
 }
 
 impl Served {
     /// Reads what belongs to the model from its folder.
-    pub fn load(deployment: u64, request: &DeployRequest, model_dir: &Path, max_context: usize) -> Result<Served> {
-        let context =
-            ChatContext::from_dir(model_dir, &ProfileSettings::named(&request.profile), &request.chat_template_kwargs)
-                .context("load tokenizer and chat template")?;
+    pub fn load(
+        deployment: u64,
+        request: &DeployRequest,
+        model_dir: &Path,
+        max_context: usize,
+        weights: WeightFormat,
+    ) -> Result<Served> {
+        let profile = ProfileSettings::named(&request.profile);
+        let context = ChatContext::from_dir(model_dir, &profile, &request.chat_template_kwargs)
+            .context("load tokenizer and chat template")?;
         let text = std::fs::read(model_dir.join("config.json")).context("read config.json")?;
         let config: Map<String, Value> = serde_json::from_slice(&text).context("parse config.json")?;
         let config = config.into_iter().filter(|(key, _)| INFO_KEYS.contains(&key.as_str())).collect();
@@ -58,14 +68,17 @@ impl Served {
             manifest_hash: request.manifest_hash.clone(),
             context,
             max_context,
+            weights,
+            format_loss: None,
             config,
         })
     }
 
-    /// `checkpoint-N-<first 12 of the manifest hash>`: stamped on every answer as `system_fingerprint`.
+    /// `checkpoint-N-<first 12 of the manifest hash>-<how weights are held>`: stamped on every answer as
+    /// `system_fingerprint`.
     pub fn stamp(&self) -> String {
         let hash: String = self.manifest_hash.chars().take(STAMP_HASH_CHARS).collect();
-        format!("{}-{hash}", self.checkpoint)
+        format!("{}-{hash}-{}", self.checkpoint, self.weights.name())
     }
 
     /// What `/models/info` tells.
@@ -80,6 +93,15 @@ impl Served {
             "profile": self.context.profile.name(),
             "chat_template_kwargs": self.context.kwargs,
             "max_context": self.max_context,
+            "weights": {
+                "dtype": self.weights.name(),
+                "rounding": self.format_loss.map(|loss| json!({
+                    "tokens": loss.tokens,
+                    "nll_stored": loss.nll_stored,
+                    "nll_held": loss.nll_held,
+                    "nll_difference": loss.difference(),
+                })),
+            },
             "serving_since_ms": since_ms,
             "config": self.config,
         })

@@ -87,6 +87,7 @@ fn start_threads(options: ServeOptions, access: Access) -> Result<(App, Vec<Join
         engine: EngineOptions {
             device: options.device,
             threads: options.threads,
+            weights: options.weights,
             slots: options.slots,
             max_context: options.max_context,
             max_waiting: places,

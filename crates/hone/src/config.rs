@@ -188,6 +188,8 @@ pub struct Inbox {
 pub struct Serve {
     /// Where it listens.
     pub listen: SocketAddr,
+    /// How weights are held; `auto` = as they are stored.
+    pub dtype: String,
     /// Sequences at the same time.
     pub slots: usize,
     /// Longest prompt and answer together; 0 = the model's own limit.
@@ -284,6 +286,7 @@ impl Config {
         let listen = values.get::<String>("serve.listen");
         let serve = Serve {
             listen: listen.parse().expect("checked as an address"),
+            dtype: values.get("serve.dtype"),
             slots: values.get("serve.slots"),
             max_context: values.get("serve.max_context"),
             max_queue: values.get("serve.max_queue"),

@@ -1,7 +1,7 @@
 //! One request in a slot: from logits to events.
 
 use crate::request::{FinishReason, GenEventKind, GenRequest, MAX_RULE, RequestId, TokenLogprob, TokenLogprobs, Usage};
-use crate::sample::{Sampler, log_probabilities};
+use crate::sample::{Sampler, log_probabilities, not_finite};
 use crate::stop::StopScanner;
 use hone_data::{DecodeStream, Tokenizer};
 
@@ -36,7 +36,7 @@ impl Running {
 
     /// Chooses a token. Gives one token event, then the end if this is it; or a failure alone.
     pub(super) fn advance(&mut self, mut logits: Vec<f32>, tokenizer: &Tokenizer) -> Vec<GenEventKind> {
-        if let Some(token) = logits.iter().position(|logit| !logit.is_finite()) {
+        if let Some(token) = not_finite(&logits) {
             let message = format!("the model's logit for token {token} is {}", logits[token]);
             return vec![GenEventKind::Failed { message }];
         }

@@ -102,3 +102,32 @@ fn log_probabilities_are_those_of_the_model() {
     assert!(log_probabilities(&logits(), 0, 0).1.is_empty());
     assert_eq!(log_probabilities(&logits(), 0, 20).1.len(), 4);
 }
+
+#[test]
+fn the_highest_logit_is_found_wherever_it_stands_and_the_first_of_several() {
+    for len in [1, 15, 16, 17, 50] {
+        for at in 0..len {
+            let mut logits = vec![-3.0; len];
+            logits[at] = 2.0;
+            assert_eq!(argmax(&logits), at as u32, "{len}");
+            logits[len - 1] = 2.0;
+            assert_eq!(argmax(&logits), at as u32, "{len}");
+        }
+    }
+    assert_eq!(argmax(&[f32::NEG_INFINITY, -1e30, f32::NEG_INFINITY]), 1);
+}
+
+#[test]
+fn a_logit_that_is_not_finite_is_found_wherever_it_stands() {
+    for len in [1, 16, 37] {
+        let finite = vec![f32::MAX; len];
+        assert_eq!(not_finite(&finite), None);
+        for at in 0..len {
+            for wrong in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let mut logits = finite.clone();
+                logits[at] = wrong;
+                assert_eq!(not_finite(&logits), Some(at), "{len} {wrong}");
+            }
+        }
+    }
+}

@@ -1,11 +1,10 @@
 //! The decoder's arena and its pass: the layers of [`crate::model`], with attention over the cache.
 
-use super::{CACHE_BLOCK, DecoderOptions};
+use super::weights::{Layer, Weights};
+use super::{CACHE_BLOCK, DecoderOptions, WeightSource};
 use crate::config::Config;
-use crate::device::{Cache, CacheRow, Device, HeadNorms, Heads, Rotation, Span};
-use crate::model::{Cursor, LayerWeights, Weights};
-use crate::train::upload_tensors;
-use crate::weights::HostWeights;
+use crate::device::{Cache, CacheRow, Device, HeadNorms, Heads, Rotation, Span, WeightMatrix};
+use crate::model::Cursor;
 use anyhow::{Context, Result, ensure};
 
 /// Most rows of a prompt that go through the model together.
@@ -35,8 +34,6 @@ struct Layout {
     max_rows: usize,
     /// Blocks of the cache.
     num_blocks: usize,
-    /// All parameters, in the order of [`Config::parameters`].
-    parameters: Span,
     weights: Weights,
     /// `[max_context, D]`; see [`crate::Rope::table`].
     rope_table: Span,
@@ -99,28 +96,47 @@ impl Model {
         self.layout.len as u64 * 4
     }
 
+    pub(super) fn weights(&self) -> &Weights {
+        &self.layout.weights
+    }
+
     pub(super) fn max_rows(&self) -> usize {
         self.layout.max_rows
     }
 
-    pub(super) fn load(&self, device: &mut dyn Device, weights: &HostWeights) -> Result<()> {
+    /// Reserves the arena and fills in the weights and the table of positions.
+    pub(super) fn load(&self, device: &mut dyn Device, source: WeightSource<'_>) -> Result<()> {
+        self.reserve(device)?;
+        self.weights().load(device, &self.config, source).context("load weights")
+    }
+
+    /// Reserves the arena and fills in the table of positions.
+    pub(super) fn reserve(&self, device: &mut dyn Device) -> Result<()> {
         device.reserve(self.layout.len)?;
-        upload_tensors(device, &self.config.parameters(), &weights.tensors, self.layout.parameters)
-            .context("load weights")?;
         let head_dim = self.config.head_dim;
         device.upload(self.layout.rope_table, &self.config.rope.table(self.layout.rope_table.len / head_dim, head_dim))
     }
 
     /// Embedding and all layers; keys and values of the rows are in the cache afterwards, the residual in `hidden`.
     pub(super) fn forward(&self, device: &mut dyn Device, pass: &Pass<'_>) {
+        self.embed(device, pass);
+        self.layers(device, pass);
+    }
+
+    /// The rows' embeddings become the residual.
+    pub(super) fn embed(&self, device: &mut dyn Device, pass: &Pass<'_>) {
         let hidden = self.layout.hidden.first(pass.ids.len() * self.config.hidden_size);
-        device.gather_rows(hidden, self.layout.weights.embedding, pass.ids);
+        device.gather_weights(hidden, self.layout.weights.embedding, pass.ids);
+    }
+
+    /// All layers, over the residual.
+    pub(super) fn layers(&self, device: &mut dyn Device, pass: &Pass<'_>) {
         for (w, cache) in self.layout.weights.layers.iter().zip(&self.layout.caches) {
             self.layer(device, pass, w, *cache);
         }
     }
 
-    fn layer(&self, device: &mut dyn Device, pass: &Pass<'_>, w: &LayerWeights, cache: Cache) {
+    fn layer(&self, device: &mut dyn Device, pass: &Pass<'_>, w: &Layer, cache: Cache) {
         let (n, h, i) = (pass.ids.len(), self.config.hidden_size, self.config.intermediate_size);
         let (layout, eps) = (&self.layout, self.config.norm_eps);
         let heads = heads(&self.config);
@@ -149,17 +165,15 @@ impl Model {
     }
 
     /// The residual += x · wᵀ.
-    fn add_product(&self, device: &mut dyn Device, pass: &Pass<'_>, x: Span, w: Span) {
-        let len = pass.ids.len() * self.config.hidden_size;
-        let hidden = self.layout.hidden.first(len);
-        let (x, w) = (x.matrix(x.len / pass.ids.len()), w.matrix(x.len / pass.ids.len()));
+    fn add_product(&self, device: &mut dyn Device, pass: &Pass<'_>, x: Span, w: WeightMatrix) {
+        let hidden = self.layout.hidden.first(pass.ids.len() * w.rows);
         if pass.by_row {
-            let added = self.layout.added.first(len);
-            device.linear_by_row(added.matrix(w.rows), x, w);
+            let added = self.layout.added.first(hidden.len);
+            device.linear_by_row(added.matrix(w.rows), x.matrix(w.cols), w);
             // One row that is as wide as all: plain addition.
             device.add_bias(hidden, added);
         } else {
-            device.matmul(hidden.matrix(w.rows), x, w.transposed(), true);
+            device.linear(hidden.matrix(w.rows), x.matrix(w.cols), w, true);
         }
     }
 
@@ -170,7 +184,7 @@ impl Model {
         let hidden = layout.hidden.part(first * h, count * h);
         device.rms_norm(normed, layout.scale.first(count), hidden, layout.weights.final_norm, self.config.norm_eps);
         let logits = layout.logits.first(count * self.config.vocab_size);
-        device.linear_by_row(logits.matrix(self.config.vocab_size), normed.matrix(h), layout.weights.head.matrix(h));
+        device.linear_by_row(logits.matrix(self.config.vocab_size), normed.matrix(h), layout.weights.head);
     }
 
     /// A row that [`Model::logits`] left, `[V]`.
@@ -181,7 +195,7 @@ impl Model {
 
 impl Layout {
     fn plan(config: &Config, options: &DecoderOptions, num_blocks: usize) -> Result<Layout> {
-        let DecoderOptions { slots, max_context } = *options;
+        let DecoderOptions { slots, max_context, format } = *options;
         ensure!(slots > 0 && max_context > 0, "slots and max_context must be above 0");
         ensure!(
             max_context <= config.max_positions,
@@ -197,7 +211,7 @@ impl Layout {
             numbers >> 28
         );
         let mut cursor = Cursor::default();
-        let parameters = cursor.take(config.num_parameters());
+        let weights = Weights::plan(&mut cursor, config, format);
         let rope_table = cursor.take(max_context * config.head_dim);
         let n = slots.max(PREFILL_ROWS.min(max_context));
         let (h, i) = (config.hidden_size, config.intermediate_size);
@@ -205,8 +219,7 @@ impl Layout {
             len: 0,
             max_rows: n,
             num_blocks,
-            parameters,
-            weights: Weights::at(parameters, config, &config.parameters()),
+            weights,
             rope_table,
             caches: Vec::new(),
             hidden: cursor.take(n * h),
@@ -236,12 +249,11 @@ fn heads(config: &Config) -> Heads {
 }
 
 /// y := x · wᵀ, row by row.
-fn product(device: &mut dyn Device, pass: &Pass<'_>, y: Span, x: Span, w: Span) {
-    let w = w.matrix(x.len / pass.ids.len());
+fn product(device: &mut dyn Device, pass: &Pass<'_>, y: Span, x: Span, w: WeightMatrix) {
     let (y, x) = (y.matrix(w.rows), x.matrix(w.cols));
     if pass.by_row {
         device.linear_by_row(y, x, w);
     } else {
-        device.matmul(y, x, w.transposed(), false);
+        device.linear(y, x, w, false);
     }
 }

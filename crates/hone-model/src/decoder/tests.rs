@@ -30,8 +30,30 @@ fn fixture(name: &str) -> Fixture {
 
 impl Fixture {
     fn decoder(&self, device: &str, slots: usize, max_context: usize) -> Decoder {
+        self.decoder_in(device, slots, max_context, WeightFormat::F32)
+    }
+
+    fn decoder_in(&self, device: &str, slots: usize, max_context: usize, format: WeightFormat) -> Decoder {
         let device = device::open(device, 2).unwrap();
-        Decoder::new(device, &self.config, &self.weights, &DecoderOptions { slots, max_context }).unwrap()
+        let options = DecoderOptions { slots, max_context, format };
+        Decoder::new(device, &self.config, &self.weights, &options).unwrap()
+    }
+
+    /// The weights that a format stands for.
+    fn rounded(&self, format: WeightFormat) -> HostWeights {
+        let mut weights = self.weights.clone();
+        for (spec, (_, values)) in self.config.parameters().iter().zip(&mut weights.tensors) {
+            if let Some(&cols) = spec.shape.get(1) {
+                values.chunks_exact_mut(cols).for_each(|row| format.round(row));
+            }
+        }
+        weights
+    }
+}
+
+fn for_each_format(check: impl Fn(&str, &str, &Fixture, WeightFormat)) {
+    for format in WeightFormat::ALL {
+        for_each(|device, name, f| check(device, name, f, format));
     }
 }
 
@@ -81,18 +103,19 @@ fn greedy_tokens_are_those_of_pytorch() {
 
 #[test]
 fn the_cache_equals_the_full_forward_pass() {
-    for_each(|device, name, f| {
+    for_each_format(|device, name, f, format| {
         let ids: Vec<u32> = f.prompt.iter().chain(&f.greedy).copied().collect();
         let options = TrainerOptions::full(ids.len(), ids.len());
-        let mut scorer = Scorer::new(device::open(device, 2).unwrap(), &f.config, &f.weights, &options).unwrap();
+        let weights = f.rounded(format);
+        let mut scorer = Scorer::new(device::open(device, 2).unwrap(), &f.config, &weights, &options).unwrap();
         let full = scorer.logits(&Batch::plain(&ids)).unwrap();
         let full = |t: usize| &full[t * f.config.vocab_size..(t + 1) * f.config.vocab_size];
-        let mut decoder = f.decoder(device, 3, 64);
+        let mut decoder = f.decoder_in(device, 3, 64, format);
         let (mut at, mut logits) = (f.prompt.len() - 1, decoder.prefill(1, &f.prompt).unwrap());
         loop {
             let difference = relative_difference(&logits, full(at));
-            assert!(difference < 1e-4, "{device} {name}: {difference} at {at}");
-            assert_eq!(argmax(&logits), argmax(full(at)), "{device} {name} at {at}");
+            assert!(difference < 1e-4, "{device} {name} {format:?}: {difference} at {at}");
+            assert_eq!(argmax(&logits), argmax(full(at)), "{device} {name} {format:?} at {at}");
             at += 1;
             if at == ids.len() {
                 break;
@@ -105,9 +128,9 @@ fn the_cache_equals_the_full_forward_pass() {
 
 #[test]
 fn a_decoded_row_has_the_same_bits_alone_and_in_company() {
-    for_each(|device, name, f| {
+    for_each_format(|device, name, f, format| {
         let prompts: Vec<Vec<u32>> = vec![f.prompt.clone(), f.prompt[..1].to_vec(), f.greedy[..7].to_vec()];
-        let mut together = f.decoder(device, 5, 40);
+        let mut together = f.decoder_in(device, 5, 40, format);
         // Slots in another order than the rows, and one slot left empty.
         let slots = [4, 0, 2];
         for (slot, prompt) in slots.into_iter().zip(&prompts) {
@@ -116,7 +139,7 @@ fn a_decoded_row_has_the_same_bits_alone_and_in_company() {
         let mut alone: Vec<Decoder> = prompts
             .iter()
             .map(|prompt| {
-                let mut decoder = f.decoder(device, 1, 64);
+                let mut decoder = f.decoder_in(device, 1, 64, format);
                 decoder.prefill(0, prompt).unwrap();
                 decoder
             })
@@ -127,7 +150,7 @@ fn a_decoded_row_has_the_same_bits_alone_and_in_company() {
             let logits = together.decode(&rows).unwrap();
             for (i, decoder) in alone.iter_mut().enumerate() {
                 let expected = decoder.decode(&[(0, tokens[i])]).unwrap().remove(0);
-                assert!(logits[i] == expected, "{device} {name}: step {step}, sequence {i}");
+                assert!(logits[i] == expected, "{device} {name} {format:?}: step {step}, sequence {i}");
             }
         }
     });
@@ -209,7 +232,8 @@ fn refuses_what_does_not_fit_and_keeps_the_slots() {
 fn refuses_sizes_that_cannot_be() {
     let f = fixture("qwen3");
     let plan = |slots, max_context| {
-        Decoder::planned_bytes(&f.config, &DecoderOptions { slots, max_context }).map_err(|e| e.to_string())
+        let options = DecoderOptions { slots, max_context, format: WeightFormat::F32 };
+        Decoder::planned_bytes(&f.config, &options).map_err(|e| e.to_string())
     };
     assert!(plan(1, 257).unwrap_err().contains("longer than the model's 256 positions"));
     assert!(plan(0, 4).unwrap_err().contains("above 0"));
@@ -242,17 +266,50 @@ fn a_copied_prefix_goes_on_like_the_original() {
 fn a_prompt_in_two_parts_gives_the_same_bits_as_in_one() {
     // What reuse of a prompt's beginning relies on: parts end at multiples of 16 and leave at least 8 tokens.
     let f = fixture("qwen3");
-    let mut decoder = f.decoder("cpu", 2, 256);
-    for length in [40, 65, 90, 129, 193, 230, 256] {
-        let ids: Vec<u32> = (0..length).map(|at| (at * 7 + 3) % f.config.vocab_size as u32).collect();
-        decoder.reset(0);
-        let whole = decoder.prefill(0, &ids).unwrap();
-        for split in (16..=ids.len() - 8).step_by(16) {
-            decoder.reset(1);
-            decoder.prefill(1, &ids[..split]).unwrap();
-            let last = decoder.prefill(1, &ids[split..]).unwrap();
-            let same = last.iter().zip(&whole).all(|(a, b)| a.to_bits() == b.to_bits());
-            assert!(same, "{length} split at {split}: {}", relative_difference(&last, &whole));
+    for format in WeightFormat::ALL {
+        let mut decoder = f.decoder_in("cpu", 2, 256, format);
+        for length in [40, 65, 90, 129, 193, 230, 256] {
+            let ids: Vec<u32> = (0..length).map(|at| (at * 7 + 3) % f.config.vocab_size as u32).collect();
+            decoder.reset(0);
+            let whole = decoder.prefill(0, &ids).unwrap();
+            for split in (16..=ids.len() - 8).step_by(16) {
+                decoder.reset(1);
+                decoder.prefill(1, &ids[..split]).unwrap();
+                let last = decoder.prefill(1, &ids[split..]).unwrap();
+                let same = last.iter().zip(&whole).all(|(a, b)| a.to_bits() == b.to_bits());
+                assert!(same, "{format:?} {length} split at {split}: {}", relative_difference(&last, &whole));
+            }
         }
     }
+}
+
+#[test]
+fn weights_from_a_folder_are_those_from_memory() {
+    for name in ["qwen2", "qwen3_untied"] {
+        let f = fixture(name);
+        let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata/reference").join(name).join("model");
+        for format in WeightFormat::ALL {
+            let options = DecoderOptions { slots: 1, max_context: 64, format };
+            let open = || device::open("cpu", 2).unwrap();
+            let mut streamed = Decoder::with_cache(open(), &f.config, WeightSource::Folder(&dir), &options, 4).unwrap();
+            streamed.attach(0, Region { first: 0, num_blocks: 4 }, 0);
+            let mut whole = f.decoder_in("cpu", 1, 64, format);
+            let [a, b] = [&mut streamed, &mut whole].map(|decoder| decoder.prefill(0, &f.prompt).unwrap());
+            assert!(a == b, "{name} {format:?}");
+        }
+    }
+}
+
+#[test]
+fn smaller_formats_take_less_memory() {
+    let f = fixture("qwen3");
+    let [f32, bf16, int8] = WeightFormat::ALL.map(|format| {
+        let options = DecoderOptions { slots: 1, max_context: 16, format };
+        Decoder::planned_bytes(&f.config, &options).unwrap()
+    });
+    let matrices: usize = f.config.parameters().iter().filter(|spec| spec.shape.len() == 2).map(|s| s.len()).sum();
+    let matrices = matrices as u64;
+    assert_eq!(f32 - bf16, 2 * matrices);
+    // Three bytes less for each weight, but for the scales: at least one for 64 weights.
+    assert!(f32 - int8 > matrices * 5 / 2 && f32 - int8 <= 3 * matrices - 4 * matrices / 64, "{f32} {int8} {matrices}");
 }

@@ -10,16 +10,22 @@ mod matmul;
 mod norms;
 mod pointwise;
 mod simd;
+mod team;
 
-use super::{AdamWUpdate, Attention, Cache, CacheRow, Device, Dropout, HeadNorms, Heads, Matrix, Rotation, Span};
+use super::{
+    AdamWUpdate, Attention, Cache, CacheRow, Device, Dropout, HeadNorms, Heads, Matrix, Rotation, Span, WeightMatrix,
+};
 use anyhow::{Context, Result};
 use arena::Arena;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::sync::Arc;
+use team::Team;
 
 /// The device `cpu`.
 pub(super) struct Cpu {
     pool: Arc<ThreadPool>,
+    /// For decoding, as many threads as the pool has.
+    team: Team,
     arena: Arena,
     /// Room for packed operands of products, an equal part for each thread.
     packing: Vec<f32>,
@@ -30,7 +36,8 @@ impl Cpu {
         let builder = ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("cpu-{i}"));
         let pool = builder.build().context("start threads")?;
         let packing = vec![0.0; pool.current_num_threads() * matmul::PACKING];
-        Ok(Cpu { pool: Arc::new(pool), arena: Arena::empty(), packing })
+        let team = Team::new(pool.current_num_threads())?;
+        Ok(Cpu { pool: Arc::new(pool), team, arena: Arena::empty(), packing })
     }
 
     /// The pool, and disjoint parts of the arena.
@@ -99,9 +106,30 @@ impl Device for Cpu {
         self.pool.install(|| matmul::matmul((c_part, c), (a_part, a), (b_part, b), accumulate, packing));
     }
 
-    fn linear_by_row(&mut self, y: Matrix, x: Matrix, w: Matrix) {
-        let (pool, [y_part, x_part, w_part]) = self.parts([y.span(), x.span(), w.span()]);
-        pool.install(|| cached::linear_by_row((y_part, y), (x_part, x), (w_part, w)));
+    fn store_weights(&mut self, w: WeightMatrix, first_row: usize, values: &[f32]) -> Result<()> {
+        w.store(&mut self.arena.numbers()[w.span.range()], first_row, values);
+        Ok(())
+    }
+
+    fn gather_weights(&mut self, y: Span, w: WeightMatrix, rows: &[u32]) {
+        let (_, [y, weights]) = self.parts([y, w.span]);
+        let held = w.held(weights);
+        for (y, &row) in y.chunks_exact_mut(w.cols).zip(rows) {
+            held.read(w.cols, row as usize, 0, y);
+        }
+    }
+
+    fn linear(&mut self, y: Matrix, x: Matrix, w: WeightMatrix, accumulate: bool) {
+        let parts = self.arena.numbers().get_disjoint_mut([y.span(), x.span(), w.span].map(Span::range));
+        let [y_part, x_part, w_part] = parts.expect("operands are inside the arena and do not overlap");
+        let packing = &mut self.packing;
+        self.pool.install(|| matmul::linear((y_part, y), (x_part, x), (w, w.held(w_part)), accumulate, packing));
+    }
+
+    fn linear_by_row(&mut self, y: Matrix, x: Matrix, w: WeightMatrix) {
+        let parts = self.arena.numbers().get_disjoint_mut([y.span(), x.span(), w.span].map(Span::range));
+        let [y_part, x_part, w_part] = parts.expect("operands are inside the arena and do not overlap");
+        cached::linear_by_row(&mut self.team, (y_part, y), (x_part, x), (w, w.held(w_part)));
     }
 
     fn gather_rows(&mut self, y: Span, x: Span, rows: &[u32]) {
@@ -201,8 +229,8 @@ impl Device for Cpu {
         let parts = self.arena.numbers().get_disjoint_mut(spans);
         let [out, rotated, keys, values] = parts.expect("operands are inside the arena and do not overlap");
         let data = cached::CacheData { keys, values, max_context: cache.max_context, heads };
-        let packing = &mut self.packing;
-        self.pool.install(|| cached::attention(out, rotated, rows, &data, packing));
+        let (packing, team) = (&mut self.packing, &mut self.team);
+        self.pool.install(|| cached::attention(team, out, rotated, rows, &data, packing));
     }
 
     fn swiglu(&mut self, y: Span, gate_up: Span, intermediate: usize) {

@@ -3,7 +3,9 @@
 
 mod attention;
 
-use super::{AdamWUpdate, Attention, Cache, CacheRow, Device, Dropout, HeadNorms, Heads, Matrix, Rotation, Span};
+use super::{
+    AdamWUpdate, Attention, Cache, CacheRow, Device, Dropout, HeadNorms, Heads, Matrix, Rotation, Span, WeightMatrix,
+};
 use anyhow::Result;
 
 /// The device `reference`.
@@ -22,6 +24,12 @@ impl Reference {
 
     fn write(&mut self, span: Span, values: &[f32]) {
         self.arena[span.range()].copy_from_slice(values);
+    }
+
+    fn weights(&self, w: WeightMatrix, row: usize) -> Vec<f32> {
+        let mut weights = vec![0.0; w.cols];
+        w.held(&self.arena[w.span.range()]).read(w.cols, row, 0, &mut weights);
+        weights
     }
 
     fn at(&mut self, m: Matrix, row: usize, col: usize) -> &mut f32 {
@@ -96,8 +104,35 @@ impl Device for Reference {
         }
     }
 
-    fn linear_by_row(&mut self, y: Matrix, x: Matrix, w: Matrix) {
-        self.matmul(y, x, w.transposed(), false);
+    fn store_weights(&mut self, w: WeightMatrix, first_row: usize, values: &[f32]) -> Result<()> {
+        w.store(&mut self.arena[w.span.range()], first_row, values);
+        Ok(())
+    }
+
+    fn gather_weights(&mut self, y: Span, w: WeightMatrix, rows: &[u32]) {
+        for (i, &row) in rows.iter().enumerate() {
+            let values = self.weights(w, row as usize);
+            self.write(y.part(i * w.cols, w.cols), &values);
+        }
+    }
+
+    fn linear(&mut self, y: Matrix, x: Matrix, w: WeightMatrix, accumulate: bool) {
+        assert!(y.rows == x.rows && y.cols == w.rows && x.cols == w.cols, "{y:?} := {x:?} {w:?}");
+        for col in 0..w.rows {
+            let weights = self.weights(w, col);
+            for row in 0..x.rows {
+                let mut sum = 0.0;
+                for (k, weight) in weights.iter().enumerate() {
+                    sum += f64::from(*self.at(x, row, k)) * f64::from(*weight);
+                }
+                let out = self.at(y, row, col);
+                *out = if accumulate { *out + sum as f32 } else { sum as f32 };
+            }
+        }
+    }
+
+    fn linear_by_row(&mut self, y: Matrix, x: Matrix, w: WeightMatrix) {
+        self.linear(y, x, w, false);
     }
 
     fn gather_rows(&mut self, y: Span, x: Span, rows: &[u32]) {

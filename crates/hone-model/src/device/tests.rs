@@ -40,6 +40,15 @@ impl Lab {
         span
     }
 
+    /// Random weights, in a format.
+    fn weights(&mut self, rows: usize, cols: usize, format: WeightFormat) -> WeightMatrix {
+        let values: Vec<f32> = (0..rows * cols).map(|_| self.number()).collect();
+        let span = self.given(&vec![0.0; format.len(rows, cols)]);
+        let w = WeightMatrix { span, rows, cols, format };
+        self.device.store_weights(w, 0, &values).unwrap();
+        w
+    }
+
     fn number(&mut self) -> f32 {
         self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.seed >> 40) as f32 / (1u64 << 23) as f32 - 1.0

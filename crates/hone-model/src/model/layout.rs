@@ -313,7 +313,11 @@ impl Weights {
     }
 
     /// Asks `place` where each role stands, given the range of parameters that it is made of, in their order.
-    fn roles(config: &Config, specs: &[ParameterSpec], place: &mut dyn FnMut(Range<usize>) -> Span) -> Weights {
+    pub(crate) fn roles(
+        config: &Config,
+        specs: &[ParameterSpec],
+        place: &mut dyn FnMut(Range<usize>) -> Span,
+    ) -> Weights {
         let mut next = 0;
         // Takes the parameters whose names end in one of `suffixes`, which must follow each other here.
         let mut take = |suffixes: &[&str]| {

@@ -211,7 +211,7 @@ fn one_after_the_other(specs: Vec<ParameterSpec>, all: Span) -> Vec<(ParameterSp
 }
 
 /// Refuses tensors that are not exactly `specs`, in their order.
-pub(super) fn check_names<'a>(
+pub(crate) fn check_names<'a>(
     specs: impl ExactSizeIterator<Item = &'a ParameterSpec>,
     tensors: &[(String, Vec<f32>)],
 ) -> Result<()> {

@@ -9,16 +9,19 @@ use hone_generate::{Engine, EngineOptions, GenRequest, Output};
 use hone_pipeline::wire::DeployRequest;
 use std::path::Path;
 use std::sync::Arc;
+use tracing::info;
 
 /// What a model must be able to continue.
 const SMOKE_PROMPTS: [&str; 2] = ["Hello", "What is 2 + 2? Answer in one word."];
+/// What the loss of a format of weights is measured on: several kinds of text, so that no part of a model is left out.
+const PASSAGE: &str = include_str!("passage.txt");
 /// Tokens of each try.
 const SMOKE_TOKENS: usize = 4;
 
 /// Loads and tries. Errors say what is wrong with the model.
 pub fn load(id: u64, request: &DeployRequest, model_dir: &Path, options: &EngineOptions) -> Result<Loaded> {
     let mut engine = Engine::new(model_dir, options).context("load the model")?;
-    let served = Served::load(id, request, model_dir, engine.max_context())?;
+    let mut served = Served::load(id, request, model_dir, engine.max_context(), engine.weight_format())?;
     ensure!(served.context.tokenizer.vocab_size() > 0, "the tokenizer has no tokens");
     let prompts = SMOKE_PROMPTS.iter().map(|text| smoke_prompt(&served, text)).collect::<Result<Vec<_>>>()?;
     let requests: Vec<GenRequest> = prompts
@@ -27,6 +30,12 @@ pub fn load(id: u64, request: &DeployRequest, model_dir: &Path, options: &Engine
         .collect();
     let outputs = engine.generate(&requests).context("answer a smoke prompt")?;
     outputs.iter().try_for_each(check_output)?;
+    let loss = Engine::format_loss(model_dir, options, &served.context.tokenizer, PASSAGE);
+    served.format_loss = loss.context("measure what the weights' format costs")?;
+    if let Some(loss) = &served.format_loss {
+        let (dtype, nll_difference) = (served.weights.name(), loss.difference());
+        info!(dtype, tokens = loss.tokens, nll_stored = loss.nll_stored, nll_difference, "weights rounded");
+    }
     Ok(Loaded { served: Arc::new(served), engine })
 }
 

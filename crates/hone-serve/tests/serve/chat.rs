@@ -3,6 +3,7 @@
 use crate::fixture::*;
 use hone_data::tokenize::{completion_prompt_ids, prompt_ids};
 use hone_data::{ChatContext, Message};
+use hone_serve::WeightFormat;
 use serde_json::{Map, Value, json};
 
 fn context(model: &Model) -> ChatContext {
@@ -171,9 +172,30 @@ fn tells_what_it_serves() {
     assert_eq!(info["template_hash"], context(&model).template.unwrap().hash());
     assert_eq!(info["max_context"], CONTEXT);
     assert_eq!(info["config"]["num_hidden_layers"], 2);
+    assert_eq!(info["weights"], json!({"dtype": "f32", "rounding": null}));
+    assert_eq!(list["data"][0]["dtype"], "f32");
     assert!(info["serving_since_ms"].as_u64().unwrap() > 0);
     assert_eq!(json_of(server.get("/health"))["status"], "ok");
     assert_eq!(json_of(server.get("/ready"))["checkpoint"], "checkpoint-12");
+}
+
+#[test]
+fn weights_in_8_bits_answer_and_say_what_rounding_costs() {
+    let model = Model::random(3, 9);
+    let server = Server::start_with(|options| options.weights = Some(WeightFormat::Int8));
+    server.deploy(&model);
+    let body = greedy("the quick", 20);
+    let answer = server.chat(&body);
+    let stamp = answer["system_fingerprint"].as_str().unwrap();
+    assert!(stamp.starts_with("checkpoint-3-") && stamp.ends_with("-int8"), "{stamp}");
+    assert_eq!(server.chat(&body)["choices"], answer["choices"], "answers repeat");
+    assert_eq!(json_of(server.get("/v1/models"))["data"][0]["dtype"], "int8");
+    let rounding = json_of(server.get("/models/info"))["weights"]["rounding"].clone();
+    let number = |key: &str| rounding[key].as_f64().unwrap();
+    assert!(number("tokens") > 100.0, "{rounding}");
+    assert!((number("nll_held") - number("nll_stored") - number("nll_difference")).abs() < 1e-9, "{rounding}");
+    // Rounding to 8 bits moves a random model's loss, and little.
+    assert!(number("nll_difference") != 0.0 && number("nll_difference").abs() < 0.1, "{rounding}");
 }
 
 #[test]

@@ -21,7 +21,7 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// What the HTTP tests ask of a model.
 impl Model {
     pub fn stamp(&self) -> String {
-        format!("{}-{}", self.request.checkpoint, &self.request.manifest_hash[..12])
+        format!("{}-{}-f32", self.request.checkpoint, &self.request.manifest_hash[..12])
     }
 
     pub fn hash_of(&self, name: &str) -> String {
@@ -187,7 +187,7 @@ impl Server {
         assert_eq!(answer.status(), 200);
         assert!(answer.headers()["content-type"].to_str().unwrap().starts_with("text/event-stream"));
         let header = |name: &str| answer.headers()[name].to_str().unwrap().to_string();
-        let stamp = format!("{}-{}", header("x-hone-checkpoint"), &header("x-hone-manifest")[..12]);
+        let stamp = format!("{}-{}-f32", header("x-hone-checkpoint"), &header("x-hone-manifest")[..12]);
         let text = answer.body_mut().read_to_string().unwrap();
         (events(&text), stamp)
     }

@@ -15,7 +15,7 @@ use hone_daemon::{DaemonOptions, DataManagerConfig, Limits, LoopConfig, SkillEnd
 use hone_monitor::{ControlDoor, MonitorOptions};
 use hone_pipeline::finding::SchemaOrigin;
 use hone_pipeline::state::{LogEntry, LogSeverity};
-use hone_serve::{Keys, ServeOptions};
+use hone_serve::{Keys, ServeOptions, WeightFormat};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -296,6 +296,8 @@ pub fn serve(ws: &Workspace, args: &ListenArgs) -> Result<()> {
     let options = ServeOptions {
         device: config.settings.train.device.clone(),
         threads: config.serve.threads,
+        // `auto` is no format: the one that the model is stored in.
+        weights: WeightFormat::by_name(&config.serve.dtype),
         slots: config.serve.slots,
         max_context: config.serve.max_context,
         max_queue: config.serve.max_queue,

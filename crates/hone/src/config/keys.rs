@@ -193,6 +193,7 @@ pub const KEYS: &[Key] = &[
     key("alerts.url", Kind::OptionalText, "null", "A webhook for the same: the alert is the body of a POST."),
     key("trainer.command", Kind::Texts, "[]", "A program with its arguments that trains instead of the built-in `train-job`, under the same contract (docs/trainer.md); it gets `--request FILE` after them."),
     key("serve.listen", Kind::Address, "\"127.0.0.1:8765\"", "Address of the OpenAI-compatible server."),
+    key("serve.dtype", Kind::Choice(&["auto", "f32", "bf16", "int8"]), "\"auto\"", "How weights are held in memory; sums are always f32. `auto`: as the checkpoint stores them, which changes no answer; `int8` is rounded at load, and the server says what that costs."),
     key("serve.slots", int(1, 4096), "8", "Sequences generated at the same time."),
     key("serve.max_context", int(0, 1_048_576), "2048", "Longest prompt and answer together, in tokens; 0 = the model's own limit, or what `serve.cache_mb` holds."),
     key("serve.cache_mb", int(1, 16_777_216), "1024", "Memory for keys and values of all requests together, in MiB; a request takes what its prompt and `max_tokens` need and waits until there is room."),

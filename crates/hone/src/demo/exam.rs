@@ -76,7 +76,7 @@ impl Score {
     /// The checkpoint that answered.
     pub fn checkpoint(&self) -> String {
         let stamp = self.replies.first().map_or("", |r| r.fingerprint.as_str());
-        stamp.rsplit_once('-').map_or(stamp, |(checkpoint, _)| checkpoint).to_string()
+        stamp.splitn(3, '-').take(2).collect::<Vec<_>>().join("-")
     }
 }
 

@@ -5,10 +5,13 @@ mod dots;
 use super::attention::{self, Stretch, share_out};
 use super::matmul::View;
 use super::simd::{self, vectorised};
-use crate::device::{CacheRow, Heads, Matrix};
-use rayon::prelude::*;
+use super::team::Team;
+use crate::device::weights::Held;
+use crate::device::{CacheRow, Heads, Matrix, WeightMatrix};
+use dots::Outputs;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Outputs that one task computes.
+/// Outputs that a thread computes before it asks for more.
 const OUTPUTS: usize = 32;
 
 /// Keys and values of all slots, and how they are laid out.
@@ -21,31 +24,32 @@ pub(super) struct CacheData<'a> {
 }
 
 /// y `[N,O]` := x `[N,I]` · w `[O,I]`ᵀ on slices that begin at each matrix's first element.
-pub(super) fn linear_by_row(y: (&mut [f32], Matrix), x: (&[f32], Matrix), w: (&[f32], Matrix)) {
-    let ((y, y_shape), (x, x_shape), (w, w_shape)) = (y, x, w);
-    assert!(y_shape.rows == x_shape.rows && y_shape.cols == w_shape.rows && x_shape.cols == w_shape.cols);
-    assert!(x_shape.col_stride == 1 && w_shape.col_stride == 1, "rows are contiguous");
-    let width = x_shape.cols;
-    let rows: Vec<&[f32]> = (0..x_shape.rows).map(|r| &x[r * x_shape.row_stride..][..width]).collect();
-    // [tasks, N, OUTPUTS]: a task's outputs stand together, so that no two threads share a row of y.
-    let results: Vec<Vec<f32>> = (0..w_shape.rows.div_ceil(OUTPUTS))
-        .into_par_iter()
-        .map(|task| {
-            let first = task * OUTPUTS;
-            let count = OUTPUTS.min(w_shape.rows - first);
-            let mut results = vec![0.0; rows.len() * count];
-            dots::dots(&mut results, &rows, &w[first * w_shape.row_stride..], w_shape.row_stride, count);
-            results
-        })
-        .collect();
-    for (task, results) in results.iter().enumerate() {
-        let count = results.len() / rows.len().max(1);
-        for (r, results) in results.chunks_exact(count.max(1)).enumerate() {
-            for (c, &value) in results.iter().enumerate() {
-                y[r * y_shape.row_stride + (task * OUTPUTS + c) * y_shape.col_stride] = value;
+pub(super) fn linear_by_row(
+    team: &mut Team,
+    y: (&mut [f32], Matrix),
+    x: (&[f32], Matrix),
+    w: (WeightMatrix, Held<'_>),
+) {
+    let ((y, y_shape), (x, x_shape), (w, held)) = (y, x, w);
+    assert!(y_shape.rows == x_shape.rows && y_shape.cols == w.rows && x_shape.cols == w.cols, "sizes agree");
+    assert!(x_shape.col_stride == 1 && y_shape.col_stride == 1, "rows are contiguous");
+    assert!(y.len() >= y_shape.span().len, "the slice holds the matrix");
+    let rows: Vec<&[f32]> = (0..x_shape.rows).map(|r| &x[r * x_shape.row_stride..][..w.cols]).collect();
+    let out = Outputs { pointer: y.as_mut_ptr(), row_stride: y_shape.row_stride };
+    let next = AtomicUsize::new(0);
+    team.share(rows.len() * w.rows * w.cols, &|_| {
+        loop {
+            let first = next.fetch_add(OUTPUTS, Ordering::Relaxed);
+            if first >= w.rows {
+                return;
+            }
+            // SAFETY: y holds every output of every row, and each round has outputs of its own.
+            #[expect(unsafe_code, reason = "columns of a matrix, by pointer and stride")]
+            unsafe {
+                dots::dots(out, &rows, w, held, first..w.rows.min(first + OUTPUTS));
             }
         }
-    }
+    });
 }
 
 /// Puts keys and values of rows at their places.
@@ -69,6 +73,7 @@ pub(super) fn store(
 
 /// out `[n,AD]` := attention of each row over its slot. `workspace` is [`attention::forward_scratch`] numbers for each thread.
 pub(super) fn attention(
+    team: &mut Team,
     out: &mut [f32],
     rotated: &[f32],
     rows: &[CacheRow],
@@ -100,7 +105,7 @@ pub(super) fn attention(
             stretch.run(scratch);
         }
     });
-    attend_singles(out, rotated, rows, cache, &singles);
+    attend_singles(team, out, rotated, rows, cache, &singles);
 }
 
 /// How many rows from the first on follow each other in one slot; at most a block of queries.
@@ -137,19 +142,35 @@ fn stretch(
 }
 
 /// Rows that stand alone, as in decoding.
-fn attend_singles(out: &mut [f32], rotated: &[f32], rows: &[CacheRow], cache: &CacheData<'_>, singles: &[usize]) {
+fn attend_singles(
+    team: &mut Team,
+    out: &mut [f32],
+    rotated: &[f32],
+    rows: &[CacheRow],
+    cache: &CacheData<'_>,
+    singles: &[usize],
+) {
     let (heads, d) = (cache.heads, cache.heads.head_dim);
     let group = heads.num_heads / heads.num_kv_heads;
-    let single = |row: &usize| singles.binary_search(row).is_ok();
-    let outs = out.par_chunks_mut(heads.query_width()).enumerate().filter(|(row, _)| single(row));
-    outs.flat_map(|(row, out)| out.par_chunks_mut(d).enumerate().map(move |(head, out)| (row, head, out)))
-        .for_each_init(Vec::new, |scores, (row, head, out)| {
+    let num_positions: usize = singles.iter().map(|&row| rows[row].position + 1).sum();
+    let outs = Outputs { pointer: out.as_mut_ptr(), row_stride: heads.query_width() };
+    let next = AtomicUsize::new(0);
+    team.share(num_positions * heads.query_width() * 2, &|_| {
+        let mut scores = Vec::new();
+        loop {
+            let task = next.fetch_add(1, Ordering::Relaxed);
+            let Some(&row) = singles.get(task / heads.num_heads) else { return };
+            let head = task % heads.num_heads;
             let query = &rotated[row * heads.rotated_width() + head * d..][..d];
             let CacheRow { slot, position } = rows[row];
             let start = slot * cache.max_context * heads.kv_width() + head / group * d;
             scores.resize(position + 1, 0.0);
-            attend(out, query, &cache.keys[start..], &cache.values[start..], heads.kv_width(), scores);
-        });
+            // SAFETY: out holds `num_heads` times `d` numbers for each row, and each task has a head of a row of its own.
+            #[expect(unsafe_code, reason = "heads of rows are shared out to threads")]
+            let out = unsafe { std::slice::from_raw_parts_mut(outs.place(row, head * d), d) };
+            attend(out, query, &cache.keys[start..], &cache.values[start..], heads.kv_width(), &mut scores);
+        }
+    });
 }
 
 vectorised! {

@@ -7,7 +7,9 @@ mod kernel;
 mod pack;
 
 use super::attention::share_out;
-use crate::device::Matrix;
+use super::simd::vectorised;
+use crate::device::weights::Held;
+use crate::device::{Matrix, WeightMatrix};
 pub(super) use kernel::{COLS, Output, ROWS, tile};
 pub(super) use pack::{Source, pack};
 
@@ -18,7 +20,7 @@ const MAX_ROWS: usize = 144;
 /// Most columns of b that are packed together; a multiple of `COLS`.
 const MAX_COLS: usize = 1024;
 /// Numbers of workspace of one thread.
-pub(super) const PACKING: usize = MAX_DEPTH * (MAX_ROWS + MAX_COLS);
+pub(super) const PACKING: usize = MAX_DEPTH * (MAX_ROWS + MAX_COLS + COLS);
 /// Multiplications below which a product is not worth another thread's attention.
 const SMALL_PART: usize = 1 << 17;
 /// Parts for each thread of a large product, so that one that is late does not keep the others waiting.
@@ -40,19 +42,30 @@ pub(super) struct Sizes {
     pub(super) k: usize,
 }
 
-/// c := factor · a · b, or += when `accumulate`; c's columns stand side by side.
+/// The right side of a product.
 #[derive(Clone, Copy)]
-pub(super) struct Product {
-    pub(super) sizes: Sizes,
-    pub(super) c: View<*mut f32>,
-    pub(super) a: View<*const f32>,
-    pub(super) b: View<*const f32>,
-    pub(super) factor: f32,
-    pub(super) accumulate: bool,
+enum Right<'a> {
+    Numbers(View<*const f32>),
+    /// Weights, transposed: column `c` are those of output `first + c`, `width` of them.
+    Weights {
+        held: Held<'a>,
+        width: usize,
+        first: usize,
+    },
+}
+
+/// c := a · b, or += when `accumulate`; c's columns stand side by side.
+#[derive(Clone, Copy)]
+struct Product<'a> {
+    sizes: Sizes,
+    c: View<*mut f32>,
+    a: View<*const f32>,
+    b: Right<'a>,
+    accumulate: bool,
 }
 // SAFETY: pointers into matrices that outlive the product; parts of one product write places of their own.
 #[expect(unsafe_code, reason = "parts of a product are shared out to threads")]
-unsafe impl Sync for Product {}
+unsafe impl Sync for Product<'_> {}
 
 impl View<*const f32> {
     pub(super) fn new(pointer: *const f32, row_stride: usize, col_stride: usize) -> Self {
@@ -93,37 +106,119 @@ pub(super) fn matmul(
     for (len, shape) in [(c.len(), c_shape), (a.len(), a_shape), (b.len(), b_shape)] {
         assert!(len >= shape.span().len, "the slice holds the matrix");
     }
-    let c = View { pointer: c.as_mut_ptr(), row_stride: c_shape.row_stride, col_stride: c_shape.col_stride };
     let a = View::new(a.as_ptr(), a_shape.row_stride, a_shape.col_stride);
     let b = View::new(b.as_ptr(), b_shape.row_stride, b_shape.col_stride);
-    let mut whole = Product { sizes, c, a, b, factor: 1.0, accumulate };
-    if c.col_stride != 1 {
-        whole = whole.transposed();
+    let Sizes { m, n, k } = sizes;
+    // Where a result's columns, not its rows, are contiguous, its transpose is computed.
+    let (sizes, row_stride, a, b) = match (c_shape.row_stride, c_shape.col_stride) {
+        (row_stride, 1) => (sizes, row_stride, a, b),
+        (1, col_stride) => (Sizes { m: n, n: m, k }, col_stride, b.transposed(), a.transposed()),
+        strides => panic!("neither rows nor columns of a result stand side by side: {strides:?}"),
+    };
+    let c = View::new_mut(c.as_mut_ptr(), row_stride);
+    // SAFETY: every element of the three matrices lies in its slice, as asserted, and the slices do not overlap because
+    // `c` is borrowed for writing. Distinct elements of `c` are distinct numbers: its strides come from
+    // `Span::matrix`, or its transpose.
+    #[expect(unsafe_code, reason = "matrices inside matrices, by pointer and stride")]
+    unsafe {
+        Product { sizes, c, a, b: Right::Numbers(b), accumulate }.run_all(packing);
     }
-    let parts = whole.parts(rayon::current_num_threads());
-    share_out(packing, PACKING, &parts, |packing, part| {
-        // SAFETY: every element of the three matrices lies in its slice, as asserted, and the slices do not overlap because
-        // `c` is borrowed for writing. Distinct elements of `c` are distinct numbers: its strides come from
-        // `Span::matrix`, or its transpose. The parts are disjoint.
-        #[expect(unsafe_code, reason = "matrices inside matrices, by pointer and stride")]
-        unsafe {
-            part.run(packing);
-        }
-    });
 }
 
-impl Product {
-    /// The same product with rows and columns exchanged.
-    fn transposed(self) -> Product {
-        let Sizes { m, n, k } = self.sizes;
-        let View { pointer, row_stride, col_stride } = self.c;
-        let c = View { pointer, row_stride: col_stride, col_stride: row_stride };
-        assert_eq!(c.col_stride, 1, "rows or columns of a result stand side by side");
-        Product { sizes: Sizes { m: n, n: m, k }, c, a: self.b.transposed(), b: self.a.transposed(), ..self }
+/// y `[N,O]` := or += x `[N,I]` · w `[O,I]`ᵀ, as [`matmul`]. Weights are widened as they are packed.
+pub(super) fn linear(
+    y: (&mut [f32], Matrix),
+    x: (&[f32], Matrix),
+    w: (WeightMatrix, Held<'_>),
+    accumulate: bool,
+    packing: &mut [f32],
+) {
+    let ((y, y_shape), (x, x_shape), (w, held)) = (y, x, w);
+    assert!(y_shape.rows == x_shape.rows && y_shape.cols == w.rows && x_shape.cols == w.cols, "sizes agree");
+    assert!(y.len() >= y_shape.span().len && x.len() >= x_shape.span().len, "the slice holds the matrix");
+    assert_eq!(y_shape.col_stride, 1, "rows of the result are contiguous");
+    let b = match held {
+        Held::F32(numbers) => Right::Numbers(View::new(numbers.as_ptr(), 1, w.cols)),
+        held => Right::Weights { held, width: w.cols, first: 0 },
+    };
+    let (c, a) = (
+        View::new_mut(y.as_mut_ptr(), y_shape.row_stride),
+        View::new(x.as_ptr(), x_shape.row_stride, x_shape.col_stride),
+    );
+    // SAFETY: as in `matmul`; all weights are there, as `WeightMatrix::held` looked.
+    #[expect(unsafe_code, reason = "matrices inside matrices, by pointer and stride")]
+    unsafe {
+        Product { sizes: Sizes { m: x_shape.rows, n: w.rows, k: w.cols }, c, a, b, accumulate }.run_all(packing);
+    }
+}
+
+impl Right<'_> {
+    fn skip_columns(self, col: usize) -> Self {
+        match self {
+            Right::Numbers(view) => Right::Numbers(view.from(0, col)),
+            Right::Weights { held, width, first } => Right::Weights { held, width, first: first + col },
+        }
+    }
+
+    /// packed := the panels of `lanes` columns from `col` on, `steps` steps from `step` on. `scratch` is a panel's size.
+    ///
+    /// # Safety
+    /// These elements must be valid to read.
+    #[expect(unsafe_code, reason = "parts of matrices by pointer and stride")]
+    unsafe fn pack(
+        self,
+        packed: &mut [f32],
+        scratch: &mut [f32],
+        (col, lanes): (usize, usize),
+        (step, steps): (usize, usize),
+    ) {
+        match self {
+            Right::Numbers(view) => {
+                let View { pointer, row_stride, col_stride } = view.from(step, col);
+                let b = Source { pointer, lane_stride: col_stride, step_stride: row_stride, lanes, steps };
+                // SAFETY: the caller's promise.
+                unsafe { pack::<COLS>(packed, COLS * steps, &b) };
+            }
+            Right::Weights { held, width, first } => {
+                for lane in (0..lanes).step_by(COLS) {
+                    let lanes = COLS.min(lanes - lane);
+                    widen(&mut scratch[..lanes * steps], held, (width, first + col + lane), (step, steps));
+                    let wide = Source { pointer: scratch.as_ptr(), lane_stride: steps, step_stride: 1, lanes, steps };
+                    let panel = &mut packed[lane * steps..][..COLS * steps];
+                    // SAFETY: so many numbers were just written.
+                    unsafe { pack::<COLS>(panel, COLS * steps, &wide) };
+                }
+            }
+        }
+    }
+}
+
+vectorised! {
+    /// into := the weights of several outputs (each of so many weights, from this one on): a part of each, from here on so long.
+    fn widen(into: &mut [f32], held: Held<'_>, outputs: (usize, usize), part: (usize, usize)) {
+        let ((width, first), (step, steps)) = (outputs, part);
+        for (row, into) in into.chunks_exact_mut(steps).enumerate() {
+            held.read(width, first + row, step, into);
+        }
+    }
+}
+
+impl<'a> Product<'a> {
+    /// Computes the product with the threads that are here. `packing` is [`PACKING`] numbers for each.
+    ///
+    /// # Safety
+    /// As for [`Product::run`].
+    #[expect(unsafe_code, reason = "matrices inside matrices, by pointer and stride")]
+    unsafe fn run_all(self, packing: &mut [f32]) {
+        let parts = self.parts(rayon::current_num_threads());
+        share_out(packing, PACKING, &parts, |packing, part| {
+            // SAFETY: the caller's promise; the parts are disjoint.
+            unsafe { part.run(packing) };
+        });
     }
 
     /// Cuts c into disjoint parts for `threads` threads.
-    fn parts(self, threads: usize) -> Vec<Product> {
+    fn parts(self, threads: usize) -> Vec<Product<'a>> {
         let Sizes { m, n, k } = self.sizes;
         let (row_tiles, col_tiles) = (m.div_ceil(ROWS), n.div_ceil(COLS));
         let most = (m * n * k / SMALL_PART).max(1);
@@ -142,7 +237,7 @@ impl Product {
                     sizes: Sizes { m: end_row - first_row, n: end_col - first_col, k },
                     c: self.c.from(first_row, first_col),
                     a: self.a.from(first_row, 0),
-                    b: self.b.from(0, first_col),
+                    b: self.b.skip_columns(first_col),
                     ..self
                 });
             }
@@ -156,21 +251,19 @@ impl Product {
     /// Every element of the three matrices must be valid to read (`a`, `b`, and `c` when accumulating) or write (`c`), and no
     /// other thread may touch `c`, nor any write `a` or `b`, meanwhile.
     #[expect(unsafe_code, reason = "matrices inside matrices, by pointer and stride")]
-    pub(super) unsafe fn run(&self, packing: &mut [f32]) {
+    unsafe fn run(&self, packing: &mut [f32]) {
         let Sizes { m, n, k } = self.sizes;
         debug_assert_eq!(self.c.col_stride, 1);
-        let (packed_a, packed_b) = packing.split_at_mut(MAX_DEPTH * MAX_ROWS);
+        let (packed_a, packing) = packing.split_at_mut(MAX_DEPTH * MAX_ROWS);
+        let (packed_b, scratch) = packing.split_at_mut(MAX_DEPTH * MAX_COLS);
         let depth = k.div_ceil(k.div_ceil(MAX_DEPTH).max(1)).max(1);
         for col in (0..n).step_by(MAX_COLS) {
             let cols = MAX_COLS.min(n - col);
             // A sum over nothing is still written: one round without steps.
             for step in (0..k.max(1)).step_by(depth) {
                 let steps = depth.min(k - step);
-                let b = self.b.from(step, col);
-                let (lane_stride, step_stride) = (b.col_stride, b.row_stride);
-                let b = Source { pointer: b.pointer, lane_stride, step_stride, lanes: cols, steps };
                 // SAFETY: the part is inside b.
-                unsafe { pack::<COLS>(packed_b, COLS * steps, &b) };
+                unsafe { self.b.pack(packed_b, scratch, (col, cols), (step, steps)) };
                 for row in (0..m).step_by(MAX_ROWS) {
                     let rows = MAX_ROWS.min(m - row);
                     let a = self.a.from(row, step);
@@ -178,7 +271,7 @@ impl Product {
                     let a = Source { pointer: a.pointer, lane_stride, step_stride, lanes: rows, steps };
                     let c = self.c.from(row, col);
                     let accumulate = self.accumulate || step > 0;
-                    let out = Output { c: c.pointer, row_stride: c.row_stride, factor: self.factor, accumulate };
+                    let out = Output { c: c.pointer, row_stride: c.row_stride, factor: 1.0, accumulate };
                     // SAFETY: the parts are inside a and c.
                     unsafe {
                         pack::<ROWS>(packed_a, ROWS * steps, &a);

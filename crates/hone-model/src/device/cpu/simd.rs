@@ -135,5 +135,11 @@ pub(super) fn fold(lanes: &[f32; LANES]) -> f32 {
     for j in 0..8 {
         half[j] = lanes[j] + lanes[j + 8];
     }
+    fold_half(&half)
+}
+
+/// Sum of half as many lanes, by halves.
+#[inline(always)]
+pub(super) fn fold_half(half: &[f32; LANES / 2]) -> f32 {
     ((half[0] + half[4]) + (half[2] + half[6])) + ((half[1] + half[5]) + (half[3] + half[7]))
 }

@@ -36,23 +36,56 @@ fn products_agree_in_every_orientation() {
 }
 
 #[test]
-fn products_by_row_agree_and_do_not_depend_on_other_rows() {
-    for (rows, out, width) in [(1, 1, 1), (1, 35, 47), (5, 16, 64), (7, 50, 200)] {
-        check(&format!("{rows} rows"), |lab| {
-            let (y, x, w) = (lab.random(rows * out), lab.random(rows * width), lab.random(out * width));
-            lab.device.linear_by_row(y.matrix(out), x.matrix(width), w.matrix(width));
-            vec![("y", y)]
-        });
-        let mut lab = Lab::new("cpu", 2);
-        let (y, x, w) = (lab.random(rows * out), lab.random(rows * width), lab.random(out * width));
-        lab.device.linear_by_row(y.matrix(out), x.matrix(width), w.matrix(width));
-        let together = lab.read(y);
-        for row in 0..rows {
-            let alone = lab.random(out);
-            lab.device.linear_by_row(alone.matrix(out), x.part(row * width, width).matrix(width), w.matrix(width));
-            assert_eq!(lab.read(alone), together[row * out..(row + 1) * out], "row {row} of {rows}");
+fn products_with_weights_agree_in_every_format() {
+    for format in WeightFormat::ALL {
+        for (rows, out, width) in [(1, 1, 1), (1, 35, 47), (6, 16, 64), (37, 53, 129), (65, 70, 400)] {
+            check(&format!("{rows} x {out} x {width}, {format:?}"), |lab| {
+                let (x, w) = (lab.random(rows * width), lab.weights(out, width, format));
+                let (y, sum, by_row) = (lab.random(rows * out), lab.random(rows * out), lab.random(rows * out));
+                lab.device.linear(y.matrix(out), x.matrix(width), w, false);
+                lab.device.linear(sum.matrix(out), x.matrix(width), w, true);
+                lab.device.linear_by_row(by_row.matrix(out), x.matrix(width), w);
+                let gathered = lab.random(3 * width);
+                lab.device.gather_weights(gathered, w, &[0, out as u32 - 1, 0]);
+                vec![("product", y), ("sum", sum), ("by row", by_row), ("gathered", gathered)]
+            });
         }
     }
+}
+
+#[test]
+fn products_by_row_do_not_depend_on_other_rows() {
+    for format in WeightFormat::ALL {
+        for (rows, out, width) in [(2, 35, 47), (5, 16, 64), (7, 50, 200), (8, 33, 576)] {
+            let mut lab = Lab::new("cpu", 2);
+            let (y, x) = (lab.random(rows * out), lab.random(rows * width));
+            let w = lab.weights(out, width, format);
+            lab.device.linear_by_row(y.matrix(out), x.matrix(width), w);
+            let together = lab.read(y);
+            for row in 0..rows {
+                let alone = lab.random(out);
+                lab.device.linear_by_row(alone.matrix(out), x.part(row * width, width).matrix(width), w);
+                assert_eq!(lab.read(alone), together[row * out..(row + 1) * out], "{format:?}: row {row} of {rows}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_format_that_holds_the_weights_exactly_gives_the_bits_of_f32() {
+    let (rows, out, width) = (7, 50, 200);
+    let mut results = [WeightFormat::F32, WeightFormat::Bf16].map(|format| {
+        let mut lab = Lab::new("cpu", 2);
+        let (x, y, many) = (lab.random(rows * width), lab.random(rows * out), lab.random(rows * out));
+        let values: Vec<f32> = (0..out * width).map(|i| ((i * 37 % 255) as f32 - 127.0) / 64.0).collect();
+        let w = lab.weights(out, width, format);
+        lab.device.store_weights(w, 0, &values).unwrap();
+        lab.device.linear_by_row(y.matrix(out), x.matrix(width), w);
+        lab.device.linear(many.matrix(out), x.matrix(width), w, false);
+        (lab.read(y), lab.read(many))
+    });
+    let [f32, bf16] = &mut results;
+    assert!(f32 == bf16);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The kernel against sums in f64 and against its twin, and independence of the other rows.
 
 use super::*;
+use crate::device::{Span, WeightFormat};
 
 /// Rows, outputs, inputs: below and above the lanes; one, two and four rows at a time, and the rest of them.
 const SHAPES: [(usize, usize, usize); 8] =
@@ -19,27 +20,55 @@ fn numbers(len: usize, seed: u64) -> Vec<f32> {
     (0..len).map(|_| next()).collect()
 }
 
-/// For every shape: the rows, the weights (with a gap of 3 between rows), and where results go.
-fn for_each(seed: u64, check: impl Fn(&[&[f32]], &[f32], usize, &mut dyn FnMut() -> Vec<f32>)) {
-    for (rows, outputs, inputs) in SHAPES {
-        let (x, w) = (numbers(rows * inputs, seed), numbers(outputs * (inputs + 3), seed + 1));
-        let x: Vec<&[f32]> = x.chunks(inputs).collect();
-        check(&x, &w, outputs, &mut || vec![f32::NAN; rows * outputs]);
+/// For every shape and format: the rows, the weights as they are held, and where results go.
+fn for_each(seed: u64, check: impl Fn(&[&[f32]], WeightMatrix, &[f32])) {
+    for (num_rows, rows, cols) in SHAPES {
+        for format in WeightFormat::ALL {
+            let w = WeightMatrix { span: Span::default(), rows, cols, format };
+            let mut held = vec![0.0; format.len(rows, cols)];
+            w.store(&mut held, 0, &numbers(rows * cols, seed + 1));
+            let x = numbers(num_rows * cols, seed);
+            let x: Vec<&[f32]> = x.chunks(cols).collect();
+            check(&x, w, &held);
+        }
     }
+}
+
+/// All outputs of all rows, by one of the twins.
+#[expect(unsafe_code, reason = "results are written by pointer")]
+fn results(rows: &[&[f32]], w: WeightMatrix, held: &[f32], twin: Twin) -> Vec<f32> {
+    let mut results = vec![f32::NAN; rows.len() * w.rows];
+    let out = Outputs { pointer: results.as_mut_ptr(), row_stride: w.rows };
+    let (held, outputs) = (w.held(held), 0..w.rows);
+    // SAFETY: the results have room for every output of every row.
+    unsafe {
+        match twin {
+            Twin::Fast => dots(out, rows, w, held, outputs),
+            Twin::Fused => plain::<true>(out, rows, w, held, outputs),
+            Twin::Rounded => plain::<false>(out, rows, w, held, outputs),
+        }
+    }
+    results
+}
+
+enum Twin {
+    Fast,
+    Fused,
+    Rounded,
 }
 
 #[test]
 fn dots_are_the_products() {
-    for_each(1, |rows, w, outputs, results| {
-        let mut results = results();
-        let (inputs, stride) = (rows[0].len(), rows[0].len() + 3);
-        dots(&mut results, rows, w, stride, outputs);
-        for (r, row) in rows.iter().enumerate() {
-            for c in 0..outputs {
-                let products = row.iter().zip(&w[c * stride..]).map(|(a, b)| f64::from(*a) * f64::from(*b));
+    for_each(1, |rows, w, held| {
+        let results = results(rows, w, held, Twin::Fast);
+        let mut weights = vec![0.0; w.cols];
+        for output in 0..w.rows {
+            w.held(held).read(w.cols, output, 0, &mut weights);
+            for (r, row) in rows.iter().enumerate() {
+                let products = row.iter().zip(&weights).map(|(a, b)| f64::from(*a) * f64::from(*b));
                 let (sum, size) = products.fold((0.0, 0.0), |(sum, size), p| (sum + p, size + p.abs()));
-                let error = (f64::from(results[r * outputs + c]) - sum).abs();
-                assert!(error <= 1e-6 * size, "{} {outputs} {inputs}: {error} at {r}, {c}", rows.len());
+                let error = (f64::from(results[r * w.rows + output]) - sum).abs();
+                assert!(error <= 1e-6 * size, "{} {w:?}: {error} at {r}, {output}", rows.len());
             }
         }
     });
@@ -47,15 +76,29 @@ fn dots_are_the_products() {
 
 #[test]
 fn a_row_has_the_same_bits_alone_and_in_company() {
-    for_each(3, |rows, w, outputs, results| {
-        let mut together = results();
-        let stride = rows[0].len() + 3;
-        dots(&mut together, rows, w, stride, outputs);
+    for_each(3, |rows, w, held| {
+        let together = results(rows, w, held, Twin::Fast);
         for (r, row) in rows.iter().enumerate() {
-            let mut alone = vec![f32::NAN; outputs];
-            dots(&mut alone, &[row], w, stride, outputs);
-            assert!(alone == together[r * outputs..(r + 1) * outputs], "{} {outputs}: row {r}", rows.len());
+            let alone = results(&[row], w, held, Twin::Fast);
+            assert!(alone == together[r * w.rows..(r + 1) * w.rows], "{} {w:?}: row {r}", rows.len());
         }
+    });
+}
+
+#[test]
+fn an_output_does_not_depend_on_how_outputs_are_shared_out() {
+    for_each(4, |rows, w, held| {
+        let together = results(rows, w, held, Twin::Fast);
+        let mut apart = vec![f32::NAN; together.len()];
+        let out = Outputs { pointer: apart.as_mut_ptr(), row_stride: w.rows };
+        for output in 0..w.rows {
+            // SAFETY: the results have room for every output of every row.
+            #[expect(unsafe_code, reason = "results are written by pointer")]
+            unsafe {
+                dots(out, rows, w, w.held(held), output..output + 1);
+            }
+        }
+        assert!(apart == together, "{} {w:?}", rows.len());
     });
 }
 
@@ -65,16 +108,12 @@ fn the_twin_has_the_same_bits() {
     if !simd::has_avx2() {
         return;
     }
-    for_each(5, |rows, w, outputs, results| {
-        let [mut fast, mut fused, mut rounded] = [results(), results(), results()];
-        let stride = rows[0].len() + 3;
-        dots(&mut fast, rows, w, stride, outputs);
-        plain::<true>(&mut fused, rows, w, stride, outputs);
-        plain::<false>(&mut rounded, rows, w, stride, outputs);
-        assert!(fast == fused, "{} {outputs}", rows.len());
-        for (a, b) in fast.iter().zip(&rounded) {
+    for_each(5, |rows, w, held| {
+        let fast = results(rows, w, held, Twin::Fast);
+        assert!(fast == results(rows, w, held, Twin::Fused), "{} {w:?}", rows.len());
+        for (a, b) in fast.iter().zip(results(rows, w, held, Twin::Rounded)) {
             // Only the rounding of each product differs.
-            assert!((a - b).abs() <= 1e-6 * rows[0].len() as f32, "{a} {b}");
+            assert!((a - b).abs() <= 1e-6 * w.cols as f32, "{a} {b}");
         }
     });
 }
