@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 /// Orders that may wait for the thread; senders wait beyond.
 pub const ORDER_QUEUE: usize = 64;

@@ -13,7 +13,7 @@ pub(super) const SET_ASIDE: &str = "deep check: ";
 
 /// Starts the next check when none is under way.
 pub(super) fn start_check(draft: &mut Draft) {
-    let accepted = || draft.state().datasets.values().filter(|d| d.state == DatasetState::Accepted);
+    let accepted = || draft.state().datasets.active().filter(|d| d.state == DatasetState::Accepted);
     if !draft.settings.deep_in_background || draft.state().disk_low || accepted().any(|d| d.check_started) {
         return;
     }

@@ -1,16 +1,21 @@
 //! When an entity is active: something is still to happen with it.
 
 use super::{
-    Checkpoint, CheckpointState, Dataset, DatasetState, Deployment, DeploymentState, Entity, Evaluation, Job, Judgement,
+    Checkpoint, CheckpointState, Dataset, DatasetState, DeepCheck, Deployment, DeploymentState, Entity, Evaluation,
+    Job, Judgement,
 };
 
 impl Entity for Dataset {
-    /// It is on its way, or its folder is to be emptied.
+    /// It is on its way, to be checked again in the background, or its folder is to be emptied.
     fn is_active(&self) -> bool {
         match self.state {
             DatasetState::Arriving | DatasetState::Checking => true,
             DatasetState::Rejected { .. } | DatasetState::Duplicate { .. } => !self.filed,
-            DatasetState::Accepted | DatasetState::Vanished => false,
+            DatasetState::Accepted => {
+                let is_wanted = self.gone.is_none() && self.set_aside.is_none();
+                self.check_started || (self.deep_check == DeepCheck::Due && is_wanted)
+            }
+            DatasetState::Vanished => false,
         }
     }
 }

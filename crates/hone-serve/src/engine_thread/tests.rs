@@ -7,7 +7,7 @@ use model::Model;
 use std::thread::JoinHandle;
 
 #[path = "../../tests/serve/model.rs"]
-mod model;
+pub(crate) mod model;
 
 /// Tokens of an answer that outlives a switch.
 const LONG: usize = 2_000;

@@ -1,18 +1,15 @@
 //! What the server asks the engine for.
 
 use super::*;
+use crate::engine_thread::tests::model::{CONTEXT, MODEL_NAME, Model};
 use hone_data::tokenize::prompt_ids;
 use hone_pipeline::wire::DeployRequest;
-use model::{CONTEXT, MODEL_NAME, Model};
-
-#[path = "../../tests/serve/model.rs"]
-mod model;
 
 /// One answer to `{"role": "user", "content": "hello"}`, by a model that is deployed with this profile.
 fn prepared(profile: &str, stop: &str) -> (Served, GenRequest) {
     let model = Model::random(1, 1);
     let request = DeployRequest { profile: profile.to_string(), ..model.request };
-    let served = Served::load(1, &request, model.dir.path(), CONTEXT).unwrap();
+    let served = Served::load(1, &request, model.dir.path(), CONTEXT, hone_generate::WeightFormat::F32).unwrap();
     let body = format!(
         r#"{{"messages": [{{"role": "user", "content": "hello"}}], "max_tokens": 5, "seed": 1, "stop": {stop}}}"#
     );

@@ -167,15 +167,16 @@ fn twice(place: String, key: String) -> Problem {
 
 fn unknown(place: String, path: &str) -> Problem {
     let leaf = |path: &'static str| path.rsplit('.').next().unwrap_or(path);
-    let (_, name) = path.rsplit_once('.').unwrap_or(("", path));
+    let (group, name) = path.rsplit_once('.').unwrap_or(("", path));
     // The same name in another group is nearer than any other name.
     let distance = |key: &Key| {
         let of_name = strsim::damerau_levenshtein(leaf(key.path), name);
         strsim::damerau_levenshtein(key.path, path).min(of_name + 1)
     };
-    let nearest = KEYS.iter().map(|key| (distance(key), key.path)).min();
-    let message = match nearest.filter(|(distance, _)| *distance <= path.len() / 2) {
-        Some((_, name)) => format!("unknown key (nearest: {name:?})"),
+    let in_other_group = |key: &Key| key.path.rsplit_once('.').map_or("", |(group, _)| group) != group;
+    let nearest = KEYS.iter().map(|key| (distance(key), in_other_group(key), key.path)).min();
+    let message = match nearest.filter(|(distance, ..)| *distance <= path.len() / 2) {
+        Some((.., name)) => format!("unknown key (nearest: {name:?})"),
         None => "unknown key (`hone config show` lists all)".to_string(),
     };
     Problem { place, key: path.to_string(), message }
