@@ -190,6 +190,7 @@ pub(crate) fn evaluate(
     token: LeaseToken,
 ) -> Result<EvalRequest> {
     let record = state.checkpoints.get(&checkpoint).with_context(|| format!("find {checkpoint}"))?;
+    let suites = suites(layout, config)?;
     Ok(EvalRequest {
         format_version: WIRE_FORMAT_VERSION,
         checkpoint,
@@ -197,14 +198,25 @@ pub(crate) fn evaluate(
         token,
         run_dir: layout.eval_run(checkpoint, token),
         model_dir: layout.checkpoint_model_dir(state, checkpoint)?,
-        suites: suites(layout, config)?,
-        kept_back: kept_back(layout, state, &evaluated_back(state, &config.settings))?,
+        kept_back: kept_back(layout, state, &evaluated_rows(state, config, suites.is_empty()))?,
+        suites,
         settings: config.settings.train.clone(),
         questions: Vec::new(),
         max_answer_tokens: config.limits.max_answer_tokens,
         max_ms: config.settings.evaluation_max_ms,
         keep_dir: Some(layout.eval_results(checkpoint)),
     })
+}
+
+/// The data sets whose kept-back rows are evaluated: none where they are few and there are other suites.
+fn evaluated_rows(state: &State, config: &LoopConfig, alone: bool) -> Vec<DatasetId> {
+    let datasets = evaluated_back(state, &config.settings);
+    let num_rows = |id: &DatasetId| {
+        let dataset = &state.datasets[id];
+        dataset.keep_back.map_or(0, |keep| keep.num_rows(usize::try_from(dataset.rows).unwrap_or(usize::MAX)))
+    };
+    let enough = datasets.iter().map(num_rows).sum::<usize>() >= config.settings.keep_back_min_rows;
+    if alone || enough { datasets } else { Vec::new() }
 }
 
 /// The files `validation/*.jsonl`, by name. The schema is that of the sidecar, else the configured one where the

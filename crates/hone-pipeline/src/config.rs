@@ -338,6 +338,9 @@ pub struct Settings {
     /// The newest files whose kept-back rows are evaluated.
     #[serde(default)]
     pub keep_back_files: usize,
+    /// Fewer kept-back rows are not evaluated beside files in `validation/`: they could tell nothing and would hold promotions.
+    #[serde(default)]
+    pub keep_back_min_rows: usize,
 }
 
 /// Rows of a file that are never trained and evaluated instead: `share` of them, rounded down, at most `max_rows`.
@@ -347,6 +350,14 @@ pub struct KeepBack {
     pub share: f64,
     /// At most so many.
     pub max_rows: usize,
+}
+
+impl KeepBack {
+    /// How many rows of a file of `rows` that are; fewer where rows say the same.
+    #[must_use]
+    pub fn num_rows(self, rows: usize) -> usize {
+        ((self.share.clamp(0.0, 1.0) * rows as f64) as usize).min(self.max_rows)
+    }
 }
 
 /// Which checkpoints stay on disk.
@@ -413,6 +424,7 @@ impl Default for Settings {
             replay_max_datasets: 32,
             keep_back: KeepBack::default(),
             keep_back_files: 4,
+            keep_back_min_rows: 20,
         }
     }
 }

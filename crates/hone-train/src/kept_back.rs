@@ -1,12 +1,11 @@
 //! Rows that are never trained and make up the suite `kept-back`.
 //!
 //! The choice is a pure function of a file's rows: each has the key BLAKE3(`hone kept back 1`, what it says), and the rows
-//! with the smallest keys are taken, as many as [`KeepBack`] says; rows that say the same are one. A row is left out of
+//! with the smallest keys are taken, as many as [`hone_pipeline::config::KeepBack`] says; rows that say the same are one. A row is left out of
 //! training by its key, so also where it stands in another file.
 
 use anyhow::{Context, Result};
 use hone_data::{Example, Row};
-use hone_pipeline::config::KeepBack;
 use hone_pipeline::wire::KeptBack;
 use std::collections::{BTreeMap, HashSet};
 
@@ -56,7 +55,7 @@ pub fn key(row: &Row) -> Key {
 /// # Errors
 /// The file cannot be read.
 pub fn choose(from: &KeptBack, on_rows: &mut dyn FnMut()) -> Result<BTreeMap<Key, u64>> {
-    let KeptBack { file, keep: KeepBack { share, max_rows } } = from;
+    let KeptBack { file, keep } = from;
     let (mut chosen, mut num_rows) = (BTreeMap::new(), 0usize);
     for row in hone_data::rows(&file.path, &file.schema_id)? {
         let row = row.with_context(|| format!("choose the rows of {} to keep back", file.name))?;
@@ -65,12 +64,11 @@ pub fn choose(from: &KeptBack, on_rows: &mut dyn FnMut()) -> Result<BTreeMap<Key
         }
         num_rows += 1;
         chosen.entry(key(&row)).or_insert(row.line);
-        if chosen.len() > *max_rows {
+        if chosen.len() > keep.max_rows {
             chosen.pop_last();
         }
     }
-    let most = (share.clamp(0.0, 1.0) * num_rows as f64) as usize;
-    while chosen.len() > most {
+    while chosen.len() > keep.num_rows(num_rows) {
         chosen.pop_last();
     }
     Ok(chosen)

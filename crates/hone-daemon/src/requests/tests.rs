@@ -2,7 +2,7 @@
 
 use super::*;
 use hone_pipeline::ids::DatasetId;
-use hone_pipeline::state::{DatasetState, Priority};
+use hone_pipeline::state::{Change, DatasetState, Priority};
 
 fn dataset(flag: Option<&str>) -> Dataset {
     Dataset {
@@ -62,4 +62,24 @@ fn suites_are_the_jsonl_files_of_the_validation_folder_by_name() {
     let found = suites(&layout, &LoopConfig::default()).unwrap();
     let listed: Vec<_> = found.iter().map(|suite| (suite.name.as_str(), suite.schema_id.as_str())).collect();
     assert_eq!(listed, [("a.jsonl", "completion_v1"), ("b.jsonl", "chat_sft_v1"), ("c.jsonl", "of_sidecar")]);
+}
+
+#[test]
+fn few_rows_that_are_kept_back_are_asked_only_where_there_is_nothing_else() {
+    let keep = hone_pipeline::config::KeepBack { share: 0.05, max_rows: 200 };
+    let accepted = |id: u64, rows: u64| Dataset {
+        id: DatasetId(id),
+        state: DatasetState::Accepted,
+        rows,
+        keep_back: Some(keep),
+        ..dataset(None)
+    };
+    let mut state = State::default();
+    let asked = |state: &State, alone: bool| evaluated_rows(state, &LoopConfig::default(), alone).len();
+    // 15 rows of 300.
+    state.apply(&Change::PutDataset(accepted(1, 300)));
+    assert_eq!((asked(&state, true), asked(&state, false)), (1, 0));
+    // And 5 of 119.
+    state.apply(&Change::PutDataset(accepted(2, 119)));
+    assert_eq!((asked(&state, true), asked(&state, false)), (2, 2));
 }

@@ -5,7 +5,7 @@ use crate::rows::{self, Limits, Selection};
 use crate::testing::{Workspace, settings};
 use hone_data::ChatContext;
 use hone_model::Dtype;
-use hone_pipeline::config::Overlong;
+use hone_pipeline::config::{KeepBack, Overlong};
 use hone_pipeline::wire::TrainFile;
 use std::collections::BTreeSet;
 

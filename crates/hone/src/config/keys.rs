@@ -146,6 +146,7 @@ pub const KEYS: &[Key] = &[
     key("validation.max_compare_bytes", int(0, 1 << 50), "2147483648", "Deep: bytes of earlier accepted files that rows are compared with, the newest first."),
     key("validation.auto_share", float(0.0, 0.5), "0.05", "Share of the rows of each accepted file that is never trained and evaluated instead, as the suite kept-back; chosen by what the rows say. Data made by a skill are trained whole: the skill's own eval split is asked."),
     key("validation.auto_max_rows", int(0, 1_000_000), "200", "At most so many rows of one file are kept back."),
+    key("validation.auto_min_rows", int(0, 1_000_000), "20", "Fewer kept-back rows are not evaluated beside files in validation/: they could tell nothing and would hold every promotion."),
     key("validation.auto_files", int(1, 10_000), "4", "The suite kept-back holds the kept-back rows of so many files, the newest."),
     key("validation.max_sec", float(1.0, 1e6), "3600", "Time limit of one check in seconds."),
     key("queue.max_jobs", int(1, 10_000_000), "10000", "Queued jobs before files wait in the inbox."),

@@ -64,6 +64,7 @@ pub(super) fn settings(values: &Values, serve: &Serve) -> Result<Settings, Vec<P
             max_rows: values.get("validation.auto_max_rows"),
         },
         keep_back_files: values.get("validation.auto_files"),
+        keep_back_min_rows: values.get("validation.auto_min_rows"),
         min_free_bytes: gigabytes(values, "limits.min_free_gb"),
         retention: Retention {
             keep_ms: scaled(values, "retention.keep_hours", MS_PER_HOUR),
