@@ -6,7 +6,7 @@
 //! judge is asked again later. Neither moves a level.
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use crate::options::{Limits, LoopConfig, SkillEndpoint};
 use crate::skill::{Sample, SkillClient, SkillError, Split, VerifyResult, VerifySample};

@@ -79,6 +79,11 @@ fn of_skill(layout: &Layout, state: &State, config: &LoopConfig, skill: &SkillEn
     Ok(sets)
 }
 
+/// The file of a set that is in force; none where the skill was not asked yet.
+pub(crate) fn drawn(layout: &Layout, skill: &str, level: u32) -> Option<PathBuf> {
+    Some(file(layout, skill, level)).filter(|path| drawn_by(path).is_some())
+}
+
 fn file(layout: &Layout, skill: &str, level: u32) -> PathBuf {
     layout.validation().join("skills").join(format!("{skill}-{level}.jsonl"))
 }

@@ -46,7 +46,7 @@ fn run_check(env: &Env, given: &Given, id: DatasetId, handle: &ChildHandle) -> R
             let mut request = requests::check(&env.layout, &given.state, &given.config, dataset, &sidecar);
             if request.level == Level::Deep {
                 let folder = env.layout.check_run(id).join("skills");
-                request.compare.extend(write_skill_sets(&given.state, &given.config, &folder)?);
+                request.compare.extend(write_skill_sets(&env.layout, &given.state, &given.config, &folder)?);
             }
             match run_check_child(env, given, id, handle, &request)? {
                 Ok(report) => (report, sidecar.provenance),

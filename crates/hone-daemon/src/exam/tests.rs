@@ -4,6 +4,18 @@ use super::*;
 use crate::testing::HttpServer;
 use serde_json::Value;
 
+/// What a skill says to `/verify` whose right answer is always `yes`, and for which `?` is no answer.
+pub(crate) fn yes_is_right(body: &[u8]) -> (u16, String) {
+    let asked: Value = serde_json::from_slice(body).unwrap();
+    let judge = |sample: &Value| {
+        let solved = sample["response"] == "yes";
+        json!({"id": sample["id"], "solved": solved, "score": f64::from(u8::from(solved)),
+            "parsed": sample["response"] != "?", "reason": ""})
+    };
+    let results: Vec<Value> = asked["samples"].as_array().unwrap().iter().map(judge).collect();
+    (200, json!({"results": results}).to_string())
+}
+
 /// A skill at whose level 2 the answer is always `yes`; `broken` paths answer with status 500.
 fn skill(broken: &'static str) -> HttpServer {
     HttpServer::start(move |request| match request.line.as_str() {
@@ -27,16 +39,7 @@ fn skill(broken: &'static str) -> HttpServer {
             let samples: Vec<Value> = (0..asked["count"].as_u64().unwrap()).map(sample).collect();
             (200, json!({"skill": "s", "version": "7", "level": 2, "samples": samples}).to_string())
         }
-        "POST /verify" => {
-            let asked: Value = serde_json::from_slice(&request.body).unwrap();
-            let judge = |sample: &Value| {
-                let solved = sample["response"] == "yes";
-                json!({"id": sample["id"], "solved": solved, "score": f64::from(u8::from(solved)),
-                    "parsed": sample["response"] != "?", "reason": ""})
-            };
-            let results: Vec<Value> = asked["samples"].as_array().unwrap().iter().map(judge).collect();
-            (200, json!({"results": results}).to_string())
-        }
+        "POST /verify" => yes_is_right(&request.body),
         line => panic!("{line}"),
     })
 }

@@ -1,6 +1,7 @@
 //! Tests of `sealed`, against a stand-in skill.
 
 use super::*;
+use crate::exam::tests::yes_is_right;
 use crate::testing::HttpServer;
 use hone_pipeline::curriculum::SkillProgress;
 use serde_json::Value;
@@ -29,16 +30,7 @@ fn skill(version: &Arc<AtomicU64>, drawn: &Arc<AtomicU64>) -> HttpServer {
             let samples: Vec<Value> = (0..asked["count"].as_u64().unwrap()).map(sample).collect();
             (200, json!({"skill": "s", "version": "1", "level": asked["level"], "samples": samples}).to_string())
         }
-        "POST /verify" => {
-            let asked: Value = serde_json::from_slice(&request.body).unwrap();
-            let judge = |sample: &Value| {
-                let solved = sample["response"] == "yes";
-                json!({"id": sample["id"], "solved": solved, "score": f64::from(u8::from(solved)),
-                    "parsed": sample["response"] != "?", "reason": ""})
-            };
-            let results: Vec<Value> = asked["samples"].as_array().unwrap().iter().map(judge).collect();
-            (200, json!({"results": results}).to_string())
-        }
+        "POST /verify" => yes_is_right(&request.body),
         line => panic!("{line}"),
     })
 }

@@ -27,7 +27,8 @@ fn each_level_that_is_reached_is_a_file_and_one_that_cannot_be_had_is_named() {
     let mut state = State::default();
     let progress = hone_pipeline::curriculum::SkillProgress { level: 2, ..state.skill("mine") };
     state.curriculum.insert("mine".to_string(), progress);
-    let files = write_skill_sets(&state, &config, &folder.path().join("sets")).unwrap();
+    let layout = Layout::new(folder.path());
+    let files = write_skill_sets(&layout, &state, &config, &folder.path().join("sets")).unwrap();
     let [first, second] = &files[..] else { panic!("{files:?}") };
     assert_eq!(
         (first.name.as_str(), first.role),
@@ -38,4 +39,24 @@ fn each_level_that_is_reached_is_a_file_and_one_that_cannot_be_had_is_named() {
     assert_eq!(rows.len(), 1);
     assert!(!second.path.exists(), "so that the check says that it was not compared");
     assert!(second.name.contains("level 2") && second.name.contains("status 400"), "{}", second.name);
+}
+
+#[test]
+fn the_sealed_questions_of_a_level_are_what_rows_are_held_against() {
+    let folder = tempfile::tempdir().unwrap();
+    let layout = Layout::new(folder.path());
+    let path = layout.validation().join("skills/mine-1.jsonl");
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let messages = json!([{"role": "user", "content": "2?"}, {"role": "assistant", "content": "yes"}]);
+    std::fs::write(&path, json!({"id": "a", "messages": messages, "metadata": {}}).to_string()).unwrap();
+    let sidecar = json!({"provenance": {"skill": "mine", "version": "7", "level": 1}});
+    std::fs::write(hone_store::datasets::sidecar_of(&path), sidecar.to_string()).unwrap();
+    let mut config = LoopConfig::default();
+    // Nobody listens there: it is not asked.
+    config.data_manager.skills =
+        vec![SkillEndpoint { name: "mine".to_string(), url: "http://127.0.0.1:9".to_string() }];
+    let files = write_skill_sets(&layout, &State::default(), &config, &folder.path().join("sets")).unwrap();
+    assert_eq!(files.iter().map(|file| &file.path).collect::<Vec<_>>(), [&path]);
+    let rows = hone_data::rows(&path, SCHEMA_ID).unwrap().collect::<anyhow::Result<Vec<_>>>().unwrap();
+    assert_eq!(rows.len(), 1, "a sealed question is a row of that schema");
 }

@@ -199,7 +199,7 @@ pub fn validate(ws: &Workspace, args: &ValidateArgs) -> Result<()> {
     let mut request = check_request(ws, &config, file, args)?;
     let sets = ws.layout().root().join("run").join(format!("validate-{}", std::process::id()));
     if let (Level::Deep, Ok(state)) = (request.level, ws.state()) {
-        request.compare.extend(hone_daemon::write_skill_sets(&state, &loop_config(&config), &sets)?);
+        request.compare.extend(hone_daemon::write_skill_sets(&ws.layout(), &state, &loop_config(&config), &sets)?);
     }
     let report = check_file(&request, &|_| {});
     hone_disk::remove_tree(&sets)?;

@@ -17,8 +17,11 @@ pub(super) trait Weights {
     /// Address of the weight at `index`, which need not exist.
     fn address(&self, index: usize) -> *const i8;
 
-    /// Factor of the weights of `row`, which are `cols` wide, in the run that column `at` is in.
-    fn scale(&self, row: usize, cols: usize, at: usize) -> f32;
+    /// Factor of the weights of `row`, which are `cols` wide, in the run that column `at` is in; 1 where a format has none.
+    #[inline(always)]
+    fn scale(&self, _row: usize, _cols: usize, _at: usize) -> f32 {
+        1.0
+    }
 
     /// Weights `index..index + 8`, of which `scale` holds the factor 8 times.
     ///
@@ -49,11 +52,6 @@ impl Weights for F32<'_> {
     }
 
     #[inline(always)]
-    fn scale(&self, _: usize, _: usize, _: usize) -> f32 {
-        1.0
-    }
-
-    #[inline(always)]
     #[expect(unsafe_code, reason = "vector loads take pointers")]
     unsafe fn load(&self, index: usize, _: __m256) -> __m256 {
         // SAFETY: the caller's promise. No alignment is asked for.
@@ -72,11 +70,6 @@ impl Weights for Bf16<'_> {
     #[inline(always)]
     fn address(&self, index: usize) -> *const i8 {
         self.0.as_ptr().wrapping_add(index).cast()
-    }
-
-    #[inline(always)]
-    fn scale(&self, _: usize, _: usize, _: usize) -> f32 {
-        1.0
     }
 
     #[inline(always)]
