@@ -41,7 +41,7 @@ fn commit_with_room(root: &Path, blocks: u64, on_signal: &str) -> String {
 #[test]
 fn a_commit_is_durable_or_not_there_whichever_write_a_full_disk_refuses() {
     // budget: 60 s
-    let step = if std::env::var("HONE_SLOW").is_ok_and(|slow| slow == "1") { 8 } else { 400 };
+    let step = if std::env::var("HONE_SLOW").is_ok_and(|slow| slow == "1") { 8 } else { 200 };
     let mut refused = 0;
     // The database alone has 64 blocks before the first commit; the log of all commits fits into 1,600.
     for blocks in (64..1_600).step_by(step) {
