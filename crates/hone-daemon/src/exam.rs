@@ -130,6 +130,11 @@ pub(crate) fn keep(exams: &mut [Exam], answers: &[Answer], run_dir: &Path) -> Re
     hone_disk::write_json(&run_dir.join(FILE), &exams).context("keep the answers")
 }
 
+/// Whether [`keep`] kept something there.
+pub(crate) fn is_kept(run_dir: &Path) -> bool {
+    run_dir.join(FILE).is_file()
+}
+
 /// What [`keep`] kept.
 ///
 /// # Errors

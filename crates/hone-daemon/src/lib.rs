@@ -16,6 +16,7 @@
 //! | [`conform`] | holds a skill server against the contract |
 //! | [`data_manager`] | asking a skill for new data when the queue runs dry |
 //! | [`alerts`] | telling people what they must see |
+//! | [`rescore`] | a checkpoint's kept answers, judged again |
 //! | [`supervisor`] | `hone up`: role processes, restarted when they fail |
 //! | [`status`] | the view `status/training_status.json` |
 
@@ -30,6 +31,7 @@ pub mod deploy;
 pub mod inbox;
 pub mod notify;
 pub mod options;
+pub mod rescore;
 pub mod skill;
 pub mod status;
 pub mod supervisor;

@@ -79,6 +79,15 @@ fn of_skill(layout: &Layout, state: &State, config: &LoopConfig, skill: &SkillEn
     Ok(sets)
 }
 
+/// The sets that were drawn of the configured skills, as they lie there: no skill is asked.
+pub(crate) fn as_drawn(layout: &Layout, config: &LoopConfig) -> Result<Vec<Sealed>> {
+    let of = |skill: &SkillEndpoint| -> Result<Vec<Sealed>> {
+        let drawn = (1..).map_while(|level| Some((level, drawn(layout, &skill.name, level)?)));
+        drawn.map(|(level, path)| read(skill, level, &path)).collect()
+    };
+    Ok(config.data_manager.skills.iter().map(of).collect::<Result<Vec<_>>>()?.concat())
+}
+
 /// The file of a set that is in force; none where the skill was not asked yet.
 pub(crate) fn drawn(layout: &Layout, skill: &str, level: u32) -> Option<PathBuf> {
     Some(file(layout, skill, level)).filter(|path| drawn_by(path).is_some())

@@ -73,9 +73,7 @@ pub fn evaluate(request: &EvalRequest, report: &mut dyn FnMut(WorkerMessage)) ->
         return Err(Refusal(format!("the request has format {version}, expected {WIRE_FORMAT_VERSION}")).into());
     }
     let mut session = Session::start(&request.model_dir, &request.settings, request.max_ms, report)?;
-    let conditions =
-        [&request.manifest_hash, &session.ctx.fingerprint(), DTYPE, &engine_of(&request.settings)].join("\n");
-    session.kept = Kept::open(request.keep_dir.as_deref(), conditions)?;
+    session.kept = Kept::open(request.keep_dir.as_deref(), conditions(request, &session.ctx))?;
     let suites = session.score_files(&request.suites, &request.kept_back)?;
     let answers = session.answer(&request.questions, request.max_answer_tokens)?;
     let template_hash = session.ctx.fingerprint();
@@ -87,6 +85,25 @@ pub fn evaluate(request: &EvalRequest, report: &mut dyn FnMut(WorkerMessage)) ->
         suites,
         answers,
     })
+}
+
+/// The kept answers to the questions of `request`, in their order, under everything that an answer depends on. Questions
+/// that were never answered so are left out. Nothing is generated; weights are not read.
+///
+/// # Errors
+/// The template or tokenizer cannot be read.
+pub fn kept_answers(request: &EvalRequest) -> Result<Vec<Answer>> {
+    let Some(dir) = request.keep_dir.as_deref().filter(|dir| dir.is_dir()) else { return Ok(Vec::new()) };
+    let EvalRequest { model_dir, settings, .. } = request;
+    let ctx = ChatContext::from_dir(model_dir, &settings.profile, &settings.chat_template_kwargs)?;
+    let answers = Kept::open(Some(dir), conditions(request, &ctx))?.answers();
+    let key = |question: &Question| Kept::answer_key(question, request.max_answer_tokens);
+    Ok(request.questions.iter().filter_map(|question| answers.get(&key(question)).cloned()).collect())
+}
+
+/// What every result depends on, beside the suite.
+fn conditions(request: &EvalRequest, ctx: &ChatContext) -> String {
+    [&request.manifest_hash, &ctx.fingerprint(), DTYPE, &engine_of(&request.settings)].join("\n")
 }
 
 /// What computes with these settings: the version and the device. Results of two engines are not compared.

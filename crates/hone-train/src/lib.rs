@@ -32,7 +32,7 @@ pub mod slice;
 mod testing;
 
 pub use child::run_child;
-pub use evaluate::evaluate_file;
+pub use evaluate::{evaluate_file, kept_answers};
 pub use plan::{MicroBatchPlan, Plan, plan};
 pub use slice::{YieldFlag, train_slice};
 

@@ -2,6 +2,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "tests write their own fixtures")]
 
+#[expect(dead_code, reason = "other tests use more of it")]
 #[path = "end_to_end/rig.rs"]
 mod rig;
 

@@ -169,7 +169,16 @@ fn another_try_goes_on_from_what_is_kept() {
     assert_eq!(kept, alone);
     assert_eq!(first, ["evaluating validation: 0 of 10", "answering: 0 of 1"]);
     let (second, again) = phases(&request);
-    assert_eq!((second, again), (Vec::new(), alone), "nothing is computed twice");
+    assert_eq!((second, again), (Vec::new(), alone.clone()), "nothing is computed twice");
+
+    // What is kept is what was answered, and is there without the weights.
+    let WorkerMessage::Evaluated { answers, .. } = &alone else { panic!("{alone:?}") };
+    let weights = request.model_dir.join("model.safetensors");
+    std::fs::rename(&weights, weights.with_extension("away")).unwrap();
+    assert_eq!(&kept_answers(&request).unwrap(), answers);
+    let other = EvalRequest { max_answer_tokens: request.max_answer_tokens + 1, ..request.clone() };
+    assert_eq!(kept_answers(&other).unwrap(), Vec::new(), "under another limit it might have gone on");
+    std::fs::rename(weights.with_extension("away"), &weights).unwrap();
 
     // A torn line is done again; what was appended to it is not misread.
     let losses = || {

@@ -14,6 +14,7 @@ pub struct Rig {
     dir: tempfile::TempDir,
     daemon: Option<Child>,
     serve: Option<Child>,
+    skill: Option<Child>,
 }
 
 /// What a command printed.
@@ -38,12 +39,17 @@ pub fn rows_of_binary(seed: u64, count: usize) -> String {
     lines.concat()
 }
 
+/// An address of the loopback that is free now.
+pub fn free_address() -> String {
+    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().to_string()
+}
+
 impl Rig {
     /// `hone init --tiny` with fast settings; `extra` wins.
     pub fn new(extra: &[(&str, &str)]) -> Rig {
         let dir = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
-        let listen = format!("127.0.0.1:{port}");
+        let listen = extra.iter().find(|(key, _)| *key == "serve.listen").map(|(_, listen)| (*listen).to_string());
+        let listen = listen.unwrap_or_else(free_address);
         let mut settings = vec![
             ("batch_size", "8"),
             ("learning_rate", "1e-3"),
@@ -57,7 +63,7 @@ impl Rig {
             ("validation.auto_share", "0"),
         ];
         settings.extend_from_slice(extra);
-        let rig = Rig { dir, daemon: None, serve: None };
+        let rig = Rig { dir, daemon: None, serve: None, skill: None };
         let pairs: Vec<String> = settings
             .iter()
             .map(|(key, value)| format!("{key}={}", value.trim_matches('"')))
@@ -91,6 +97,17 @@ impl Rig {
         child.wait().unwrap();
     }
 
+    /// Whether a command ends with 0.
+    pub fn succeeds(&self, args: &[&str]) -> bool {
+        self.hone(args).0.status.success()
+    }
+
+    /// The folder of the base model.
+    pub fn base_model(&self) -> PathBuf {
+        let path = self.hone(&["config", "show", "--json"]).json()["model_path"]["value"].clone();
+        self.root().join(path.as_str().unwrap())
+    }
+
     pub fn status(&self) -> Value {
         self.hone(&["status", "--json"]).json()
     }
@@ -118,18 +135,34 @@ impl Rig {
     }
 
     pub fn start_serve(&mut self) {
-        self.serve = Some(self.spawn("serve"));
+        self.serve = Some(self.spawn(&["serve"]));
+    }
+
+    pub fn serve_pid(&self) -> u32 {
+        self.serve.as_ref().unwrap().id()
+    }
+
+    /// SIGKILL; it may be dead already.
+    pub fn kill_serve(&mut self) {
+        let mut child = self.serve.take().unwrap();
+        let _ = child.kill();
+        child.wait().unwrap();
     }
 
     pub fn start_daemon(&mut self) {
-        self.daemon = Some(self.spawn("daemon"));
+        self.daemon = Some(self.spawn(&["daemon"]));
     }
 
-    fn spawn(&self, role: &str) -> Child {
-        let log =
-            std::fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join(format!("{role}.log")));
+    /// One of hone's own skills.
+    pub fn start_skill(&mut self, name: &str, listen: &str) {
+        self.skill = Some(self.spawn(&["skill", "serve", name, "--listen", listen]));
+    }
+
+    fn spawn(&self, role: &[&str]) -> Child {
+        let log = self.dir.path().join(format!("{}.log", role[0]));
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(log);
         let mut command = Command::new(HONE);
-        command.arg("--root").arg(self.root()).arg(role).stdin(Stdio::null());
+        command.arg("--root").arg(self.root()).args(role).stdin(Stdio::null());
         command.stdout(Stdio::null()).stderr(log.unwrap()).spawn().unwrap()
     }
 
@@ -197,7 +230,7 @@ impl Rig {
 
 impl Drop for Rig {
     fn drop(&mut self) {
-        for child in [&mut self.daemon, &mut self.serve].into_iter().flatten() {
+        for child in [&mut self.daemon, &mut self.serve, &mut self.skill].into_iter().flatten() {
             let _ = child.kill();
             let _ = child.wait();
         }
