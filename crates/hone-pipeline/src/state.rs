@@ -461,14 +461,14 @@ impl State {
     /// The last other checkpoint that a target has served and whose files are still here: what a rollback goes to.
     #[must_use]
     pub fn served_before(&self, target: &str) -> Option<CheckpointId> {
-        let live = self.live_on(target)?.checkpoint;
+        let live = self.live_on(target).map(|live| live.checkpoint);
         let is_here =
             |id: CheckpointId| self.checkpoints.get(&id).is_some_and(|c| c.state == CheckpointState::Published);
         // What was rolled back by itself is never gone back to.
         let failed = |d: &Deployment| matches!(d.state, DeploymentState::Failed { .. });
         let was_live = |d: &&Deployment| d.target == target && d.live_since_ms.is_some() && !failed(d);
         let others =
-            self.deployments.values().filter(was_live).filter(|d| d.checkpoint != live && is_here(d.checkpoint));
+            self.deployments.values().filter(was_live).filter(|d| live != Some(d.checkpoint) && is_here(d.checkpoint));
         others.max_by_key(|d| (d.live_since_ms, d.id)).map(|d| d.checkpoint)
     }
 

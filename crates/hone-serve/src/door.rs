@@ -24,6 +24,9 @@ pub const DOOR_QUEUE: usize = 8;
 /// Blobs that no deployment names are kept this long: they may be on their way into one.
 const BLOB_GRACE_MS: u64 = 3_600_000;
 
+/// Why nothing serves while a server that was started anew loads what served last.
+pub const LOADING: &str = "the model is loading";
+
 type Reply = oneshot::Sender<Result<ServerDeployment, ApiError>>;
 
 /// What the door is asked.
@@ -80,7 +83,7 @@ impl Door {
         view: watch::Sender<DoorView>,
     ) -> Result<Door> {
         let (records, served) = (files.records()?, files.served()?);
-        let reason = "the model is loading".to_string();
+        let reason = LOADING.to_string();
         let door = Door { options, files, records, served, waiting: None, reason, engine, serving, view };
         door.publish();
         Ok(door)

@@ -142,7 +142,8 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
             Json(json!({"status": "ready", "checkpoint": serving.served.checkpoint.to_string()})).into_response()
         }
         Err(error) => {
-            let body = json!({"status": "not ready", "reason": error.message});
+            let is_loading = error.message == crate::door::LOADING;
+            let body = json!({"status": "not ready", "reason": error.message, "loading": is_loading});
             (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
         }
     }

@@ -54,6 +54,8 @@ pub struct Watch<'a> {
     before: Option<Counts>,
     failures: u32,
     looks: u32,
+    /// The last look saw trouble, and one more is needed to tell.
+    in_doubt: bool,
     last: Option<String>,
     without_metrics: bool,
 }
@@ -99,12 +101,13 @@ impl<'a> Watch<'a> {
     pub fn begin(target: &'a dyn DeployTarget, expected: &'a Expectation, door: Door<'a>) -> Watch<'a> {
         let before = counts(door);
         let without_metrics = before.is_none();
-        Watch { target, expected, door, before, failures: 0, looks: 0, last: None, without_metrics }
+        Watch { target, expected, door, before, failures: 0, looks: 0, in_doubt: false, last: None, without_metrics }
     }
 
     /// Looks once. An outcome ends the window.
     pub fn look(&mut self) -> Option<WatchOutcome> {
         self.looks += 1;
+        self.in_doubt = false;
         match self.trouble() {
             Ok(None) => {
                 self.failures = 0;
@@ -114,6 +117,7 @@ impl<'a> Watch<'a> {
             Ok(Some(reason)) => {
                 self.failures += 1;
                 self.last = Some(reason.clone());
+                self.in_doubt = true;
                 (self.failures >= FAILURES).then_some(WatchOutcome::Misbehaves { reason })
             }
             // Nobody answers: that is not the checkpoint's fault as far as anyone knows.
@@ -122,6 +126,12 @@ impl<'a> Watch<'a> {
                 None
             }
         }
+    }
+
+    /// Whether the window must not end yet: the last look saw trouble, and only another one tells whether it stays.
+    #[must_use]
+    pub fn is_in_doubt(&self) -> bool {
+        self.in_doubt
     }
 
     /// What the whole window says, at its end.
@@ -142,6 +152,7 @@ impl<'a> Watch<'a> {
             DeployError::Transient(reason) | DeployError::Permanent(reason) => reason,
         })?;
         match serving.iter().find(|deployment| deployment.state == "serving") {
+            None if is_loading(self.door) => return Err("it was started anew and loads its model".to_string()),
             None => return Ok(Some("it serves nothing".to_string())),
             Some(other) if other.manifest_hash != self.expected.manifest_hash => {
                 return Err(format!("it serves {} by now, not by an order of this host", other.checkpoint));
@@ -220,6 +231,15 @@ impl<'a> Watch<'a> {
             status => Err(format!("a canary was answered {status}: {}", answer.message())),
         })
     }
+}
+
+/// Whether a server that serves nothing says that it will: it was started anew.
+fn is_loading(door: Door) -> bool {
+    let url = format!("{}/ready", door.url);
+    let (body, timeout) = (Body::Empty, Duration::from_secs(5));
+    let call = Call { method: "GET", url: &url, key: door.key, body, timeout, max_bytes: MAX_ANSWER_BYTES };
+    let told = http::send(&call).ok().and_then(|answer| serde_json::from_slice::<Value>(&answer.bytes).ok());
+    told.is_some_and(|told| told["loading"] == true)
 }
 
 /// Answers to clients so far; `None` where there are no metrics to read.

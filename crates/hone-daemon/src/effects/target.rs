@@ -66,7 +66,7 @@ fn look(env: &Env, given: &Given, id: DeploymentId) -> Result<Option<WatchOutcom
         if let Some(outcome) = watch.look() {
             return Ok(Some(outcome));
         }
-        if now_ms() >= until_ms {
+        if now_ms() >= until_ms && !watch.is_in_doubt() {
             return Ok(Some(watch.end()));
         }
         let next = Instant::now() + Duration::from_millis(limits.watch_interval_ms);

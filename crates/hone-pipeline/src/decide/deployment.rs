@@ -67,8 +67,14 @@ fn roll_back(draft: &mut Draft, deployment: Deployment, reason: &str) {
             format!("{checkpoint} misbehaves on {target}: {reason}; nothing was served there before, so it stays");
         return draft.error("misbehaves", id, message);
     };
+    let newer = |d: &&Deployment| d.target == target && d.state == DeploymentState::Pending && d.id != id;
+    let newer = draft.state().deployments.active().rev().find(newer).map(|d| d.checkpoint);
     let state = DeploymentState::Failed { reason: format!("rolled back: {reason}") };
     draft.put(Change::PutDeployment(Deployment { state, ..deployment }));
+    if let Some(newer) = newer {
+        let message = format!("{checkpoint} misbehaves on {target}: {reason}; {newer} is on its way there already");
+        return draft.error("rolled_back", id, message);
+    }
     let message = format!("{checkpoint} misbehaves on {target}: {reason}; going back to {previous} by itself");
     draft.error("rolled_back", id, message);
     let why = format!("rolled back from {checkpoint} by itself: {reason}");
@@ -99,7 +105,28 @@ pub(super) fn failed(draft: &mut Draft, id: DeploymentId, reason: &str, transien
         draft.put(Change::PutDeployment(deployment));
         let message = format!("{checkpoint} cannot be served on {target}, which goes on as before: {reason}");
         draft.error("deploy_failed", id, message);
+        back_to_served(draft, checkpoint, &target);
     }
+}
+
+/// The target goes on with what it serves; where that was found to misbehave meanwhile, it goes back to what served well. A
+/// champion that no target serves or is still to get is none: that checkpoint takes its place again, so that later ones are
+/// held against what people are answered by.
+fn back_to_served(draft: &mut Draft, checkpoint: CheckpointId, target: &str) {
+    let live = draft.state().live_on(target).map(|live| live.checkpoint);
+    let Some(served) = live.or_else(|| draft.state().served_before(target)) else { return };
+    if live.is_none() {
+        want_on(draft, target, served, &format!("{checkpoint} cannot be served"));
+    }
+    let state = draft.state();
+    let wanted = |d: &Deployment| matches!(d.state, DeploymentState::Pending | DeploymentState::Live);
+    let is_elsewhere = state.deployments.active().any(|d| d.checkpoint == checkpoint && wanted(d));
+    if state.champion != Some(checkpoint) || is_elsewhere {
+        return;
+    }
+    draft.put(Change::SetChampion { checkpoint: Some(served) });
+    let message = format!("{checkpoint} can be served nowhere; {served}, which serves, is champion again");
+    draft.warning("champion_chosen", served, message);
 }
 
 /// Starts every pending deployment that is due and whose target is free.

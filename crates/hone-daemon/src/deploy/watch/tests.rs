@@ -10,7 +10,9 @@ use std::sync::{Arc, Mutex};
 /// How the server behaves.
 #[derive(Clone)]
 struct Manner {
+    /// Hash of the manifest; empty where nothing serves.
     serving: String,
+    loading: bool,
     status: u16,
     answer: String,
     all: u64,
@@ -27,6 +29,7 @@ struct Bench {
 fn bench() -> Bench {
     let manner = Manner {
         serving: "m".to_string(),
+        loading: false,
         status: 200,
         answer: "four".to_string(),
         all: 100,
@@ -39,6 +42,8 @@ fn bench() -> Bench {
     let server = HttpServer::start(move |request| {
         let manner = behind.lock().unwrap().clone();
         match request.line.as_str() {
+            "GET /admin/deployments" if manner.serving.is_empty() => (200, "[]".to_string()),
+            "GET /ready" => (503, json!({"loading": manner.loading}).to_string()),
             "GET /admin/deployments" => {
                 let deployment = ServerDeployment {
                     id: 1,
@@ -122,6 +127,23 @@ fn a_server_that_answers_with_errors_or_not_at_all_is_seen() {
 }
 
 #[test]
+fn a_window_does_not_end_in_doubt() {
+    let (bench, expected) = (bench(), expected());
+    let door = Http::new(&bench.server.url, None, expected.max_answer, expected.max_answer);
+    let mut watch = Watch::begin(&door, &expected, door_of(&bench.server.url, None));
+    let mut look = |status: u16| {
+        bench.manner.lock().unwrap().status = status;
+        let outcome = watch.look();
+        (outcome.is_some(), watch.is_in_doubt())
+    };
+    assert_eq!(look(200), (false, false));
+    assert_eq!(look(500), (false, true), "one bad look may be a restart");
+    assert_eq!(look(200), (false, false));
+    assert_eq!(look(500), (false, true));
+    assert_eq!(look(500).0, true);
+}
+
+#[test]
 fn canaries_must_be_answered_as_expected() {
     let canary =
         |expect: &str| Canary { messages: json!([{"role": "user", "content": "2 + 2?"}]), expect: expect.to_string() };
@@ -152,6 +174,14 @@ fn a_target_that_dies_or_serves_another_order_is_unknown() {
     drop(bench);
     assert_eq!(watch.look(), None);
     assert!(matches!(watch.end(), WatchOutcome::Unknown { reason } if reason.contains("does not answer")));
+}
+
+#[test]
+fn a_server_that_loads_after_a_restart_is_no_fault_of_the_checkpoint() {
+    let seen = outcome(&expected(), |manner| (manner.serving, manner.loading) = (String::new(), true));
+    assert_eq!(seen, "unknown: it was started anew and loads its model");
+    let seen = outcome(&expected(), |manner| manner.serving = String::new());
+    assert_eq!(seen, "misbehaves: it serves nothing");
 }
 
 #[test]

@@ -83,13 +83,28 @@ fn another_failure_is_final_and_the_old_one_goes_on_serving() {
         > deploy-failed 2 final
           deployment-2 checkpoint-4 on local failed not before 1101
           log Error deploy_failed deployment-2: checkpoint-4 cannot be served on local, which goes on as before: connection refused
+          champion checkpoint-0
+          log Warning champion_chosen checkpoint-0: checkpoint-4 can be served nowhere; checkpoint-0, which serves, is champion again
         > wait 9999
         > start
-          deployment-3 checkpoint-4 on local pending
-          deployment-3 checkpoint-4 on local pending in flight
-          ! deploy deployment-3
     "#]],
     );
+}
+
+#[test]
+fn a_champion_that_one_target_serves_stays_champion() {
+    // Checkpoint 4 is wanted on both. One refuses it for good, first or last; or both do.
+    for (script, champion) in [
+        ("deploy-failed 3 final; deployed 4", 4),
+        ("deployed 3; deploy-failed 4 final", 4),
+        ("deploy-failed 3 final; deploy-failed 4 final", 0),
+    ] {
+        let mut world = two_targets();
+        world.run("deployed 1; deployed 2; arrive a.jsonl; taken 1; checked 1 aa; filed 1");
+        world.run("staged 1 4 0 4 32 ends; published 4; exit done; evaluated 4 loss 2; exit done");
+        world.run(script);
+        assert_eq!(world.state.champion, Some(CheckpointId(champion)), "{script}");
+    }
 }
 
 #[test]
@@ -351,6 +366,20 @@ fn a_target_that_misbehaves_goes_back_by_itself() {
               log Info watched deployment-3: checkpoint-0 serves well on local: 5 looks
         "#]],
     );
+}
+
+#[test]
+fn a_newer_order_is_not_given_up_for_one_that_misbehaves() {
+    let mut world = watched();
+    world.run("arrive b.jsonl; taken 2; checked 2 bb; filed 2; staged 2 8 4 4 32 ends; published 8; exit done");
+    world.run("deployed 2; deploy 8");
+    let trace = world.run("watched 2 misbehaves slow");
+    assert!(trace.contains("checkpoint-8 is on its way there already") && !trace.contains("pending"), "{trace}");
+    assert_eq!(world.state.champion, Some(CheckpointId(8)));
+    // Where it comes to nothing, what served well is gone back to.
+    let trace = world.run("deploy-failed 3 final");
+    assert!(trace.contains("! deploy deployment-4") && trace.contains("champion checkpoint-0"), "{trace}");
+    assert_eq!(world.state.deployments[&DeploymentId(4)].checkpoint, CheckpointId(0));
 }
 
 #[test]
