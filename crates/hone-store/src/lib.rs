@@ -19,4 +19,4 @@ mod store;
 pub use filesystem::network_file_system;
 pub use layout::Layout;
 pub use owner::{OwnerLock, OwnerLockError, owner_lock};
-pub use store::{EventFilter, FORMAT_VERSION, OpenError, QueuePage, Store};
+pub use store::{EventFilter, FORMAT_VERSION, OpenError, QueuePage, Seen, Store};

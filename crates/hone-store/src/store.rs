@@ -5,6 +5,7 @@
 //! synced before `commit` returns.
 
 mod queue;
+mod reload;
 
 use crate::Layout;
 use crate::filesystem::network_file_system_of;
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use queue::QueuePage;
+pub use reload::Seen;
 
 /// Version of the database's format, in `PRAGMA user_version`.
 pub const FORMAT_VERSION: i64 = 1;
@@ -134,24 +136,16 @@ impl Store {
     /// Everything the workspace knows, as of one instant.
     pub fn load(&self) -> Result<State> {
         let db = self.db.unchecked_transaction().context("begin reading hone.db")?;
-        let state = State {
-            control: load_singleton(&db, "control")?.unwrap_or_default(),
-            lineage: load_singleton(&db, "lineage")?,
-            other_lineages: load_singleton(&db, "other_lineages")?.unwrap_or_default(),
+        let mut state = State {
             datasets: load_table(&db, "datasets", |body: &hone_pipeline::state::Dataset| body.id)?,
             jobs: load_table(&db, "jobs", |body: &hone_pipeline::state::Job| body.id)?,
             checkpoints: load_table(&db, "checkpoints", |body: &hone_pipeline::state::Checkpoint| body.id)?,
             evaluations: load_table(&db, "evaluations", |body: &hone_pipeline::state::Evaluation| body.checkpoint)?,
             judgements: load_table(&db, "judgements", |body: &hone_pipeline::state::Judgement| body.challenger)?,
-            champion: load_singleton(&db, "champion")?.flatten(),
             deployments: load_table(&db, "deployments", |body: &hone_pipeline::state::Deployment| body.id)?,
-            lease: load_singleton(&db, "lease")?.flatten(),
-            counters: load_singleton(&db, "counters")?.unwrap_or_default(),
-            queue_full: load_singleton(&db, "queue_full")?.unwrap_or_default(),
-            disk_low: load_singleton(&db, "disk_low")?.unwrap_or_default(),
-            curriculum: load_singleton(&db, "curriculum")?.unwrap_or_default(),
-            open_exams: load_singleton(&db, "open_exams")?.unwrap_or_default(),
+            ..State::default()
         };
+        load_singletons(&db, &mut state)?;
         Ok(state)
     }
 
@@ -333,6 +327,39 @@ fn load_singleton<T: DeserializeOwned>(db: &Transaction, name: &str) -> Result<O
     let Some(row) = rows.next()? else { return Ok(None) };
     let body: String = row.get(0)?;
     Ok(Some(serde_json::from_str(&body).with_context(|| format!("read {name} from hone.db"))?))
+}
+
+/// All that is not a table.
+fn load_singletons(db: &Transaction, state: &mut State) -> Result<()> {
+    let State {
+        control,
+        lineage,
+        other_lineages,
+        datasets: _,
+        jobs: _,
+        checkpoints: _,
+        evaluations: _,
+        judgements: _,
+        champion,
+        deployments: _,
+        lease,
+        counters,
+        queue_full,
+        disk_low,
+        curriculum,
+        open_exams,
+    } = state;
+    *control = load_singleton(db, "control")?.unwrap_or_default();
+    *lineage = load_singleton(db, "lineage")?;
+    *other_lineages = load_singleton(db, "other_lineages")?.unwrap_or_default();
+    *champion = load_singleton(db, "champion")?.flatten();
+    *lease = load_singleton(db, "lease")?.flatten();
+    *counters = load_singleton(db, "counters")?.unwrap_or_default();
+    *queue_full = load_singleton(db, "queue_full")?.unwrap_or_default();
+    *disk_low = load_singleton(db, "disk_low")?.unwrap_or_default();
+    *curriculum = load_singleton(db, "curriculum")?.unwrap_or_default();
+    *open_exams = load_singleton(db, "open_exams")?.unwrap_or_default();
+    Ok(())
 }
 
 fn load_table<K: Id, T: Entity + DeserializeOwned>(

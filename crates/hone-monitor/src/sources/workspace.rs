@@ -1,8 +1,9 @@
-//! The workspace's state, loaded once for all sources that are views of it, and again only when the database changed.
+//! The workspace's state, loaded once for all sources that are views of it, and again only when the database changed; then
+//! only what differs is parsed, so that a workspace with a long past costs little while something trains.
 
 use anyhow::{Result, bail};
 use hone_pipeline::state::State;
-use hone_store::{Layout, OpenError, Store};
+use hone_store::{Layout, OpenError, Seen, Store};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -29,7 +30,9 @@ struct Cache {
 }
 
 struct Loaded {
+    /// Shared with answers under way; a change copies the blocks that it concerns.
     state: Arc<State>,
+    seen: Seen,
     stamp: Stamp,
     at: Instant,
     settled: bool,
@@ -56,14 +59,14 @@ impl Workspace {
         if let Some(loaded) = cache.loaded.as_ref().filter(is_current) {
             return Ok(loaded.state.clone());
         }
+        let (mut state, mut seen) = cache.loaded.take().map(|loaded| (loaded.state, loaded.seen)).unwrap_or_default();
         let store = open_store(&self.root, &mut cache.store, crate::clock::now_ms())?;
-        let state = store.load().map(Arc::new);
-        if state.is_err() {
+        if let Err(error) = store.reload(Arc::make_mut(&mut state), &mut seen) {
             *cache = Cache::default();
+            return Err(error);
         }
-        let state = state?;
         let settled = stamp.iter().flatten().all(|(_, time)| time.elapsed().is_ok_and(|age| age > TIME_STAMP_GRAIN));
-        cache.loaded = Some(Loaded { state: state.clone(), stamp, at: Instant::now(), settled });
+        cache.loaded = Some(Loaded { state: state.clone(), seen, stamp, at: Instant::now(), settled });
         Ok(state)
     }
 

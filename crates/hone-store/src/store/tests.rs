@@ -12,6 +12,7 @@ use rusqlite::Connection;
 use std::path::Path;
 
 mod full;
+mod reload;
 
 fn job(id: u64) -> Job {
     Job {
