@@ -2,13 +2,14 @@
 
 mod door;
 mod records;
+mod rows;
 mod views;
 
 use crate::dashboard;
 use crate::desk::Desk;
 use crate::events::EventLog;
 use crate::hub::Hub;
-use crate::{ControlDoor, MonitorOptions};
+use crate::{ControlDoor, MonitorOptions, RowDoor};
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -32,17 +33,18 @@ struct Inner {
     key: Option<String>,
     admin_key: Option<String>,
     control: Option<ControlDoor>,
+    rows: Option<RowDoor>,
     serve_url: Option<String>,
-    /// Commands and chats under way.
+    /// Commands, chats and rows under way.
     under_way: Arc<Semaphore>,
     stop: Arc<AtomicBool>,
 }
 
 impl Shared {
     pub(crate) fn new(hub: Hub, log: EventLog, desk: Desk, options: MonitorOptions, stop: Arc<AtomicBool>) -> Shared {
-        let MonitorOptions { key, admin_key, control, serve_url, .. } = options;
+        let MonitorOptions { key, admin_key, control, rows, serve_url, .. } = options;
         let under_way = Arc::new(Semaphore::new(door::MAX_UNDER_WAY));
-        Shared(Arc::new(Inner { hub, log, desk, key, admin_key, control, serve_url, under_way, stop }))
+        Shared(Arc::new(Inner { hub, log, desk, key, admin_key, control, rows, serve_url, under_way, stop }))
     }
 
     fn may_read(&self, headers: &HeaderMap) -> bool {
@@ -65,6 +67,7 @@ pub(crate) fn router(shared: Shared) -> Router {
         .route("/api/checkpoints/{number}", get(records::checkpoint))
         .route("/api/datasets", get(records::datasets))
         .route("/api/datasets/{number}/report", get(records::report))
+        .route("/api/datasets/{number}/rows/{line}", get(rows::row))
         .route("/api/logs", get(records::logs))
         .route("/api/session", get(door::session))
         .route("/api/control", post(door::control))

@@ -14,6 +14,7 @@ const ASSETS: &[(&str, &str, &str)] = &[
     ("/charts.js", SCRIPT, include_str!("../assets/charts.js")),
     ("/now.js", SCRIPT, include_str!("../assets/now.js")),
     ("/pages.js", SCRIPT, include_str!("../assets/pages.js")),
+    ("/rows.js", SCRIPT, include_str!("../assets/rows.js")),
     ("/skills.js", SCRIPT, include_str!("../assets/skills.js")),
     ("/serving.js", SCRIPT, include_str!("../assets/serving.js")),
     ("/dashboard.js", SCRIPT, include_str!("../assets/dashboard.js")),

@@ -63,6 +63,17 @@ impl Desk {
         &self,
         question: impl FnOnce(&mut Records) -> Result<Value, Refusal> + Send + 'static,
     ) -> Response {
+        match self.find(question).await {
+            Ok(value) => axum::Json(value).into_response(),
+            Err(response) => response,
+        }
+    }
+
+    /// The answer to a question, or the response that says why there is none.
+    pub(crate) async fn find<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&mut Records) -> Result<T, Refusal> + Send + 'static,
+    ) -> Result<T, Response> {
         let (reply, answer) = oneshot::channel();
         let question: Question = Box::new(move |records| {
             // Whoever asked may have gone.
@@ -72,15 +83,17 @@ impl Desk {
             let mut response =
                 error(StatusCode::TOO_MANY_REQUESTS, "busy", &format!("{MAX_WAITING} questions wait already"));
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-            return response;
+            return Err(response);
         }
         match tokio::time::timeout(TIME_LIMIT, answer).await {
-            Ok(Ok(Ok(value))) => axum::Json(value).into_response(),
-            Ok(Ok(Err(refusal))) => failed(&refusal),
-            Ok(Err(_)) => error(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the answer broke off; see the log"),
+            Ok(Ok(Ok(found))) => Ok(found),
+            Ok(Ok(Err(refusal))) => Err(failed(&refusal)),
+            Ok(Err(_)) => {
+                Err(error(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the answer broke off; see the log"))
+            }
             Err(_) => {
                 let message = format!("no answer within {} s", TIME_LIMIT.as_secs());
-                error(StatusCode::SERVICE_UNAVAILABLE, "timeout", &message)
+                Err(error(StatusCode::SERVICE_UNAVAILABLE, "timeout", &message))
             }
         }
     }

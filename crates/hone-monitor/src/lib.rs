@@ -15,6 +15,7 @@
 //! | `GET /api/history/events?before&limit&severity&text` | `{events: [event], next}`, newest first |
 //! | `GET /api/checkpoints?before&limit&state`, `/api/checkpoints/N` | the ledger page by page; what led to one and what became of it |
 //! | `GET /api/datasets?before&limit&state`, `/api/datasets/N/report` | files page by page; the report of both gates |
+//! | `GET /api/datasets/N/rows/LINE` | a row as the trainer sees it: its tokens, and which of them are trained |
 //! | `GET /api/logs?limit` | the last lines of each role's log |
 //! | `GET /api/session` | what this page may do: `{control: "open", "key_required" or "off", chat}` |
 //! | `POST /api/control` | `{"command": …}` for the daemon, with the admin key; its answer `{message}` |
@@ -72,7 +73,23 @@ pub struct MonitorOptions {
     pub admin_key: Option<String>,
     /// The way to the daemon; none = read-only.
     pub control: Option<ControlDoor>,
+    /// The way to rows of files; none = they are not shown.
+    pub rows: Option<RowDoor>,
 }
+
+/// A row that is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowAsked {
+    /// The file.
+    pub file: PathBuf,
+    /// Its schema, where the gates know it.
+    pub schema_id: Option<String>,
+    /// The line, as findings name it.
+    pub line: u64,
+}
+
+/// Shows one row as `hone data show --json` does, or says for the log why not.
+pub type RowDoor = Arc<dyn Fn(&RowAsked) -> Result<serde_json::Value, String> + Send + Sync>;
 
 /// Sends one request to the daemon and waits for its reply, or says in a sentence for people why there is none.
 pub type ControlDoor = Arc<dyn Fn(&ControlRequest) -> Result<ControlReply, String> + Send + Sync>;
@@ -80,7 +97,7 @@ pub type ControlDoor = Arc<dyn Fn(&ControlRequest) -> Result<ControlReply, Strin
 impl fmt::Debug for MonitorOptions {
     /// Leaves the keys out.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let MonitorOptions { listen, root, serve_url, serve_key: _, key: _, admin_key: _, control: _ } = self;
+        let MonitorOptions { listen, root, serve_url, serve_key: _, key: _, admin_key: _, control: _, rows: _ } = self;
         let mut debug = f.debug_struct("MonitorOptions");
         debug.field("listen", listen).field("root", root).field("serve_url", serve_url).finish_non_exhaustive()
     }

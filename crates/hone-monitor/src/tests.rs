@@ -40,6 +40,7 @@ fn options(root: &Path) -> MonitorOptions {
         key: None,
         admin_key: None,
         control: None,
+        rows: None,
     }
 }
 

@@ -88,6 +88,14 @@ pub fn read_report(layout: &Layout, dataset: &Dataset) -> Result<Option<Value>> 
     serde_json::from_slice(&bytes).context("parse the report")
 }
 
+/// Where the file of a dataset lies now; none where it is gone.
+#[must_use]
+pub fn present_file(layout: &Layout, dataset: &Dataset) -> Option<PathBuf> {
+    let is_rejected = matches!(dataset.state, DatasetState::Rejected { .. });
+    let filed = is_rejected.then(|| rejected_target(layout, dataset)).filter(|file| file.is_file());
+    filed.or_else(|| Some(layout.dataset_file(dataset)).filter(|file| file.is_file()))
+}
+
 /// Drops the folder of a file whose bytes are a dataset already.
 pub fn drop_duplicate(layout: &Layout, dataset: &Dataset) -> Result<()> {
     ensure!(matches!(dataset.state, DatasetState::Duplicate { .. }), "{} is not a duplicate", dataset.id);

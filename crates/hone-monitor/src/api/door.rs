@@ -166,7 +166,7 @@ fn pass_on(
     }
 }
 
-fn busy() -> Response {
+pub(super) fn busy() -> Response {
     let mut response =
         error(StatusCode::TOO_MANY_REQUESTS, "busy", &format!("{MAX_UNDER_WAY} requests are under way already"));
     response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("2"));

@@ -118,6 +118,46 @@ fn the_report_of_a_file_is_told_where_it_lies() {
 }
 
 #[test]
+fn a_row_is_shown_by_whom_it_concerns_and_no_path_is_told() {
+    let root = tempfile::tempdir().unwrap();
+    let store = busy_workspace(root.path());
+    let layout = store.layout().clone();
+    std::fs::create_dir_all(layout.rejected()).unwrap();
+    // The refused file lies in rejected/, with its report beside it; the accepted one is gone.
+    std::fs::write(layout.rejected().join(HOSTILE), "{}\n").unwrap();
+    std::fs::write(layout.rejected().join(format!("{HOSTILE}.report.json")), r#"{"dataset":"dataset-2"}"#).unwrap();
+    let (file, place) = (layout.rejected().join(HOSTILE), root.path().display().to_string());
+    let door = move |asked: &crate::RowAsked| {
+        assert_eq!((&asked.file, asked.schema_id.as_deref()), (&file, Some("chat_sft_v1")));
+        let tokens = json!([{"id": 1, "text": "<b>", "trained": true}]);
+        let row = json!({"line": asked.line, "row": "row-1", "examples": [{"num_trained": 1, "tokens": tokens}]});
+        match asked.line {
+            7 => Ok(
+                json!({"file": asked.file, "schema_id": "chat_sft_v1", "profile": {"name": "plain"}, "max_length": 128, "rows": [row]}),
+            ),
+            _ => Err(format!("show {}: no such row", asked.file.display())),
+        }
+    };
+    let rows = Some(Arc::new(door) as crate::RowDoor);
+    let monitor = Monitor::start(MonitorOptions { rows, ..options(root.path()) });
+    let told = monitor.json("/api/datasets/2/rows/7");
+    assert_eq!(
+        (&told["row"]["line"], &told["profile"], &told["max_length"]),
+        (&json!(7), &json!("plain"), &json!(128))
+    );
+    assert_eq!(told["row"]["examples"][0]["tokens"][0]["text"], "<b>");
+    assert_eq!(told["dataset"]["id"], "dataset-2");
+    let (status, refused) = monitor.text("/api/datasets/2/rows/8");
+    assert_eq!(status, 422, "{refused}");
+    assert!(!told.to_string().contains(&place) && !refused.contains(&place), "no path is told");
+    assert_eq!(monitor.text("/api/datasets/1/rows/7").0, 404, "its file is gone");
+    assert_eq!(monitor.text("/api/datasets/9/rows/7").0, 404);
+    assert_eq!(monitor.text("/api/datasets/2/rows/..%2F7").0, 400);
+    let closed = Monitor::start(options(root.path()));
+    assert_eq!(closed.text("/api/datasets/2/rows/7").0, 403);
+}
+
+#[test]
 fn past_events_are_found_by_severity_and_text() {
     let root = tempfile::tempdir().unwrap();
     let mut store = busy_workspace(root.path());

@@ -1,5 +1,6 @@
 //! The data manager by hand (`hone data generate`, `hone data status`), and rows as they are trained (`hone data show`).
 
+pub mod row_door;
 pub mod show;
 
 use crate::commands::roles::loop_config;

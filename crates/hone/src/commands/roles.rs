@@ -1,5 +1,6 @@
 //! The roles of a host: `hone up` runs them all, each also runs alone in the foreground.
 
+use super::data::row_door::row_door;
 use super::init::identity_of;
 use super::keys::keys_file;
 use crate::config::Config;
@@ -332,6 +333,7 @@ pub fn monitor(ws: &Workspace, args: &ListenArgs) -> Result<()> {
         key: key("HONE_READ_KEY"),
         admin_key: key("HONE_ADMIN_KEY"),
         control: Some(control_door(ws.root.clone())),
+        rows: Some(row_door(ws)),
     };
     let stop = role_stop(ws)?;
     hone_monitor::run(options, stop, |address| tracing::info!(%address, "monitor ready"))
