@@ -137,7 +137,7 @@ pub fn due<'a>(
 #[must_use]
 pub fn why_not(state: &State, config: &DataManagerConfig, last_ms: TimeMs, now: TimeMs) -> Option<String> {
     let arriving = |d: &&Dataset| matches!(d.state, DatasetState::Arriving | DatasetState::Checking);
-    let (num_open, num_arriving) = (state.jobs.active().count(), state.datasets.values().filter(arriving).count());
+    let (num_open, num_arriving) = (state.jobs.num_active(), state.datasets.moving().filter(arriving).count());
     let due_ms = last_ms + config.cooldown_ms;
     let skills = || config.skills.iter().map(|skill| rests_until(state, config, &skill.name));
     match () {

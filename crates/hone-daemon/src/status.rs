@@ -232,8 +232,8 @@ pub(crate) fn view(state: &State, live: &Live, targets: &[&str], now: TimeMs) ->
         phase: live.phase.clone().filter(|_| work.is_some()),
         queue: QueueStatus {
             in_inbox: live.in_inbox,
-            checking: state.datasets.active().filter(|dataset| on_the_way(&dataset.state)).count(),
-            queued: state.jobs.active().filter(|job| job.state == JobState::Queued).count(),
+            checking: state.datasets.moving().filter(|dataset| on_the_way(&dataset.state)).count(),
+            queued: state.jobs.num_active() - state.jobs.moving().count(),
             full: state.queue_full,
         },
         latest_checkpoint: state.latest_checkpoint().map(|checkpoint| checkpoint.id),
@@ -249,7 +249,7 @@ pub(crate) fn view(state: &State, live: &Live, targets: &[&str], now: TimeMs) ->
 }
 
 fn job_status(state: &State, live: &Live) -> Option<JobStatus> {
-    let job = state.jobs.active().find(|job| job.state == JobState::Running)?;
+    let job = state.jobs.moving().find(|job| job.state == JobState::Running)?;
     let holds_device = matches!(state.lease.as_ref().map(|lease| &lease.work), Some(Work::Train { .. }));
     let last = live.progress.as_ref().map(|(_, last)| last.clone()).filter(|_| holds_device);
     let file = |id| state.datasets.get(id).map(|dataset| dataset.file_name.clone());

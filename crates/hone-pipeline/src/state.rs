@@ -22,7 +22,7 @@ pub use evaluation::{
 };
 pub use lineage::{LeftAt, Lineage, ModelIdentity};
 pub use marks::{Gone, JobReplay, Marks};
-pub use table::{Entity, Id, Table};
+pub use table::{Activity, Entity, Id, Table};
 
 /// Milliseconds since the Unix epoch. Passed in, never read here.
 pub type TimeMs = u64;

@@ -206,7 +206,7 @@ fn runs_in_use(layout: &Layout, state: &State) -> BTreeSet<PathBuf> {
             vec![layout.eval_run(checkpoint, lease.token), layout.eval_results(checkpoint)]
         }
     });
-    let checked = state.datasets.active().filter(|d| d.check_started).map(|d| layout.check_run(d.id));
+    let checked = state.datasets.moving().filter(|d| d.check_started).map(|d| layout.check_run(d.id));
     leased.into_iter().chain(checked).collect()
 }
 

@@ -96,7 +96,7 @@ fn stop(draft: &mut Draft, reason: &str) -> Result<String, String> {
 }
 
 fn skip(draft: &mut Draft, reason: &str) -> Result<String, String> {
-    let running = draft.state().jobs.active().find(|job| job.state == JobState::Running).cloned();
+    let running = draft.state().jobs.moving().find(|job| job.state == JobState::Running).cloned();
     let job = running.ok_or("no job runs")?;
     let id = job.id;
     draft.put_job(Job { skip_reason: Some(reason.to_string()), ..job });

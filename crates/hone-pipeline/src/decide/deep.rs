@@ -13,12 +13,14 @@ pub(super) const SET_ASIDE: &str = "deep check: ";
 
 /// Starts the next check when none is under way.
 pub(super) fn start_check(draft: &mut Draft) {
-    let accepted = || draft.state().datasets.active().filter(|d| d.state == DatasetState::Accepted);
-    if !draft.settings.deep_in_background || draft.state().disk_low || accepted().any(|d| d.check_started) {
+    let datasets = &draft.state().datasets;
+    let accepted = |d: &&Dataset| d.state == DatasetState::Accepted;
+    let is_busy = || datasets.moving().filter(accepted).any(|d| d.check_started);
+    if !draft.settings.deep_in_background || draft.state().disk_low || is_busy() {
         return;
     }
     let wanted = |d: &&Dataset| d.deep_check == DeepCheck::Due && d.gone.is_none() && d.set_aside.is_none();
-    let Some(dataset) = accepted().find(wanted).cloned() else { return };
+    let Some(dataset) = datasets.active().filter(accepted).find(wanted).cloned() else { return };
     draft.effect(Effect::Check { dataset: dataset.id });
     draft.put(Change::PutDataset(Dataset { check_started: true, ..dataset }));
 }

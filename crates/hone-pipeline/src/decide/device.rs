@@ -243,7 +243,7 @@ fn next_job(draft: &Draft) -> Option<JobId> {
 
 fn start_slice(draft: &mut Draft, id: JobId) {
     let preempted = |job: &&Job| job.state == JobState::Running && job.id != id;
-    for job in draft.state().jobs.active().filter(preempted).cloned().collect::<Vec<_>>() {
+    for job in draft.state().jobs.moving().filter(preempted).cloned().collect::<Vec<_>>() {
         draft.put_job(Job { state: JobState::Queued, ..job });
     }
     let token = give(draft, Work::Train { job: id });

@@ -14,7 +14,7 @@ use crate::state::{Change, Dataset, DatasetState, DeepCheck, Job, Priority, Stat
 
 pub(super) fn file_arrived(draft: &mut Draft, inbox_path: &str, priority: Priority, schema_flag: Option<&str>) {
     let on_its_way = |d: &Dataset| d.state == DatasetState::Arriving && d.inbox_path == inbox_path;
-    if draft.state().disk_low || draft.state().datasets.active().any(on_its_way) {
+    if draft.state().disk_low || draft.state().datasets.moving().any(on_its_way) {
         return;
     }
     if num_waiting(draft.state()) >= draft.settings.max_queued_jobs {
@@ -143,9 +143,9 @@ pub(super) fn start_checks(draft: &mut Draft) {
         return;
     }
     let checking = |d: &&Dataset| d.state == DatasetState::Checking;
-    let num_running = draft.state().datasets.active().filter(checking).filter(|d| d.check_started).count();
+    let num_running = draft.state().datasets.moving().filter(checking).filter(|d| d.check_started).count();
     let num_free = draft.settings.max_checks.max(1).saturating_sub(num_running);
-    let due = draft.state().datasets.active().filter(checking).filter(|d| !d.check_started).take(num_free);
+    let due = draft.state().datasets.moving().filter(checking).filter(|d| !d.check_started).take(num_free);
     for dataset in due.cloned().collect::<Vec<_>>() {
         draft.effect(Effect::Check { dataset: dataset.id });
         draft.put(Change::PutDataset(Dataset { check_started: true, ..dataset }));
@@ -162,7 +162,7 @@ pub(super) fn note_room(draft: &mut Draft) {
 
 /// Starts again what was not answered. Checks are started by [`start_checks`].
 pub(super) fn recover(draft: &mut Draft) {
-    for dataset in draft.state().datasets.active().cloned().collect::<Vec<_>>() {
+    for dataset in draft.state().datasets.moving().cloned().collect::<Vec<_>>() {
         let id = dataset.id;
         match dataset.state {
             DatasetState::Arriving => draft.effect(Effect::TakeFile { dataset: id, inbox_path: dataset.inbox_path }),
@@ -194,8 +194,7 @@ fn reject(draft: &mut Draft, mut dataset: Dataset, reasons: Vec<String>) {
 /// Files on the way and jobs that are not done: what `max_queued_jobs` bounds.
 fn num_waiting(state: &State) -> usize {
     let on_the_way = |d: &&Dataset| matches!(d.state, DatasetState::Arriving | DatasetState::Checking);
-    let num_files = state.datasets.active().filter(on_the_way).count();
-    num_files + state.jobs.active().count()
+    state.datasets.moving().filter(on_the_way).count() + state.jobs.num_active()
 }
 
 fn files(count: usize) -> String {

@@ -2,8 +2,8 @@
 //! naming its blocks, and changing a copy copies one block. `decide` works on a copy of the state, and effects keep the
 //! copy that they were started with.
 //!
-//! Every block counts its *active* entities, those that something is still to happen with ([`Entity::is_active`]), so
-//! that what is settled long ago is not looked at again and again. An entity changes only by [`Table::insert`].
+//! Every block counts its entities by their [`Activity`], so that neither what is settled long ago nor what waits in a
+//! long queue is looked at again and again. An entity changes only by [`Table::insert`].
 
 use crate::ids::{CheckpointId, DatasetId, DeploymentId, JobId};
 use serde::de::DeserializeOwned;
@@ -25,10 +25,21 @@ pub trait Id: Copy + Ord {
     fn number(self) -> u64;
 }
 
+/// Whether something is still to happen with an entity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activity {
+    /// Nothing by itself.
+    Settled,
+    /// It waits for its turn, among many perhaps.
+    Waiting,
+    /// It is on its way: few are at a time.
+    Moving,
+}
+
 /// What lies in a table.
 pub trait Entity: Clone {
     /// Whether something is still to happen with it.
-    fn is_active(&self) -> bool;
+    fn activity(&self) -> Activity;
 }
 
 /// See the module.
@@ -40,23 +51,50 @@ pub struct Table<K, V> {
 #[derive(Clone, PartialEq)]
 struct Block<K, V> {
     entities: BTreeMap<K, V>,
-    num_active: usize,
+    num_waiting: usize,
+    num_moving: usize,
+}
+
+impl<K, V> Block<K, V> {
+    fn count(&mut self, activity: Activity) -> Option<&mut usize> {
+        match activity {
+            Activity::Settled => None,
+            Activity::Waiting => Some(&mut self.num_waiting),
+            Activity::Moving => Some(&mut self.num_moving),
+        }
+    }
 }
 
 impl<K: Id, V: Entity> Table<K, V> {
     /// Puts an entity in, in the place of an older one of that number.
     pub fn insert(&mut self, id: K, entity: V) {
         let block = Arc::make_mut(self.blocks.entry(id.number() / BLOCK).or_default());
-        block.num_active += usize::from(entity.is_active());
-        if let Some(old) = block.entities.insert(id, entity) {
-            block.num_active -= usize::from(old.is_active());
+        if let Some(num) = block.count(entity.activity()) {
+            *num += 1;
+        }
+        if let Some(old) = block.entities.insert(id, entity)
+            && let Some(num) = block.count(old.activity())
+        {
+            *num -= 1;
         }
     }
 
-    /// Those that something is still to happen with, by number.
+    /// Those that wait or move, by number.
     pub fn active(&self) -> impl DoubleEndedIterator<Item = &V> {
-        let blocks = self.blocks.values().filter(|block| block.num_active > 0);
-        blocks.flat_map(|block| block.entities.values()).filter(|entity| entity.is_active())
+        let blocks = self.blocks.values().filter(|block| block.num_waiting + block.num_moving > 0);
+        blocks.flat_map(|block| block.entities.values()).filter(|entity| entity.activity() != Activity::Settled)
+    }
+
+    /// Those that move, by number.
+    pub fn moving(&self) -> impl DoubleEndedIterator<Item = &V> {
+        let blocks = self.blocks.values().filter(|block| block.num_moving > 0);
+        blocks.flat_map(|block| block.entities.values()).filter(|entity| entity.activity() == Activity::Moving)
+    }
+
+    /// How many [`Table::active`] has, without a look at them.
+    #[must_use]
+    pub fn num_active(&self) -> usize {
+        self.blocks.values().map(|block| block.num_waiting + block.num_moving).sum()
     }
 }
 
@@ -105,7 +143,7 @@ impl<K, V> Table<K, V> {
 
 impl<K, V> Default for Block<K, V> {
     fn default() -> Self {
-        Block { entities: BTreeMap::new(), num_active: 0 }
+        Block { entities: BTreeMap::new(), num_waiting: 0, num_moving: 0 }
     }
 }
 

@@ -6,13 +6,13 @@ use rand_chacha::ChaCha8Rng;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Thing {
-    open: bool,
+    activity: u8,
     value: u64,
 }
 
 impl Entity for Thing {
-    fn is_active(&self) -> bool {
-        self.open
+    fn activity(&self) -> Activity {
+        [Activity::Moving, Activity::Waiting, Activity::Settled][usize::from(self.activity.min(2))]
     }
 }
 
@@ -23,7 +23,7 @@ fn a_table_says_what_an_ordered_map_says_and_a_copy_keeps_what_it_had() {
     let mut copies = Vec::new();
     for round in 0..2_000 {
         let id = JobId(rng.random_range(0..500));
-        let thing = Thing { open: rng.random_range(0..10) == 0, value: round };
+        let thing = Thing { activity: rng.random_range(0..20), value: round };
         table.insert(id, thing.clone());
         map.insert(id, thing);
         if round % 250 == 0 {
@@ -35,8 +35,12 @@ fn a_table_says_what_an_ordered_map_says_and_a_copy_keeps_what_it_had() {
         assert!(table.iter().eq(map.iter()));
         assert!(table.keys().rev().eq(map.keys().rev()));
         assert!(table.values().rev().eq(map.values().rev()));
-        assert!(table.active().eq(map.values().filter(|thing| thing.open)));
-        assert!(table.active().rev().eq(map.values().rev().filter(|thing| thing.open)));
+        let is = |num: u8| move |thing: &&Thing| thing.activity < num;
+        assert!(table.active().eq(map.values().filter(is(2))));
+        assert!(table.active().rev().eq(map.values().rev().filter(is(2))));
+        assert!(table.moving().eq(map.values().filter(is(1))));
+        assert!(table.moving().rev().eq(map.values().rev().filter(is(1))));
+        assert_eq!(table.num_active(), map.values().filter(is(2)).count());
         assert_eq!((table.len(), table.is_empty()), (map.len(), map.is_empty()));
         for id in (0..500).map(JobId) {
             assert_eq!(table.get(&id), map.get(&id));
