@@ -42,7 +42,7 @@ const MAX_MESSAGES: usize = 1024;
 /// How long a taken workspace is asked for, and how often.
 const LOCK_WAIT: Duration = Duration::from_millis(500);
 const LOCK_POLL: Duration = Duration::from_millis(5);
-/// Beside the wait for earlier children, what a start may take.
+/// What each step of a start may take, beside the wait for earlier children.
 const START_SLACK: Duration = Duration::from_secs(30);
 /// The configuration is read at most this often.
 const CONFIG_EVERY: Duration = Duration::from_millis(50);
@@ -55,6 +55,8 @@ const CONFIG_EVERY: Duration = Duration::from_millis(50);
 /// The workspace is owned by another daemon, cannot be read, or a commit failed.
 pub fn run(options: DaemonOptions, stop: Arc<AtomicBool>, on_ready: impl FnOnce()) -> Result<()> {
     let lock = take_workspace(&options.root)?;
+    // Each step that is done asks for the time of the next: a start that hangs asks for none.
+    options.notifier.extend_start(START_SLACK);
     let store = Store::open(&options.root).context("open the workspace")?;
     let config = (options.load_settings)().context("read the configuration")?;
     let mut state = store.load().context("load the state")?;
@@ -64,8 +66,9 @@ pub fn run(options: DaemonOptions, stop: Arc<AtomicBool>, on_ready: impl FnOnce(
     }
     let layout = store.layout().clone();
     let wait = Duration::from_millis(config.limits.earlier_child_wait_ms);
-    options.notifier.extend_start(wait + START_SLACK);
-    wait_for_earlier_children(&layout.runs(), wait)?;
+    let mut step_done = || options.notifier.extend_start(wait + START_SLACK);
+    step_done();
+    wait_for_earlier_children(&layout.runs(), wait, &mut step_done)?;
     // Nobody works under the lease any more: what its holder staged and did not tell is dropped.
     state.lease = None;
     publish::sweep_staging(&layout, &state)?;

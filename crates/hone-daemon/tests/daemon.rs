@@ -9,6 +9,8 @@ mod bursts;
 mod owner;
 #[path = "daemon/stuck.rs"]
 mod stuck;
+#[path = "daemon/systemd.rs"]
+mod systemd;
 #[path = "../src/testing.rs"]
 mod testing;
 
@@ -109,10 +111,16 @@ impl Workspace {
     }
 
     fn start(&mut self) {
+        self.start_with(&[]);
+    }
+
+    /// With variables of the environment.
+    fn start_with(&mut self, variables: &[(&str, &Path)]) {
         let log = std::fs::File::options().append(true).create(true).open(self.path().join("daemon.log")).unwrap();
         let daemon = Process::new(env!("CARGO_BIN_EXE_hone-fake-worker"))
             .arg("daemon")
             .arg(self.path())
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stderr(log)
             .spawn();
@@ -616,7 +624,8 @@ fn another_trainer_keeps_the_contract_and_alerts_reach_people() {
         heard.push(String::from_utf8_lossy(&buffer[..length]).into_owned());
         heard.dedup();
     }
-    let words: Vec<&str> = heard.iter().map(|word| word.split('=').next().unwrap()).collect();
+    let mut words: Vec<&str> = heard.iter().map(|word| word.split('=').next().unwrap()).collect();
+    words.dedup();
     assert!(words.starts_with(&["EXTEND_TIMEOUT_USEC", "READY"]), "{words:?}");
 }
 

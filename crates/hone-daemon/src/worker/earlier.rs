@@ -14,17 +14,23 @@ const KILL_WAIT: Duration = Duration::from_secs(10);
 const MAX_DEPTH: usize = 3;
 
 /// Waits until no child of an earlier daemon lives in `runs`, at most `wait`; then kills the ones that do and
-/// waits for their end.
+/// waits for their end. `ended` is called for each step forward: when fewer of them live than before.
 ///
 /// # Errors
 /// One cannot be killed or does not disappear: the device is not free.
-pub(crate) fn wait_for_earlier_children(runs: &Path, wait: Duration) -> Result<()> {
+pub(crate) fn wait_for_earlier_children(runs: &Path, wait: Duration, ended: &mut dyn FnMut()) -> Result<()> {
     let mut locks = Vec::new();
     collect_locks(runs, 0, &mut locks);
     let start = Instant::now();
+    let mut num_before = usize::MAX;
     while has_holder(&mut locks)? && start.elapsed() < wait {
+        if locks.len() < num_before {
+            num_before = locks.len();
+            ended();
+        }
         std::thread::sleep(POLL);
     }
+    ended();
     for lock in &locks {
         kill_holder(lock)?;
     }

@@ -166,7 +166,7 @@ fn a_child_of_an_earlier_daemon_is_waited_for_and_then_killed() {
     }
     std::fs::write(&lock, format!("pid {} on host here\n", child.id())).unwrap();
     let reaper = std::thread::spawn(move || child.wait().unwrap());
-    wait_for_earlier_children(runs.path(), Duration::from_millis(50)).unwrap();
+    wait_for_earlier_children(runs.path(), Duration::from_millis(50), &mut || ()).unwrap();
     assert_eq!(reaper.join().unwrap().signal(), Some(9));
     assert!(!lock.exists() && !runs.path().join("job-1/lease-2/lock").exists());
 }

@@ -12,6 +12,7 @@
 #![expect(clippy::disallowed_methods, reason = "a test helper writes the files of a pretended model")]
 
 use anyhow::{Context, Result, bail};
+use hone_daemon::notify::Notifier;
 use hone_daemon::{DaemonOptions, DataManagerConfig, Limits, LoopConfig, SkillEndpoint};
 use hone_pipeline::config::Settings;
 use hone_pipeline::event::StagedCheckpoint;
@@ -54,6 +55,7 @@ fn daemon(root: &Path) -> Result<()> {
     let settle_ms = std::fs::read_to_string(options.root.join("behave/settle_ms")).ok();
     let settle_ms = settle_ms.and_then(|text| text.trim().parse().ok()).unwrap_or(50);
     options.settle = Duration::from_millis(settle_ms);
+    options.notifier = Notifier::new(std::env::var("NOTIFY_SOCKET").ok().as_deref())?;
     hone_daemon::run(options, Arc::new(AtomicBool::new(false)), || {})
 }
 
