@@ -1,6 +1,7 @@
 //! A plain row has no problem, whatever its bytes; a usual row is plain.
 
 use super::*;
+use crate::check::content;
 use hone_pipeline::spec::{self, json::Json};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -21,6 +22,22 @@ fn usual_rows_are_plain() {
     }
     assert!(!is_plain(spec::find("syllo_v1").unwrap(), CHAT), "it has a rule beyond shape");
     assert!(!is_plain(spec::find("completion_v1").unwrap(), r#"{"text": "a"}"#));
+}
+
+#[test]
+fn every_way_of_writing_a_text_is_read() {
+    let spec = spec::find("sharegpt_v1").unwrap();
+    let row = |content: &str| SHAREGPT.replace("\"q\"", &format!("\"{content}\""));
+    for content in [r"\ud83d\ude42", " a", r"\u0020\n\t.", "\u{3000}猫", "\u{a0}é", "a\u{a0}", r"C:\\dir\/", r"\u007e"]
+    {
+        assert!(is_plain(spec, &row(content)), "{content:?}");
+        assert!(!has_problem(spec, &row(content)), "{content:?}");
+    }
+    let blank = ["", " ", r" \n\u0020", "\u{3000}\u{a0}"];
+    let broken = [r"\ude42\ud83d", r"\ud83d", r"\ud83da", r"\u12", r"\u+123", "\t", r"\b", r"\x", "\\"];
+    for content in blank.into_iter().chain(broken) {
+        assert!(!is_plain(spec, &row(content)), "{content:?}");
+    }
 }
 
 #[test]
@@ -55,6 +72,15 @@ fn a_plain_row_has_no_problem_whatever_was_done_to_it() {
         "\"  \"",
         "\"a\": {\"b\": 1, \"b\": 2},",
         "\\ud800",
+        "\\ud83d\\ude42",
+        "\\n",
+        "\\f",
+        "\\",
+        "\n",
+        "\t",
+        "\u{a0}",
+        "\u{9f}",
+        "abcdefgh",
         "é",
         "\u{85}",
         "\u{7f}",
