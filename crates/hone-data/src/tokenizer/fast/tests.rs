@@ -59,18 +59,26 @@ fn text(rng: &mut ChaCha8Rng) -> String {
 
 #[track_caller]
 fn agree(file: &Value, seeds: u64) {
-    let library = tokenizers::Tokenizer::from_bytes(file.to_string()).map_err(|e| e.to_string()).unwrap();
-    let mut library = library;
+    let texts: Vec<String> = (0..seeds).map(|seed| text(&mut ChaCha8Rng::seed_from_u64(seed))).collect();
+    agree_on(file, &texts);
+}
+
+/// Gives how many texts went the fast way.
+#[track_caller]
+fn agree_on(file: &Value, texts: &[String]) -> usize {
+    let mut library = tokenizers::Tokenizer::from_bytes(file.to_string()).map_err(|e| e.to_string()).unwrap();
     library.with_post_processor(None::<tokenizers::PostProcessorWrapper>);
     let fast = Fast::of(file, &library).expect("this tokenizer is known");
-    for seed in 0..seeds {
-        let text = text(&mut ChaCha8Rng::seed_from_u64(seed));
-        let Some(own) = fast.encode(&library, &text, true) else { continue };
+    let mut num_fast = 0;
+    for text in texts {
+        let Some(own) = fast.encode(&library, text, true) else { continue };
+        num_fast += 1;
         let theirs = library.encode(text.as_str(), false).unwrap();
         assert_eq!(own.ids, theirs.get_ids(), "{text:?}");
         assert_eq!(own.spans, theirs.get_offsets(), "{text:?}");
-        assert_eq!(fast.encode(&library, &text, false).unwrap().ids, own.ids);
+        assert_eq!(fast.encode(&library, text, false).unwrap().ids, own.ids);
     }
+    num_fast
 }
 
 fn tiny_file() -> Value {
@@ -115,13 +123,54 @@ fn what_is_not_known_is_left_to_the_library() {
     }
 }
 
-/// On a real vocabulary, where one lies there: `HONE_SMOLLM2_DIR`, `HONE_QWEN3_TOKENIZER_DIR`.
+/// On real vocabularies, where they lie there; `scripts/real_vocabularies.sh` fetches them.
 #[test]
 fn real_vocabularies_agree_too() {
-    for name in ["HONE_SMOLLM2_DIR", "HONE_QWEN3_TOKENIZER_DIR"] {
+    for name in ["HONE_SMOLLM2_DIR", "HONE_QWEN3_TOKENIZER_DIR", "HONE_LLAMA3_TOKENIZER_DIR"] {
         let Some(dir) = std::env::var_os(name) else { continue };
         let text = std::fs::read_to_string(std::path::Path::new(&dir).join("tokenizer.json")).unwrap();
-        agree(&serde_json::from_str(&text).unwrap(), 2000);
+        let file = serde_json::from_str(&text).unwrap();
+        agree(&file, 2000);
+        let num_fast = agree_on(&file, &real_texts());
+        assert!(num_fast >= 1000, "{name}: only {num_fast} texts went the fast way");
         assert!(Tokenizer::from_json(&text, &[], None).unwrap().is_fast());
+    }
+}
+
+/// Prose, code and conversations in many scripts (what this repository has of them), in parts of every length; and
+/// characters from all of Unicode.
+fn real_texts() -> Vec<String> {
+    let sources = [
+        include_str!("../../../../../docs/formats.md"),
+        include_str!("../../../../../ARCHITECTURE.md"),
+        include_str!("../fast.rs"),
+        include_str!("../../../testdata/labels/conversations.json"),
+        include_str!("../../../testdata/gates/rows.txt"),
+    ];
+    let mut rng = ChaCha8Rng::seed_from_u64(4);
+    let mut texts: Vec<String> = Vec::new();
+    for source in sources {
+        texts.push(source.to_string());
+        // Characters written as escapes in JSON are characters here.
+        let chars: Vec<char> =
+            serde_json::from_str::<Value>(source).map_or(source.to_string(), |json| all_texts(&json)).chars().collect();
+        for _ in 0..400 {
+            let start = rng.random_range(0..chars.len());
+            let end = (start + (1 << rng.random_range(0..10))).min(chars.len());
+            texts.push(chars[start..end].iter().collect());
+        }
+    }
+    let any = |rng: &mut ChaCha8Rng| (0..20).filter_map(|_| char::from_u32(rng.random_range(0..0x11_0000))).collect();
+    texts.extend((0..1000).map(|_| any(&mut rng)));
+    texts
+}
+
+/// Every text within a value.
+fn all_texts(json: &Value) -> String {
+    match json {
+        Value::String(text) => format!("{text}\n"),
+        Value::Array(values) => values.iter().map(all_texts).collect(),
+        Value::Object(fields) => fields.values().map(all_texts).collect(),
+        _ => String::new(),
     }
 }
