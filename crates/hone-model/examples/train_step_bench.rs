@@ -1,6 +1,7 @@
-//! Times training steps (zero, forward, backward, clip, AdamW) on the CPU and prints one line of JSON.
+//! Times training steps (zero, forward, backward, clip, AdamW) and prints one line of JSON.
 //!
-//! `train_step_bench --model DIR|qwen3-3.7m --rows R --length L --steps N --threads T [--lora RANK] [--rows-file FILE]`; step `s`
+//! `train_step_bench --model DIR|qwen3-3.7m|qwen3-0.6b --rows R --length L --steps N --threads T [--device cpu|cuda|cuda-f32]
+//! [--micro ROWS] [--lora RANK] [--rows-file FILE]`; each step's rows go in micro-batches of `ROWS`, all at once without. Step `s`
 //! row `r` position `p` of the batch is the id `(s·7919 + r·31 + p·17 + 1) mod vocabulary`, every position but each row's last is
 //! trained. With a file (lines of {"ids", "trained"}, as `chat_rows.py` writes them) each step takes the next `R` rows and
 //! packs them into micro-batches of at most `L` tokens; its `tokens_per_s` counts trained tokens. A first step is not
@@ -10,8 +11,9 @@
 #![expect(clippy::print_stdout, reason = "the result of a benchmark goes to standard output")]
 
 use anyhow::{Context, Result, bail};
-use hone_model::device::{self, Span};
+use hone_model::device::{self, Gpu, Room, Span};
 use hone_model::{AdamW, Batch, Config, HostWeights, LoraConfig, Method, Target, Trainer, TrainerOptions};
+use std::ops::Range;
 use std::path::Path;
 use std::time::Instant;
 
@@ -21,6 +23,8 @@ struct Arguments {
     length: usize,
     steps: usize,
     threads: usize,
+    device: String,
+    micro: Option<usize>,
     lora: Option<usize>,
     rows_file: Option<String>,
 }
@@ -35,7 +39,7 @@ fn main() -> Result<()> {
         max_segment_tokens: most(|batch| batch.segments.iter().copied().max().unwrap_or(0)),
         method: Method { lora: arguments.lora.map(lora), ..Method::full() },
     };
-    let device = device::open("cpu", arguments.threads)?;
+    let device = device::open(&arguments.device, arguments.threads)?;
     let planned_bytes = Trainer::planned_bytes(&config, &options, &*device)?;
     let mut trainer = Trainer::new(device, &config, &weights, &options)?;
     drop(weights);
@@ -51,8 +55,9 @@ fn main() -> Result<()> {
         }
     }
     let peak_memory_bytes = peak_memory_bytes()?;
+    let gpu = Gpu::first().ok();
     drop(trainer);
-    let limit = product_gflops(arguments.threads)?;
+    let limit = product_gflops(&arguments)?;
     for values in [&mut seconds, &mut cpu_seconds, &mut speeds] {
         values.sort_by(f64::total_cmp);
     }
@@ -62,6 +67,8 @@ fn main() -> Result<()> {
     let result = serde_json::json!({
         "work": format!("{} {}x{}", arguments.model, arguments.rows, arguments.length),
         "threads": arguments.threads,
+        "device": gpu.as_ref().map_or(arguments.device.clone(), |gpu| format!("{}, {}", arguments.device, gpu.name)),
+        "gpu_memory_bytes": gpu.map(|gpu| gpu.memory.0 - gpu.memory.1),
         "parameters": config.num_parameters(),
         "tokens_per_s": median(&speeds),
         "best_tokens_per_s": speeds[speeds.len() - 1],
@@ -119,7 +126,12 @@ fn lora(rank: usize) -> LoraConfig {
 /// Micro-batches of each step.
 fn steps(arguments: &Arguments, vocab_size: usize) -> Result<Vec<Vec<Batch>>> {
     let Some(path) = &arguments.rows_file else {
-        return Ok((0..=arguments.steps).map(|step| vec![batch(arguments, step, vocab_size)]).collect());
+        let micro = arguments.micro.unwrap_or(arguments.rows);
+        let step = |step: usize| -> Vec<Batch> {
+            let parts = (0..arguments.rows).step_by(micro);
+            parts.map(|first| batch(arguments, step, first..(first + micro).min(arguments.rows), vocab_size)).collect()
+        };
+        return Ok((0..=arguments.steps).map(step).collect());
     };
     let text = std::fs::read_to_string(path).with_context(|| format!("read {path}"))?;
     let rows = text.lines().map(row).collect::<Result<Vec<Batch>>>()?;
@@ -159,9 +171,9 @@ fn pack(rows: &[Batch], length: usize) -> Vec<Batch> {
     packed
 }
 
-fn batch(arguments: &Arguments, step: usize, vocab_size: usize) -> Batch {
-    let mut batch = Batch { segments: vec![arguments.length; arguments.rows], ..Batch::default() };
-    for row in 0..arguments.rows {
+fn batch(arguments: &Arguments, step: usize, rows: Range<usize>, vocab_size: usize) -> Batch {
+    let mut batch = Batch { segments: vec![arguments.length; rows.len()], ..Batch::default() };
+    for row in rows {
         let id = |position: usize| (step * 7919 + row * 31 + position * 17 + 1) % vocab_size;
         batch.ids.extend((0..arguments.length).map(|position| id(position) as u32));
         batch.targets.extend((1..arguments.length).map(|position| id(position) as i32));
@@ -171,6 +183,16 @@ fn batch(arguments: &Arguments, step: usize, vocab_size: usize) -> Batch {
 }
 
 fn model(name: &str) -> Result<(Config, HostWeights)> {
+    if name == "qwen3-0.6b" {
+        // The shape of Qwen/Qwen3-0.6B.
+        let config = Config::from_json(&serde_json::json!({
+            "model_type": "qwen3", "vocab_size": 151_936, "hidden_size": 1024, "intermediate_size": 3072,
+            "num_hidden_layers": 28, "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128,
+            "max_position_embeddings": 40_960, "rms_norm_eps": 1e-6, "tie_word_embeddings": true, "rope_theta": 1_000_000.0,
+        }))?;
+        let weights = HostWeights::random(&config, 1);
+        return Ok((config, weights));
+    }
     if name == "qwen3-3.7m" {
         let config = Config::from_json(&serde_json::json!({
             "model_type": "qwen3", "vocab_size": 2048, "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4,
@@ -186,20 +208,31 @@ fn model(name: &str) -> Result<(Config, HostWeights)> {
     Ok((config, weights))
 }
 
-/// Billions of multiplications and additions per second in products of 1024 × 1024 matrices; the best of several.
-fn product_gflops(threads: usize) -> Result<f64> {
-    const SIZE: usize = 1024;
-    let mut device = device::open("cpu", threads)?;
-    device.reserve(3 * SIZE * SIZE)?;
-    let part = |i: usize| Span { offset: i * SIZE * SIZE, len: SIZE * SIZE };
-    device.fill(part(0), 0.5);
-    device.fill(part(1), 0.5);
+/// Billions of multiplications and additions per second in products of large square matrices, held as the device likes
+/// activations; the best of several.
+fn product_gflops(arguments: &Arguments) -> Result<f64> {
+    let mut device = device::open(&arguments.device, arguments.threads)?;
+    // Large enough to fill the device.
+    let size: usize = if device.name() == "cpu" { 1024 } else { 8192 };
+    device.reserve(&Room { len: 3 * size * size, ..Room::default() })?;
+    let format = device.activation_format();
+    let part = |i: usize| Span { offset: i * size * size * (4 / format.size()), len: size * size, format };
+    for i in 0..2 {
+        let mut state = i as u32 + 1;
+        let mut number = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1u32 << 24) as f32 - 0.5
+        };
+        let numbers: Vec<f32> = (0..size * size).map(|_| number()).collect();
+        device.upload(part(i), &numbers)?;
+    }
+    let (c, a, b) = (part(2).matrix(size), part(0).matrix(size), part(1).matrix(size).transposed());
     let mut best = 0.0f64;
     for _ in 0..8 {
         let start = Instant::now();
-        device.matmul(part(2).matrix(SIZE), part(0).matrix(SIZE), part(1).matrix(SIZE).transposed(), false);
+        device.matmul(c, a, b, false);
         device.finish()?;
-        best = best.max(2.0 * (SIZE as f64).powi(3) / start.elapsed().as_secs_f64() / 1e9);
+        best = best.max(2.0 * (size as f64).powi(3) / start.elapsed().as_secs_f64() / 1e9);
     }
     Ok(best)
 }
@@ -229,6 +262,8 @@ fn arguments() -> Result<Arguments> {
         length: 128,
         steps: 5,
         threads: 0,
+        device: "cpu".to_owned(),
+        micro: None,
         lora: None,
         rows_file: None,
     };
@@ -242,9 +277,13 @@ fn arguments() -> Result<Arguments> {
             "--length" => arguments.length = number()?.max(2),
             "--steps" => arguments.steps = number()?.max(1),
             "--threads" => arguments.threads = number()?,
+            "--device" => arguments.device = value,
+            "--micro" => arguments.micro = Some(number()?.max(1)),
             "--lora" => arguments.lora = Some(number()?.max(1)),
             "--rows-file" => arguments.rows_file = Some(value),
-            _ => bail!("unknown flag {flag}; known: --model --rows --length --steps --threads --lora --rows-file"),
+            _ => bail!(
+                "unknown flag {flag}; known: --model --rows --length --steps --threads --device --micro --lora --rows-file"
+            ),
         }
     }
     Ok(arguments)

@@ -11,21 +11,46 @@
 //! `I` intermediate size, `V` vocabulary, `P` positions.
 
 mod cpu;
+mod cuda;
 mod reference;
 mod weights;
 
+pub use cuda::{Gpu, keep_kernels_in, missing as missing_for_cuda};
 pub use weights::{WeightFormat, WeightMatrix};
 
 use anyhow::{Result, bail};
 use std::ops::Range;
 
+/// What a device makes room for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Room {
+    /// Numbers of 32 bits in the arena.
+    pub len: usize,
+    /// Numbers of the largest operand of a product that is held in 32 bits.
+    pub largest_operand: usize,
+    /// As above, of the smaller one where both operands are.
+    pub second_operand: usize,
+}
+
+/// How the numbers of a span are held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum NumberFormat {
+    /// 32 bits.
+    #[default]
+    F32,
+    /// The upper half of 32 bits. Only devices that ask for it ([`Device::activation_format`]) know this format.
+    Bf16,
+}
+
 /// A range of a device's arena, in numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Span {
-    /// Index of the first number.
+    /// Index of the first number, counted in numbers of this format.
     pub offset: usize,
     /// How many.
     pub len: usize,
+    /// How they are held.
+    pub format: NumberFormat,
 }
 
 /// A matrix inside the arena: element (r, c) stands at `offset + r * row_stride + c * col_stride`.
@@ -41,6 +66,8 @@ pub struct Matrix {
     pub row_stride: usize,
     /// Distance between columns.
     pub col_stride: usize,
+    /// How the numbers are held.
+    pub format: NumberFormat,
 }
 
 /// Sizes of grouped-query attention. A row of `qkv` holds `A` queries, `K` keys, `K` values of `D` numbers
@@ -129,14 +156,29 @@ pub struct Dropout {
 
 /// The operations. `+=` in the documentation means that the result is added to what is there.
 pub trait Device: Send {
-    /// `cpu` or `reference`.
+    /// `cpu`, `cuda`, `cuda-f32` or `reference`.
     fn name(&self) -> &'static str;
 
     /// Number of threads that work.
     fn threads(&self) -> usize;
 
-    /// Makes the arena `len` zeros, once, before anything else.
-    fn reserve(&mut self, len: usize) -> Result<()>;
+    /// Makes the arena, all zeros, once, before anything else.
+    fn reserve(&mut self, room: &Room) -> Result<()>;
+
+    /// Bytes of memory that [`Device::reserve`] takes.
+    fn bytes(&self, room: &Room) -> u64 {
+        room.len as u64 * 4
+    }
+
+    /// How activations that are operands of products are best held.
+    fn activation_format(&self) -> NumberFormat {
+        NumberFormat::F32
+    }
+
+    /// Most numbers of a block of logits that this device works well with.
+    fn logits_block(&self) -> usize {
+        1 << 24
+    }
 
     /// Runs several operations with the device's threads entered once; the same as calling them outside.
     fn run(&mut self, work: &mut (dyn FnMut(&mut dyn Device) + Send));
@@ -274,28 +316,52 @@ pub struct Attention<'a> {
     pub workspace: Span,
 }
 
-/// Opens a device by name: `cpu` or `reference`. `threads` 0 means all cores of the machine.
+/// Opens a device by name: `cpu`, `cuda`, `cuda-f32` or `reference`, or `auto`: `cuda` where there is an NVIDIA GPU, else `cpu`.
+/// `threads` 0 means all cores of the machine; a GPU takes no notice of it.
 ///
 /// # Errors
-/// An unknown name, or threads that cannot be started.
+/// An unknown name, threads that cannot be started, no GPU or something that its use needs.
 pub fn open(name: &str, threads: usize) -> Result<Box<dyn Device>> {
     match name {
-        "cpu" => Ok(Box::new(cpu::Cpu::new(threads)?)),
+        "auto" if cuda::missing().is_empty() => open("cuda", threads),
+        "auto" | "cpu" => Ok(Box::new(cpu::Cpu::new(threads)?)),
+        "cuda" => Ok(Box::new(cuda::Cuda::open(cuda::Precision::Bf16)?)),
+        "cuda-f32" => Ok(Box::new(cuda::Cuda::open(cuda::Precision::F32)?)),
         "reference" => Ok(Box::new(reference::Reference::new())),
-        _ => bail!("unknown device `{name}`; known: cpu, reference"),
+        #[cfg(test)]
+        "emulated" => Ok(Box::new(cuda::Cuda::emulated(cuda::Precision::Bf16))),
+        #[cfg(test)]
+        "emulated-f32" => Ok(Box::new(cuda::Cuda::emulated(cuda::Precision::F32))),
+        _ => bail!("unknown device `{name}`; known: auto, cpu, cuda, cuda-f32, reference"),
+    }
+}
+
+impl NumberFormat {
+    /// Bytes of one number.
+    pub const fn size(self) -> usize {
+        match self {
+            NumberFormat::F32 => 4,
+            NumberFormat::Bf16 => 2,
+        }
     }
 }
 
 impl Span {
-    /// The range of the arena.
+    /// Numbers of 32 bits.
+    pub const fn f32(offset: usize, len: usize) -> Span {
+        Span { offset, len, format: NumberFormat::F32 }
+    }
+
+    /// The range of an arena of f32 numbers.
     pub fn range(self) -> Range<usize> {
+        assert!(self.format == NumberFormat::F32, "this device holds numbers of 32 bits");
         self.offset..self.offset + self.len
     }
 
     /// The whole span as a row-major matrix of rows of `cols` numbers.
     pub fn matrix(self, cols: usize) -> Matrix {
         assert!(cols > 0 && self.len.is_multiple_of(cols), "{} numbers are not rows of {cols}", self.len);
-        Matrix { offset: self.offset, rows: self.len / cols, cols, row_stride: cols, col_stride: 1 }
+        Matrix { offset: self.offset, rows: self.len / cols, cols, row_stride: cols, col_stride: 1, format: self.format }
     }
 
     /// The first `len` numbers.
@@ -306,7 +372,7 @@ impl Span {
     /// `len` numbers from number `start` on.
     pub fn part(self, start: usize, len: usize) -> Span {
         assert!(start + len <= self.len, "{start} + {len} is beyond a span of {}", self.len);
-        Span { offset: self.offset + start, len }
+        Span { offset: self.offset + start, len, ..self }
     }
 }
 
@@ -325,10 +391,10 @@ impl Matrix {
     /// The smallest span that holds all elements.
     pub fn span(self) -> Span {
         if self.rows == 0 || self.cols == 0 {
-            return Span { offset: self.offset, len: 0 };
+            return Span { offset: self.offset, len: 0, format: self.format };
         }
         let last = (self.rows - 1) * self.row_stride + (self.cols - 1) * self.col_stride;
-        Span { offset: self.offset, len: last + 1 }
+        Span { offset: self.offset, len: last + 1, format: self.format }
     }
 }
 

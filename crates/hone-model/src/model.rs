@@ -9,7 +9,7 @@ mod backward;
 mod layout;
 
 pub(crate) use adapters::mix;
-pub(crate) use layout::{Cursor, LayerWeights, Layout, Purpose, Trained, Training, Weights};
+pub(crate) use layout::{Cursor, LayerWeights, Layout, Purpose, Trained, Training, Weights, product_room};
 
 use crate::batch::Batch;
 use crate::config::Config;

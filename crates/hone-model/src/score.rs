@@ -38,7 +38,7 @@ impl Scorer {
     /// # Errors
     /// Sizes that do not fit the model.
     pub fn planned_bytes(config: &Config, options: &TrainerOptions, device: &dyn Device) -> Result<u64> {
-        Ok(Layout::plan(config, options, Purpose::Score, device)?.len as u64 * 4)
+        Ok(device.bytes(&Layout::plan(config, options, Purpose::Score, device)?.room))
     }
 
     /// Losses of each segment, in order.

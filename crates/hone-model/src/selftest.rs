@@ -264,8 +264,8 @@ pub fn benchmark(device_name: &str, threads: usize, seconds: f64) -> Result<Benc
 pub fn product_gflops(device_name: &str, threads: usize, seconds: f64) -> Result<f64> {
     const N: usize = 1024;
     let mut device = device::open(device_name, threads)?;
-    device.reserve(3 * N * N)?;
-    let span = |i: usize| device::Span { offset: i * N * N, len: N * N };
+    device.reserve(&device::Room { len: 3 * N * N, largest_operand: N * N, second_operand: N * N })?;
+    let span = |i: usize| device::Span::f32(i * N * N, N * N);
     device.fill(span(1), 0.5);
     device.fill(span(2), 0.25);
     let begun = Instant::now();

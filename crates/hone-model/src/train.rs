@@ -106,7 +106,7 @@ impl Trainer {
     /// # Errors
     /// Sizes that do not fit the model.
     pub fn planned_bytes(config: &Config, options: &TrainerOptions, device: &dyn Device) -> Result<u64> {
-        Ok(Layout::plan(config, options, Purpose::Train, device)?.len as u64 * 4)
+        Ok(device.bytes(&Layout::plan(config, options, Purpose::Train, device)?.room))
     }
 
     /// Gradients := 0.
@@ -220,7 +220,7 @@ pub(crate) fn load_model(
     weights: &HostWeights,
     layout: &Layout,
 ) -> Result<()> {
-    device.reserve(layout.len)?;
+    device.reserve(&layout.room)?;
     upload_tensors(device, &config.parameters(), &weights.tensors, layout.parameters).context("load weights")?;
     let table = config.rope.table(layout.rope_table.len / config.head_dim, config.head_dim);
     device.upload(layout.rope_table, &table)

@@ -3,8 +3,8 @@
 use super::weights::{Layer, Weights};
 use super::{CACHE_BLOCK, DecoderOptions, WeightSource};
 use crate::config::Config;
-use crate::device::{Cache, CacheRow, Device, HeadNorms, Heads, Rotation, Span, WeightMatrix};
-use crate::model::Cursor;
+use crate::device::{Cache, CacheRow, Device, HeadNorms, Heads, Room, Rotation, Span, WeightMatrix};
+use crate::model::{Cursor, product_room};
 use anyhow::{Context, Result, ensure};
 
 /// Most rows of a prompt that go through the model together.
@@ -112,7 +112,7 @@ impl Model {
 
     /// Reserves the arena and fills in the table of positions.
     pub(super) fn reserve(&self, device: &mut dyn Device) -> Result<()> {
-        device.reserve(self.layout.len)?;
+        device.reserve(&Room { len: self.layout.len, ..product_room(&self.config, self.layout.max_rows) })?;
         let head_dim = self.config.head_dim;
         device.upload(self.layout.rope_table, &self.config.rope.table(self.layout.rope_table.len / head_dim, head_dim))
     }

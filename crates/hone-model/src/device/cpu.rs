@@ -13,7 +13,8 @@ mod simd;
 mod team;
 
 use super::{
-    AdamWUpdate, Attention, Cache, CacheRow, Device, Dropout, HeadNorms, Heads, Matrix, Rotation, Span, WeightMatrix,
+    AdamWUpdate, Attention, Cache, CacheRow, Device, Dropout, HeadNorms, Heads, Matrix, Room, Rotation, Span,
+    WeightMatrix,
 };
 use anyhow::{Context, Result};
 use arena::Arena;
@@ -56,8 +57,8 @@ impl Device for Cpu {
         self.pool.current_num_threads()
     }
 
-    fn reserve(&mut self, len: usize) -> Result<()> {
-        self.arena = Arena::new(len)?;
+    fn reserve(&mut self, room: &Room) -> Result<()> {
+        self.arena = Arena::new(room.len)?;
         Ok(())
     }
 

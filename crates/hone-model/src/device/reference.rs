@@ -4,7 +4,8 @@
 mod attention;
 
 use super::{
-    AdamWUpdate, Attention, Cache, CacheRow, Device, Dropout, HeadNorms, Heads, Matrix, Rotation, Span, WeightMatrix,
+    AdamWUpdate, Attention, Cache, CacheRow, Device, Dropout, HeadNorms, Heads, Matrix, Room, Rotation, Span,
+    WeightMatrix,
 };
 use anyhow::Result;
 
@@ -46,8 +47,8 @@ impl Device for Reference {
         1
     }
 
-    fn reserve(&mut self, len: usize) -> Result<()> {
-        self.arena = vec![0.0; len];
+    fn reserve(&mut self, room: &Room) -> Result<()> {
+        self.arena = vec![0.0; room.len];
         Ok(())
     }
 

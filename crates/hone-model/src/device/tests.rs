@@ -6,10 +6,11 @@ mod twins;
 use super::*;
 
 /// Shapes of heads: grouped queries, one key/value head, one for each query head.
-const HEADS: [Heads; 3] = [
+const HEADS: [Heads; 4] = [
     Heads { num_heads: 6, num_kv_heads: 2, head_dim: 8 },
     Heads { num_heads: 3, num_kv_heads: 1, head_dim: 34 },
     Heads { num_heads: 2, num_kv_heads: 2, head_dim: 64 },
+    Heads { num_heads: 2, num_kv_heads: 1, head_dim: 128 },
 ];
 
 /// A device and the spans handed out of it so far.
@@ -17,13 +18,15 @@ struct Lab {
     device: Box<dyn Device>,
     next: usize,
     seed: u64,
+    /// Whether spans begin at round addresses.
+    is_aligned: bool,
 }
 
 impl Lab {
     fn new(name: &str, threads: usize) -> Lab {
         let mut device = open(name, threads).unwrap();
-        device.reserve(1 << 21).unwrap();
-        Lab { device, next: 0, seed: 1 }
+        device.reserve(&Room { len: 1 << 21, largest_operand: 1 << 18, second_operand: 1 << 18 }).unwrap();
+        Lab { device, next: 0, seed: 1, is_aligned: false }
     }
 
     /// Equal calls on equal labs give equal numbers, about uniform in -1..1.
@@ -33,9 +36,23 @@ impl Lab {
     }
 
     fn given(&mut self, values: &[f32]) -> Span {
-        let span = Span { offset: self.next, len: values.len() };
+        self.given_as(values, NumberFormat::F32)
+    }
+
+    /// As [`Lab::random`], held as the device likes activations; numbers that bf16 holds exactly, on every device.
+    fn activation(&mut self, len: usize) -> Span {
+        let values: Vec<f32> = (0..len).map(|_| half::bf16::from_f32(self.number()).to_f32()).collect();
+        self.given_as(&values, self.device.activation_format())
+    }
+
+    fn given_as(&mut self, values: &[f32], format: NumberFormat) -> Span {
+        let per_word = 4 / format.size();
+        let span = Span { offset: self.next * per_word, len: values.len(), format };
         // A gap of one keeps later spans off round addresses.
-        self.next += values.len() + 1;
+        self.next += values.len().div_ceil(per_word) + 1;
+        if self.is_aligned {
+            self.next = self.next.next_multiple_of(16);
+        }
         self.device.upload(span, values).unwrap();
         span
     }
@@ -78,12 +95,12 @@ fn positions(segments: &[usize]) -> Vec<u32> {
 #[test]
 fn unknown_devices_are_refused_by_name() {
     let error = open("abacus", 1).err().unwrap().to_string();
-    assert_eq!(error, "unknown device `abacus`; known: cpu, reference");
+    assert_eq!(error, "unknown device `abacus`; known: auto, cpu, cuda, cuda-f32, reference");
 }
 
 #[test]
 fn matrices_cover_their_span() {
-    let span = Span { offset: 5, len: 12 };
+    let span = Span::f32(5, 12);
     assert_eq!(span.matrix(4).span(), span);
     assert_eq!(span.matrix(4).transposed().span(), span);
     assert_eq!(span.matrix(4).transposed().transposed(), span.matrix(4));

@@ -3,15 +3,13 @@
 
 use super::adapters::Adapters;
 use crate::config::{Config, ParameterSpec};
-use crate::device::{Device, Heads, Span};
+use crate::device::{Device, Heads, NumberFormat, Room, Span};
 use crate::train::TrainerOptions;
 use anyhow::{Result, ensure};
 use std::ops::Range;
 
 /// Spans begin at multiples of this many numbers (64 bytes).
 const ALIGNMENT: usize = 16;
-/// Most numbers in a block of logits, but for very large vocabularies.
-const LOGITS_BLOCK: usize = 1 << 24;
 
 /// What a layout is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,8 +22,8 @@ pub(crate) enum Purpose {
 
 /// Everything in the arena.
 pub(crate) struct Layout {
-    /// Numbers in all.
-    pub(crate) len: usize,
+    /// What it takes of the device.
+    pub(crate) room: Room,
     /// All parameters, one after the other in the order of [`Config::parameters`].
     pub(crate) parameters: Span,
     /// The same parameters, by role.
@@ -164,12 +162,19 @@ pub(crate) struct Cursor {
 
 impl Cursor {
     pub(crate) fn take(&mut self, len: usize) -> Span {
-        let span = Span { offset: self.next, len };
+        let span = Span::f32(self.next, len);
         self.next = (self.next + len).next_multiple_of(ALIGNMENT);
         span
     }
 
-    /// Numbers handed out, gaps included.
+    /// As [`Cursor::take`], of numbers that are held in a format.
+    pub(crate) fn take_as(&mut self, len: usize, format: NumberFormat) -> Span {
+        let per_word = size_of::<f32>() / format.size();
+        let Span { offset, .. } = self.take(len.div_ceil(per_word));
+        Span { offset: offset * per_word, len, format }
+    }
+
+    /// Numbers of 32 bits handed out, gaps included.
     pub(crate) fn taken(&self) -> usize {
         self.next
     }
@@ -193,6 +198,7 @@ impl Layout {
         let method = &options.method;
         let specs = config.parameters();
         let lora = method.lora.as_ref().filter(|_| purpose == Purpose::Train);
+        let format = device.activation_format();
         let mut cursor = Cursor::default();
         let parameters = cursor.take(config.num_parameters());
         let adapter_specs = lora.map_or_else(Vec::new, |lora| lora.parameters(config));
@@ -208,12 +214,12 @@ impl Layout {
         let adapters = lora.zip(training.as_ref()).map(|(lora, training)| {
             let (dlow, dropped) = Adapters::scratch(config, lora, n);
             let gradients = training.gradients.part(training.gradients.len - adapter_values.len, adapter_values.len);
-            let scratch = (cursor.take(dlow), cursor.take(dropped));
+            let scratch = (cursor.take_as(dlow, format), cursor.take_as(dropped, format));
             Adapters::at(config, lora, (adapter_values, gradients), scratch)
         });
         let rope_table = cursor.take(longest * config.head_dim);
         let low_widths = lora.map_or([0; 4], Adapters::low_widths);
-        let sizes = BufferSizes { n, low_widths, is_kept: purpose == Purpose::Train };
+        let sizes = BufferSizes { n, low_widths, is_kept: purpose == Purpose::Train, format };
         let layers = match purpose {
             Purpose::Score => vec![LayerBuffers::take(&mut cursor, config, heads, sizes)],
             Purpose::Train if method.recompute => LayerBuffers::take_shared(&mut cursor, config, heads, sizes),
@@ -221,15 +227,15 @@ impl Layout {
                 (0..config.num_layers).map(|_| LayerBuffers::take(&mut cursor, config, heads, sizes)).collect()
             }
         };
-        let head_rows = (LOGITS_BLOCK / config.vocab_size / 64 * 64).clamp(64, 1024).min(n);
-        let scratch = Scratch::take(&mut cursor, config, heads, n, head_rows, purpose);
+        let head_rows = (device.logits_block() / config.vocab_size / 64 * 64).clamp(64, 1024).min(n);
+        let scratch = Scratch::take(&mut cursor, config, (heads, format), (n, head_rows), purpose);
         let again = cursor.take(if purpose == Purpose::Train && method.recompute { n * config.hidden_size } else { 0 });
         let workspace = cursor.take(device.attention_workspace(longest, heads));
         let scratch = Scratch { workspace, again, ..scratch };
         let weights = Weights::at(parameters, config, &specs);
-        let len = cursor.next;
+        let room = Room { len: cursor.next, ..product_room(config, n) };
         Ok(Layout {
-            len,
+            room,
             parameters,
             weights,
             adapter_values,
@@ -349,6 +355,16 @@ impl Weights {
     }
 }
 
+/// Sizes of operands that are held in 32 bits, for passes of `n` tokens: weights and residuals (or their gradients).
+pub(crate) fn product_room(config: &Config, n: usize) -> Room {
+    let (h, i, heads) = (config.hidden_size, config.intermediate_size, config.num_heads * config.head_dim);
+    let qkv = heads + 2 * config.num_kv_heads * config.head_dim;
+    let widest = [h, i, heads].into_iter().max().unwrap_or(0);
+    let weights = h * [config.vocab_size, qkv, 2 * i].into_iter().max().unwrap_or(0);
+    // Both operands are when the rows stand beside the weights of an output.
+    Room { len: 0, largest_operand: weights.max(n * widest), second_operand: (n * widest).min(h * i.max(heads).max(qkv).max(2 * i)) }
+}
+
 /// Sizes of a layer's buffers.
 #[derive(Clone, Copy)]
 struct BufferSizes {
@@ -358,23 +374,25 @@ struct BufferSizes {
     low_widths: [usize; 4],
     /// Whether a backward pass follows.
     is_kept: bool,
+    /// Of the operands of products.
+    format: NumberFormat,
 }
 
 impl LayerBuffers {
     fn take(cursor: &mut Cursor, config: &Config, heads: Heads, sizes: BufferSizes) -> LayerBuffers {
-        let BufferSizes { n, low_widths, is_kept } = sizes;
+        let BufferSizes { n, low_widths, is_kept, format } = sizes;
         let h = config.hidden_size;
         let residual = |cursor: &mut Cursor| is_kept.then(|| cursor.take(n * h));
         LayerBuffers {
             input: residual(cursor),
             input_scale: cursor.take(n),
-            qkv: cursor.take(n * heads.qkv_width()),
-            attended: cursor.take(n * heads.query_width()),
+            qkv: cursor.take_as(n * heads.qkv_width(), format),
+            attended: cursor.take_as(n * heads.query_width(), format),
             lse: cursor.take(n * heads.num_heads),
             middle: residual(cursor),
             middle_scale: cursor.take(n),
-            gate_up: cursor.take(n * 2 * config.intermediate_size),
-            low: low_widths.map(|width| cursor.take(n * width)),
+            gate_up: cursor.take_as(n * 2 * config.intermediate_size, format),
+            low: low_widths.map(|width| cursor.take_as(n * width, format)),
         }
     }
 
@@ -386,7 +404,7 @@ impl LayerBuffers {
             let input = Some(cursor.take(sizes.n * config.hidden_size));
             // The end of a layer is not computed again, so its low rows are kept.
             let [qkv, out, gate_up, _] = layers[0].low;
-            let low = [qkv, out, gate_up, cursor.take(sizes.n * sizes.low_widths[3])];
+            let low = [qkv, out, gate_up, cursor.take_as(sizes.n * sizes.low_widths[3], sizes.format)];
             layers.push(LayerBuffers { input, low, ..layers[0] });
         }
         layers
@@ -397,30 +415,29 @@ impl Scratch {
     fn take(
         cursor: &mut Cursor,
         config: &Config,
-        heads: Heads,
-        n: usize,
-        head_rows: usize,
+        (heads, format): (Heads, NumberFormat),
+        (n, head_rows): (usize, usize),
         purpose: Purpose,
     ) -> Scratch {
         let h = config.hidden_size;
         let for_training = |len: usize| if purpose == Purpose::Train { len } else { 0 };
         Scratch {
             hidden: cursor.take(n * h),
-            normed: cursor.take(n * h),
-            rotated: cursor.take(n * heads.rotated_width()),
+            normed: cursor.take_as(n * h, format),
+            rotated: cursor.take_as(n * heads.rotated_width(), format),
             head_scale: cursor.take(n * (heads.num_heads + heads.num_kv_heads)),
-            active: cursor.take(n * config.intermediate_size),
+            active: cursor.take_as(n * config.intermediate_size, format),
             again: Span::default(),
             picked: cursor.take(n * h),
             final_scale: cursor.take(n),
-            logits: cursor.take(head_rows * config.vocab_size),
+            logits: cursor.take_as(head_rows * config.vocab_size, format),
             losses: cursor.take(n),
             correct: cursor.take(n),
             workspace: Span::default(),
-            dnormed: cursor.take(for_training(n * h)),
+            dnormed: cursor.take_as(for_training(n * h), format),
             dpicked: cursor.take(for_training(n * h)),
-            dattended: cursor.take(for_training(n * heads.query_width())),
-            dqkv: cursor.take(for_training(n * heads.qkv_width())),
+            dattended: cursor.take_as(for_training(n * heads.query_width()), format),
+            dqkv: cursor.take_as(for_training(n * heads.qkv_width()), format),
         }
     }
 }

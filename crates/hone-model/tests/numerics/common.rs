@@ -10,8 +10,11 @@ use std::path::PathBuf;
 pub const FAMILIES: [&str; 7] =
     ["llama_tied", "llama3_rope", "llama_linear_rope", "qwen2", "qwen3", "qwen3_untied", "qwen3_yarn_rope"];
 
-/// Every device that the numbers are met on.
-pub const DEVICES: [&str; 2] = ["reference", "cpu"];
+/// Every device that the numbers are met on: with `HONE_TEST_GPU`, the GPU of this machine too.
+pub fn devices() -> Vec<&'static str> {
+    let gpu = std::env::var_os("HONE_TEST_GPU").map(|_| "cuda-f32");
+    ["reference", "cpu"].into_iter().chain(gpu).collect()
+}
 
 /// One folder of `testdata/reference`.
 pub struct Recorded {

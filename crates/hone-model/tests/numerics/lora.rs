@@ -1,7 +1,7 @@
 //! LoRA on every device against `peft` (`testdata/reference/*/adapter`), and its rules: what is frozen, merging, dropout,
 //! resuming; and that recomputing layers changes no bit.
 
-use crate::common::{DEVICES, FAMILIES, Recorded, assert_close, assert_near, distance};
+use crate::common::{devices, FAMILIES, Recorded, assert_close, assert_near, distance};
 use hone_model::{AdamW, Adapter, Batch, Config, Dtype, HostWeights, LoraConfig, Method};
 use hone_model::{Scorer, Stored, Target, Trainer, TrainerOptions, device};
 
@@ -59,7 +59,7 @@ impl Case {
 
 fn each(check: impl Fn(&Case)) {
     for family in FAMILIES {
-        for device in DEVICES {
+        for device in devices() {
             check(&Case::load(family, device));
         }
     }
@@ -161,7 +161,7 @@ fn the_model_stays_as_it_is_and_costs_no_gradients_and_no_moments() {
 #[test]
 fn recomputing_layers_changes_no_bit_and_takes_less_memory() {
     for family in ["qwen3", "llama_tied"] {
-        for device in DEVICES {
+        for device in devices() {
             let case = Case::load(family, device);
             let dropped = LoraConfig { dropout: 0.2, ..case.adapter.lora.clone() };
             for lora in [None, Some(case.adapter.lora.clone()), Some(dropped)] {
@@ -187,7 +187,7 @@ fn recomputing_layers_changes_no_bit_and_takes_less_memory() {
 
 #[test]
 fn frozen_parameters_stay_and_the_others_get_the_gradients_of_a_full_run() {
-    for device in DEVICES {
+    for device in devices() {
         for frozen in [vec!["model.embed_tokens.weight"], vec!["*.k_proj.*", "*norm.weight"], vec!["model.layers.0.*"]]
         {
             let case = Case::load("qwen3", device);

@@ -1,7 +1,7 @@
 //! Every device against what PyTorch computes (`testdata/reference`, made by `scripts/make_reference.py`): logits, loss,
 //! gradients, three AdamW steps and greedy continuations of each family, on a packed and masked batch.
 
-use crate::common::{DEVICES, FAMILIES, Recorded, assert_close, assert_near};
+use crate::common::{devices, FAMILIES, Recorded, assert_close, assert_near};
 use hone_model::{AdamW, Config, HostWeights, Scorer, Trainer, TrainerOptions, device};
 
 const OPTIONS: TrainerOptions = TrainerOptions::full(80, 80);
@@ -11,7 +11,7 @@ fn each(check: impl Fn(&str, &Recorded, &dyn Fn() -> Trainer, &dyn Fn() -> Score
         let recorded = Recorded::load(family);
         let config = Config::from_dir(&recorded.model_dir).unwrap();
         let weights = HostWeights::load(&recorded.model_dir, &config).unwrap();
-        for device in DEVICES {
+        for device in devices() {
             let open = || device::open(device, 2).unwrap();
             let trainer = || Trainer::new(open(), &config, &weights, &OPTIONS).unwrap();
             let scorer = || Scorer::new(open(), &config, &weights, &OPTIONS).unwrap();

@@ -1,6 +1,6 @@
 //! Rules of training and scoring that hold whatever the numbers are: accumulation, repetition, resuming, refusals.
 
-use crate::common::{DEVICES, Recorded, assert_near};
+use crate::common::{devices, Recorded, assert_near};
 use hone_model::{AdamW, Batch, Config, HostWeights, Scorer, SegmentScore, Trainer, TrainerOptions, device};
 
 const OPTIONS: TrainerOptions = TrainerOptions::full(200, 100);
@@ -58,7 +58,7 @@ fn bits(tensors: &[(String, Vec<f32>)]) -> Vec<u32> {
 
 #[test]
 fn gradients_do_not_depend_on_how_a_step_is_cut_into_micro_batches() {
-    for device in DEVICES {
+    for device in devices() {
         let rows = segments();
         let total = num_targets(&packed(&rows));
         let step = |micro_batches: usize| {
@@ -148,7 +148,7 @@ fn one_batch_is_learnt_by_heart() {
 
 #[test]
 fn a_batch_without_targets_changes_nothing() {
-    for device in DEVICES {
+    for device in devices() {
         let mut trainer = trainer(device, 1);
         trainer.zero_grad();
         let stats = trainer.accumulate(&Batch::plain(&[5, 6, 7]), 1.0).unwrap();
@@ -161,7 +161,7 @@ fn a_batch_without_targets_changes_nothing() {
 
 #[test]
 fn a_segment_scores_alone_as_it_scores_in_a_pack() {
-    for device in DEVICES {
+    for device in devices() {
         let mut scorer = scorer(device);
         let rows = segments();
         let together = scorer.score(&packed(&rows)).unwrap();
@@ -178,7 +178,7 @@ fn a_segment_scores_alone_as_it_scores_in_a_pack() {
 
 #[test]
 fn a_token_does_not_see_what_comes_after_it() {
-    for device in DEVICES {
+    for device in devices() {
         let mut scorer = scorer(device);
         let ids: Vec<u32> = (0..70).map(|t| (t * 13 + 5) % 160).collect();
         let mut changed = ids.clone();

@@ -1,21 +1,56 @@
-//! The fast device against the plain one: same calls, same numbers.
+//! The fast devices against the plain one: same calls, same numbers. The one for GPUs is emulated, or runs on the GPU of this
+//! machine when `HONE_TEST_GPU` is set.
 
 use super::*;
 
 const TOLERANCE: f64 = 2e-6;
+/// Where operands of products and activations are rounded to eight bits, here and there on the way.
+const BF16_TOLERANCE: f64 = 1e-2;
 
-/// Runs the same calls on the plain device and on the fast one with 1 and 3 threads; the spans that `work` returns hold
-/// nearly the same numbers on each.
+/// A device under test.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    device: &'static str,
+    threads: usize,
+    tolerance: f64,
+    is_aligned: bool,
+}
+
+fn cases_of_the_processor() -> Vec<Case> {
+    let case = |threads| Case { device: "cpu", threads, tolerance: TOLERANCE, is_aligned: false };
+    vec![case(1), case(3)]
+}
+
+fn cases() -> Vec<Case> {
+    let case = |device, threads, tolerance, is_aligned| Case { device, threads, tolerance, is_aligned };
+    let mut cases = cases_of_the_processor();
+    let [exact, rounded] =
+        if std::env::var_os("HONE_TEST_GPU").is_some() { ["cuda-f32", "cuda"] } else { ["emulated-f32", "emulated"] };
+    for is_aligned in [false, true] {
+        cases.push(case(exact, 1, TOLERANCE, is_aligned));
+        cases.push(case(rounded, 1, BF16_TOLERANCE, is_aligned));
+    }
+    cases
+}
+
+/// Runs the same calls on the plain device and on the fast ones; the spans that `work` returns hold nearly the same numbers
+/// on each.
 #[track_caller]
 fn check(what: &str, work: impl Fn(&mut Lab) -> Vec<(&'static str, Span)>) {
+    check_cases(&cases(), what, work);
+}
+
+#[track_caller]
+fn check_cases(cases: &[Case], what: &str, work: impl Fn(&mut Lab) -> Vec<(&'static str, Span)>) {
     let mut plain = Lab::new("reference", 1);
     let expected = work(&mut plain);
-    for threads in [1, 3] {
-        let mut lab = Lab::new("cpu", threads);
+    for case in cases {
+        let mut lab = Lab::new(case.device, case.threads);
+        lab.is_aligned = case.is_aligned;
         for ((name, span), (_, expected)) in work(&mut lab).into_iter().zip(&expected) {
             let (found, expected) = (lab.read(span), plain.read(*expected));
-            assert!(found.iter().all(|x| x.is_finite()), "{what}, {name}: a number is not finite");
-            assert_near(&format!("{what}, {name}, {threads} threads"), &found, &expected, TOLERANCE);
+            assert!(found.iter().all(|x| x.is_finite()), "{what}, {name}, {case:?}: a number is not finite");
+            assert_near(&format!("{what}, {name}, {case:?}"), &found, &expected, case.tolerance);
         }
     }
 }
@@ -30,6 +65,32 @@ fn products_agree_in_every_orientation() {
                 lab.device.matmul(c.matrix(n), a.matrix(k), bt.matrix(k).transposed(), accumulate);
                 lab.device.matmul(ct.matrix(m).transposed(), at.matrix(m).transposed(), b.matrix(n), accumulate);
                 vec![("a bᵀ", c), ("(aᵀ b)ᵀ", ct)]
+            });
+        }
+    }
+}
+
+#[test]
+fn products_of_activations_and_weights_agree() {
+    for (rows, out, width) in [(1, 8, 16), (37, 53, 129), (64, 72, 80)] {
+        for accumulate in [false, true] {
+            check(&format!("{rows} x {out} x {width}"), |lab| {
+                let (x, w, y) = (lab.activation(rows * width), lab.random(out * width), lab.activation(rows * out));
+                let (residual, dx, dw) =
+                    (lab.random(rows * out), lab.activation(rows * width), lab.random(out * width));
+                let wt = w.matrix(width).transposed();
+                lab.device.matmul(y.matrix(out), x.matrix(width), wt, accumulate);
+                lab.device.matmul(residual.matrix(out), x.matrix(width), wt, accumulate);
+                // The weights change between products: what was made of them before is not used again.
+                lab.device.scale(w, 0.5);
+                lab.device.matmul(dx.matrix(width), residual.matrix(out), w.matrix(width), accumulate);
+                let dy = residual.matrix(out).transposed();
+                lab.device.matmul(dw.matrix(width), dy, x.matrix(width), true);
+                // Columns of a wider matrix.
+                let (part, few) = (lab.activation(rows * out), lab.random(8 * width));
+                let columns = part.matrix(out).columns(0, 8);
+                lab.device.matmul(columns, x.matrix(width), few.matrix(width).transposed(), accumulate);
+                vec![("y", y), ("residual", residual), ("dx", dx), ("dw", dw), ("columns", part)]
             });
         }
     }
@@ -56,8 +117,15 @@ fn products_with_weights_agree_in_every_format() {
 #[test]
 fn products_by_row_do_not_depend_on_other_rows() {
     for format in WeightFormat::ALL {
-        for (rows, out, width) in [(2, 35, 47), (5, 16, 64), (7, 50, 200), (8, 33, 576)] {
-            let mut lab = Lab::new("cpu", 2);
+        for (device, rows, out, width) in [
+            ("cpu", 2, 35, 47),
+            ("cpu", 5, 16, 64),
+            ("cpu", 7, 50, 200),
+            ("cpu", 8, 33, 576),
+            ("emulated", 2, 35, 47),
+            ("emulated", 11, 16, 64),
+        ] {
+            let mut lab = Lab::new(device, 2);
             let (y, x) = (lab.random(rows * out), lab.random(rows * width));
             let w = lab.weights(out, width, format);
             lab.device.linear_by_row(y.matrix(out), x.matrix(width), w);
@@ -105,7 +173,7 @@ fn biases_agree() {
     for (rows, width) in [(1, 1), (3, 65), (130, 200)] {
         check("bias", |lab| {
             let (y, bias, dbias, dy) =
-                (lab.random(rows * width), lab.random(width), lab.random(width), lab.random(rows * width));
+                (lab.activation(rows * width), lab.random(width), lab.random(width), lab.activation(rows * width));
             lab.device.add_bias(y, bias);
             lab.device.add_bias_backward(dbias, dy);
             vec![("y", y), ("dbias", dbias)]
@@ -117,8 +185,8 @@ fn biases_agree() {
 fn norms_agree() {
     for (rows, width) in [(1, 1), (1, 17), (63, 48), (130, 257)] {
         check(&format!("norm of {rows} x {width}"), |lab| {
-            let (x, w, dy) = (lab.random(rows * width), lab.random(width), lab.random(rows * width));
-            let (y, scale, again) = (lab.random(rows * width), lab.random(rows), lab.random(rows * width));
+            let (x, w, dy) = (lab.random(rows * width), lab.random(width), lab.activation(rows * width));
+            let (y, scale, again) = (lab.activation(rows * width), lab.random(rows), lab.activation(rows * width));
             lab.device.rms_norm(y, scale, x, w, 1e-5);
             lab.device.rms_norm_again(again, scale, x, w);
             let (dx, dw) = (lab.random(rows * width), lab.random(width));
@@ -136,14 +204,14 @@ fn rotations_agree_with_and_without_norms() {
         for with_norms in [false, true] {
             check(&format!("rotation of {heads:?}, norms: {with_norms}"), |lab| {
                 let (n, d) = (positions.len(), heads.head_dim);
-                let (table, qkv) = (lab.random(63 * d), lab.random(n * heads.qkv_width()));
+                let (table, qkv) = (lab.random(63 * d), lab.activation(n * heads.qkv_width()));
                 let (rotated, scale) =
-                    (lab.random(n * heads.rotated_width()), lab.random(n * (heads.num_heads + heads.num_kv_heads)));
+                    (lab.activation(n * heads.rotated_width()), lab.random(n * (heads.num_heads + heads.num_kv_heads)));
                 let mut norms = || HeadNorms { query: lab.random(d), key: lab.random(d), eps: 1e-6 };
                 let (norms, dnorms) = (with_norms.then(&mut norms), with_norms.then(&mut norms));
                 let rotation = Rotation { table, positions: &positions, norms };
                 lab.device.rotate(rotated, scale, qkv, &rotation, heads);
-                let dqkv = lab.random(n * heads.qkv_width());
+                let dqkv = lab.activation(n * heads.qkv_width());
                 lab.device.rotate_backward(dqkv, dnorms, scale, qkv, &rotation, heads);
                 let mut results = vec![("rotated", rotated), ("dqkv", dqkv)];
                 if let Some(dnorms) = dnorms {
@@ -159,20 +227,22 @@ fn rotations_agree_with_and_without_norms() {
 fn attention_agrees_on_odd_segments() {
     for heads in HEADS {
         for segments in [vec![1], vec![1, 1, 1], vec![63, 64, 65, 1], vec![130, 2], vec![450, 3]] {
-            check(&format!("attention of {heads:?} over {segments:?}"), |lab| {
+            // Long ones take the emulator minutes, and have no more kinds of tiles.
+            let cases = if segments[0] > 200 { cases_of_the_processor() } else { cases() };
+            check_cases(&cases, &format!("attention of {heads:?} over {segments:?}"), |lab| {
                 let n: usize = segments.iter().sum();
                 let longest = segments.iter().copied().max().unwrap();
                 let workspace = lab.device.attention_workspace(longest, heads);
                 let io = Attention {
-                    out: lab.random(n * heads.query_width()),
+                    out: lab.activation(n * heads.query_width()),
                     lse: lab.random(n * heads.num_heads),
-                    rotated: lab.random(n * heads.rotated_width()),
-                    qkv: lab.random(n * heads.qkv_width()),
+                    rotated: lab.activation(n * heads.rotated_width()),
+                    qkv: lab.activation(n * heads.qkv_width()),
                     segments: &segments,
                     heads,
                     workspace: Span::default(),
                 };
-                let (dqkv, dout) = (lab.random(n * heads.qkv_width()), lab.random(n * heads.query_width()));
+                let (dqkv, dout) = (lab.activation(n * heads.qkv_width()), lab.activation(n * heads.query_width()));
                 let io = Attention { workspace: lab.random(workspace), ..io };
                 lab.device.attention(&io);
                 lab.device.attention_backward(dqkv, dout, &io);
@@ -210,10 +280,10 @@ fn cached_attention_agrees_and_equals_full_attention() {
 fn activations_agree() {
     for (rows, width) in [(1, 1), (3, 65), (90, 144)] {
         check("swiglu", |lab| {
-            let (gate_up, y) = (lab.random(rows * 2 * width), lab.random(rows * width));
+            let (gate_up, y) = (lab.activation(rows * 2 * width), lab.activation(rows * width));
             lab.device.swiglu(y, gate_up, width);
-            let dy = lab.random(rows * width);
-            let gradient = lab.random(rows * 2 * width);
+            let dy = lab.activation(rows * width);
+            let gradient = lab.activation(rows * 2 * width);
             lab.device.swiglu_backward(dy, gradient, width);
             vec![("y", y), ("recomputed y", dy), ("gradient", gradient)]
         });
@@ -222,7 +292,7 @@ fn activations_agree() {
 
 #[test]
 fn activations_are_finite_for_great_inputs() {
-    for device in ["reference", "cpu"] {
+    for device in ["reference", "cpu", "emulated"] {
         let mut lab = Lab::new(device, 1);
         let gate_up = lab.given(&[1e4, -1e4, 90.0, -90.0, 1.0, 1.0, 1.0, 1.0]);
         let y = lab.random(4);
@@ -238,7 +308,7 @@ fn cross_entropy_agrees_with_and_without_gradients() {
     for (rows, width) in [(1, 2), (5, 77), (66, 1000)] {
         for grad_scale in [None, Some(0.125)] {
             check("cross-entropy", |lab| {
-                let (logits, losses, correct) = (lab.random(rows * width), lab.random(rows), lab.random(rows));
+                let (logits, losses, correct) = (lab.activation(rows * width), lab.random(rows), lab.random(rows));
                 let targets: Vec<u32> = (0..rows).map(|row| (row * 31 % width) as u32).collect();
                 lab.device.cross_entropy(logits, losses, correct, &targets, grad_scale);
                 let mut results = vec![("losses", losses), ("correct", correct)];
@@ -251,7 +321,7 @@ fn cross_entropy_agrees_with_and_without_gradients() {
 
 #[test]
 fn cross_entropy_is_right_for_far_logits_and_shows_nan() {
-    for device in ["reference", "cpu"] {
+    for device in ["reference", "cpu", "emulated"] {
         let mut lab = Lab::new(device, 1);
         let logits = lab.given(&[200.0, -200.0, 0.0, 0.0, f32::NAN, 1.0]);
         let (losses, correct) = (lab.random(3), lab.random(3));
@@ -311,7 +381,8 @@ fn overlapping_operands_are_a_bug_of_the_caller() {
 fn factors_and_dropout_agree() {
     for len in [1, 77, 40_000] {
         check("scale and dropout", |lab| {
-            let (x, y, z, t) = (lab.random(len), lab.random(len), lab.random(len), lab.random(len));
+            let (x, y, z, t) =
+                (lab.activation(len), lab.activation(len), lab.activation(len), lab.activation(len));
             lab.device.scale(x, -1.75);
             lab.device.dropout(y, t, Dropout { seed: 9, rate: 0.25 }, false);
             lab.device.dropout(z, t, Dropout { seed: 10, rate: 0.6 }, true);

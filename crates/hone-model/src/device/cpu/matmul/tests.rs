@@ -12,8 +12,8 @@ fn numbers(len: usize, seed: usize) -> Vec<f32> {
 
 /// a `[m,k]` · b `[n,k]`ᵀ by `threads` threads.
 fn product(threads: usize, a: &[f32], b: &[f32], k: usize) -> Vec<f32> {
-    let [a_shape, b_shape] = [a, b].map(|x| Span { offset: 0, len: x.len() }.matrix(k));
-    let shape = Span { offset: 0, len: a_shape.rows * b_shape.rows }.matrix(b_shape.rows);
+    let [a_shape, b_shape] = [a, b].map(|x| Span::f32(0, x.len()).matrix(k));
+    let shape = Span::f32(0, a_shape.rows * b_shape.rows).matrix(b_shape.rows);
     let mut c = vec![f32::NAN; a_shape.rows * b_shape.rows];
     let mut packing = vec![f32::NAN; threads * PACKING];
     let pool = ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
@@ -43,8 +43,15 @@ fn an_output_depends_on_its_row_and_column_alone() {
 #[test]
 fn a_sum_over_nothing_is_zero() {
     let mut c = [5.0f32; 6];
-    let shape =
-        |rows: usize, cols: usize| crate::device::Matrix { offset: 0, rows, cols, row_stride: cols, col_stride: 1 };
+    let format = crate::device::NumberFormat::F32;
+    let shape = |rows: usize, cols: usize| crate::device::Matrix {
+        offset: 0,
+        rows,
+        cols,
+        row_stride: cols,
+        col_stride: 1,
+        format,
+    };
     let mut packing = vec![0.0; PACKING];
     let pool = ThreadPoolBuilder::new().num_threads(1).build().unwrap();
     pool.install(|| matmul((&mut c, shape(2, 3)), (&[], shape(2, 0)), (&[], shape(0, 3)), false, &mut packing));
