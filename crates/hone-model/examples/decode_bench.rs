@@ -1,6 +1,6 @@
 //! Times decoding, one token of each of several sequences at a time, and prints one line of JSON.
 //!
-//! `decode_bench --device cpu|cuda --format f32|bf16|int8 --streams S --context C --tokens N`: a model of the shape of
+//! `decode_bench --device cpu|cuda --format f32|bf16|int8 --streams S --context C --tokens N [--profile]`: a model of the shape of
 //! Qwen/Qwen3-0.6B with random weights; every sequence begins with `C` tokens. `bytes_per_step` is what a step must read: the
 //! weights once, keys and values of every sequence; `bandwidth_gb_s` is what a copy on the device reaches in the same run
 //! (bytes read and written); `share_of_bandwidth` is the one over the other in the time of a step.
@@ -18,6 +18,7 @@ struct Arguments {
     streams: usize,
     context: usize,
     tokens: usize,
+    is_profiled: bool,
 }
 
 fn main() -> Result<()> {
@@ -29,7 +30,7 @@ fn main() -> Result<()> {
     }))?;
     let bandwidth = bandwidth(&arguments.device)?;
     let Arguments { streams, context, tokens, format, .. } = arguments;
-    let options = DecoderOptions { slots: streams, max_context: context + tokens, format };
+    let options = DecoderOptions { slots: streams, max_context: context + tokens + 1, format };
     let weights = HostWeights::random(&config, 1);
     let mut decoder = Decoder::new(device::open(&arguments.device, 0)?, &config, &weights, &options)?;
     drop(weights);
@@ -48,6 +49,13 @@ fn main() -> Result<()> {
         seconds.push(begun.elapsed().as_secs_f64());
     }
     seconds.sort_by(f64::total_cmp);
+    device::time_kernels(true);
+    let rows: Vec<(usize, u32)> = next.iter().copied().enumerate().collect();
+    decoder.decode(&rows)?;
+    device::time_kernels(false);
+    for (name, runs, ms) in device::kernel_times().into_iter().take(if arguments.is_profiled { 20 } else { 0 }) {
+        println!("{ms:9.3} ms {runs:5} x {name}");
+    }
     let step = seconds[seconds.len() / 2];
     // The embedding is the head; of norms and biases there are few.
     let per_weight = match format {
@@ -95,10 +103,20 @@ fn bandwidth(name: &str) -> Result<f64> {
 }
 
 fn arguments() -> Result<Arguments> {
-    let mut arguments =
-        Arguments { device: "cpu".to_owned(), format: WeightFormat::Bf16, streams: 1, context: 128, tokens: 64 };
+    let mut arguments = Arguments {
+        device: "cpu".to_owned(),
+        format: WeightFormat::Bf16,
+        streams: 1,
+        context: 128,
+        tokens: 64,
+        is_profiled: false,
+    };
     let mut words = std::env::args().skip(1);
     while let Some(flag) = words.next() {
+        if flag == "--profile" {
+            arguments.is_profiled = true;
+            continue;
+        }
         let value = words.next().with_context(|| format!("{flag} needs a value"))?;
         let number = || value.parse::<usize>().with_context(|| format!("{flag} needs a number, got {value}"));
         match flag.as_str() {

@@ -1,7 +1,7 @@
 //! Times training steps (zero, forward, backward, clip, AdamW) and prints one line of JSON.
 //!
 //! `train_step_bench --model DIR|qwen3-3.7m|qwen3-0.6b --rows R --length L --steps N --threads T [--device cpu|cuda|cuda-f32]
-//! [--micro ROWS] [--lora RANK] [--rows-file FILE]`; each step's rows go in micro-batches of `ROWS`, all at once without. Step `s`
+//! [--micro ROWS] [--profile] [--lora RANK] [--rows-file FILE]`; each step's rows go in micro-batches of `ROWS`, all at once without. Step `s`
 //! row `r` position `p` of the batch is the id `(s·7919 + r·31 + p·17 + 1) mod vocabulary`, every position but each row's last is
 //! trained. With a file (lines of {"ids", "trained"}, as `chat_rows.py` writes them) each step takes the next `R` rows and
 //! packs them into micro-batches of at most `L` tokens; its `tokens_per_s` counts trained tokens. A first step is not
@@ -25,6 +25,7 @@ struct Arguments {
     threads: usize,
     device: String,
     micro: Option<usize>,
+    is_profiled: bool,
     lora: Option<usize>,
     rows_file: Option<String>,
 }
@@ -55,6 +56,14 @@ fn main() -> Result<()> {
         }
     }
     let peak_memory_bytes = peak_memory_bytes()?;
+    if arguments.is_profiled {
+        device::time_kernels(true);
+        train_step(&mut trainer, &steps[0], steps.len() as u64 + 1)?;
+        device::time_kernels(false);
+        for (name, runs, ms) in device::kernel_times() {
+            println!("{ms:9.3} ms {runs:5} x {name}");
+        }
+    }
     let gpu = Gpu::first().ok();
     drop(trainer);
     let limit = product_gflops(&arguments)?;
@@ -264,11 +273,16 @@ fn arguments() -> Result<Arguments> {
         threads: 0,
         device: "cpu".to_owned(),
         micro: None,
+        is_profiled: false,
         lora: None,
         rows_file: None,
     };
     let mut words = std::env::args().skip(1);
     while let Some(flag) = words.next() {
+        if flag == "--profile" {
+            arguments.is_profiled = true;
+            continue;
+        }
         let value = words.next().with_context(|| format!("{flag} needs a value"))?;
         let number = || value.parse::<usize>().with_context(|| format!("{flag} needs a number, got {value}"));
         match flag.as_str() {

@@ -15,7 +15,7 @@ mod cuda;
 mod reference;
 mod weights;
 
-pub use cuda::{Gpu, keep_kernels_in, missing as missing_for_cuda};
+pub use cuda::{Gpu, keep_kernels_in, kernel_times, missing as missing_for_cuda, time_kernels};
 pub use weights::{WeightFormat, WeightMatrix};
 
 use anyhow::{Result, bail};

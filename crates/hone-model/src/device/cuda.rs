@@ -13,8 +13,10 @@ mod hardware;
 mod kernels;
 mod lists;
 mod products;
+mod profile;
 
 pub use hardware::{Gpu, keep_kernels_in, missing};
+pub use profile::{kernel_times, time_kernels};
 
 use super::{
     AdamWUpdate, Attention, Cache, CacheRow, Device, Dropout, HeadNorms, Heads, Matrix, NumberFormat, Room, Rotation, Span,
@@ -37,6 +39,8 @@ const WORKSPACE_BYTES: usize = 64 << 20;
 const MOST_CHUNKS: usize = 256;
 /// Fewest rows of such a part.
 const CHUNK_ROWS: usize = 32;
+/// Columns of a block that adds partial sums; SUM_COLUMNS in pointwise.cu, where threads are as many times SUM_PARTS.
+const SUM_COLUMNS: usize = 32;
 /// Blocks of a sum of squares, and of the backward pass of rotations.
 const SUM_BLOCKS: usize = 512;
 
@@ -123,6 +127,12 @@ impl Cuda {
         width.is_multiple_of(8) && spans.iter().all(|span| self.address(*span).is_multiple_of(16))
     }
 
+    /// Whether the halves of heads can be treated two numbers at a time.
+    fn takes_pairs(&self, spans: &[Span], heads: Heads) -> Argument {
+        let fits = |span: &Span| self.address(*span).is_multiple_of(2 * span.format.size() as Address);
+        Argument::U32((heads.head_dim.is_multiple_of(4) && spans.iter().all(fits)).into())
+    }
+
     /// Sums over rows by chunks: a kernel fills `[chunks, width]` of the workspace, which is then added to `out`.
     fn sum_of_rows(&mut self, kernel: &str, out: Span, rows: usize, inputs: &[Argument]) {
         let width = out.len;
@@ -139,7 +149,7 @@ impl Cuda {
     fn add_partial_sums(&mut self, out: Span, partial: Address, chunks: usize, stride: usize) {
         let sizes = [chunks, stride, out.len].map(|number| Argument::U64(number as u64));
         let arguments = [self.at(out), Argument::Address(partial), sizes[0], sizes[1], sizes[2]];
-        self.launch("add_partial_sums", ([out.len.div_ceil(THREADS), 1, 1], THREADS), &arguments);
+        self.launch("add_partial_sums", ([out.len.div_ceil(SUM_COLUMNS), 1, 1], THREADS), &arguments);
         self.written(out);
     }
 
@@ -163,8 +173,8 @@ fn grid(rows: usize, width: usize, each: usize) -> ([usize; 3], usize) {
 }
 
 /// One block for each row, with as many threads as its width is worth.
-fn grid_of_rows(rows: usize, width: usize) -> ([usize; 3], usize) {
-    ([rows, 1, 1], width.next_multiple_of(32).min(THREADS))
+fn grid_of_rows(rows: usize, width: usize, wide: bool) -> ([usize; 3], usize) {
+    ([rows, 1, 1], width.div_ceil(if wide { 8 } else { 1 }).next_multiple_of(32).min(THREADS))
 }
 
 fn sizes(heads: Heads) -> HeadSizes {
@@ -359,8 +369,18 @@ impl Device for Cuda {
         assert_f32(&[scale, x, w]);
         let (rows, width) = (x.len / w.len, w.len);
         let (n, h) = (Argument::U64(rows as u64), Argument::U64(width as u64));
-        let arguments = [self.at(y), self.at(scale), self.at(x), self.at(w), Argument::F32(eps), n, h];
-        self.launch(&by_format("rms_norm", y.format), grid_of_rows(rows, width), &arguments);
+        let wide = self.is_wide(&[y, x, w], width);
+        let arguments = [
+            self.at(y),
+            self.at(scale),
+            self.at(x),
+            self.at(w),
+            Argument::F32(eps),
+            n,
+            h,
+            Argument::U32(wide.into()),
+        ];
+        self.launch(&by_format("rms_norm", y.format), grid_of_rows(rows, width, wide), &arguments);
         self.written(y);
         self.written(scale);
     }
@@ -369,8 +389,9 @@ impl Device for Cuda {
         assert_f32(&[scale, x, w]);
         let (rows, width) = (x.len / w.len, w.len);
         let (n, h) = (Argument::U64(rows as u64), Argument::U64(width as u64));
-        let arguments = [self.at(y), self.at(scale), self.at(x), self.at(w), n, h];
-        self.launch(&by_format("rms_norm_again", y.format), grid_of_rows(rows, width), &arguments);
+        let wide = self.is_wide(&[y, x, w], width);
+        let arguments = [self.at(y), self.at(scale), self.at(x), self.at(w), n, h, Argument::U32(wide.into())];
+        self.launch(&by_format("rms_norm_again", y.format), grid_of_rows(rows, width, wide), &arguments);
         self.written(y);
     }
 
@@ -379,8 +400,10 @@ impl Device for Cuda {
         let (rows, width) = (x.len / w.len, w.len);
         let (n, h) = (Argument::U64(rows as u64), Argument::U64(width as u64));
         let inputs = [self.at(dy), self.at(scale), self.at(x)];
-        let arguments = [self.at(dx), inputs[0], inputs[1], inputs[2], self.at(w), n, h];
-        self.launch(&by_format("rms_norm_backward", dy.format), grid_of_rows(rows, width), &arguments);
+        let wide = self.is_wide(&[dx, dy, x, w], width);
+        let arguments =
+            [self.at(dx), inputs[0], inputs[1], inputs[2], self.at(w), n, h, Argument::U32(wide.into())];
+        self.launch(&by_format("rms_norm_backward", dy.format), grid_of_rows(rows, width, wide), &arguments);
         self.written(dx);
         self.sum_of_rows(&by_format("rms_norm_weights", dy.format), dw, rows, &inputs);
     }
@@ -400,7 +423,8 @@ impl Device for Cuda {
             key,
             eps,
             Argument::Heads(sizes(heads)),
-            Argument::U64(rows as u64),
+            Argument::U32(rows as u32),
+            self.takes_pairs(&[rotated, qkv, rotation.table], heads),
         ];
         let warps = rows * (heads.num_heads + heads.num_kv_heads);
         let grid = ([warps.div_ceil(THREADS / 32), 1, 1], THREADS);
@@ -432,7 +456,8 @@ impl Device for Cuda {
             query,
             key,
             Argument::Heads(sizes(heads)),
-            Argument::U64(rows as u64),
+            Argument::U32(rows as u32),
+            self.takes_pairs(&[dqkv, qkv, rotation.table], heads),
         ];
         let warps = rows * (heads.num_heads + heads.num_kv_heads);
         let blocks = warps.div_ceil(THREADS / 32).min(SUM_BLOCKS);
@@ -500,7 +525,8 @@ impl Device for Cuda {
             return Ok(0.0);
         }
         let blocks = x.len.div_ceil(THREADS).min(SUM_BLOCKS);
-        let arguments = [Argument::Address(self.workspace), self.at(x), Argument::U64(x.len as u64)];
+        let wide = Argument::U32(self.is_wide(&[x], x.len).into());
+        let arguments = [Argument::Address(self.workspace), self.at(x), Argument::U64(x.len as u64), wide];
         self.launch("sum_of_squares", ([blocks, 1, 1], THREADS), &arguments);
         self.check()?;
         let mut bytes = vec![0; blocks * size_of::<f64>()];

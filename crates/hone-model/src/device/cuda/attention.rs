@@ -6,8 +6,12 @@ use crate::device::{Attention, NumberFormat, Span};
 
 /// Most numbers of a head, for every kernel that keeps a head in registers.
 pub(super) const MOST_HEAD_DIM: usize = 256;
-/// Rows of a tile; TILE in attention_tensor.cu.
-const TILE: usize = 64;
+/// QUERY_TILE in attention_tensor.cu.
+const QUERY_TILE: usize = 128;
+/// KEY_TILE there.
+const KEY_TILE: usize = 64;
+/// KEYS_AT_ONCE there.
+const KEYS_AT_ONCE: usize = 64;
 /// SHORT_TILE there.
 const SHORT_TILE: usize = 32;
 /// TENSOR_THREADS there.
@@ -34,10 +38,10 @@ impl Bounds {
 }
 
 /// `Tile` in attention_tensor.cu, three numbers each: the tile's first row, its segment's first row and its end.
-pub(super) fn tiles(segments: &[usize]) -> Vec<u32> {
+pub(super) fn tiles(segments: &[usize], rows_of_tile: usize) -> Vec<u32> {
     let (mut tiles, mut start) = (Vec::new(), 0);
     for &length in segments {
-        for row in (start..start + length).step_by(TILE) {
+        for row in (start..start + length).step_by(rows_of_tile) {
             tiles.extend([row, start, start + length].map(|row| row as u32));
         }
         start += length;
@@ -50,9 +54,9 @@ impl Cuda {
         let arguments = [self.at(io.out), self.at(io.lse), self.at(io.rotated), self.at(io.qkv)];
         let s = Argument::Attention(attention_sizes(io));
         if let Some(d) = self.tensor_head_dim(io, &[]) {
-            let tiles = tiles(io.segments);
+            let tiles = tiles(io.segments, QUERY_TILE);
             let list = self.list(&tiles);
-            let shared = 3 * TILE * row_bytes(d);
+            let shared = (QUERY_TILE + 2 * KEYS_AT_ONCE) * row_bytes(d);
             let grid = ([tiles.len() / 3, io.heads.num_heads, 1], TENSOR_THREADS, shared);
             self.launch_with(&format!("attention_forward_{d}"), grid, &[&arguments[..], &[list, s]].concat());
         } else {
@@ -74,14 +78,16 @@ impl Cuda {
         self.launch(&kernel, grid_of_queries(io, heads.num_heads), &arguments);
         let arguments = [self.at(dqkv), self.at(dout), self.at(io.lse), delta, self.at(io.rotated), self.at(io.qkv)];
         if let Some(d) = self.tensor_head_dim(io, &[dqkv, dout]) {
-            let tiles = tiles(io.segments);
-            let list = self.list(&tiles);
-            let arguments = [&arguments[..], &[list, s]].concat();
-            // Tiles of both operands, and two numbers for each row of the short ones.
-            let shared = 2 * (TILE + SHORT_TILE) * row_bytes(d) + 2 * SHORT_TILE * 4;
-            for (kernel, heads) in [("queries", heads.num_heads), ("keys", heads.num_kv_heads)] {
+            // Tiles of both operands in shared memory; two steps of the keys' kernel at once, with two numbers for each query.
+            let rows_for_keys = 2 * KEY_TILE + 4 * SHORT_TILE;
+            for (kernel, rows_of_tile, heads, shared) in [
+                ("queries", QUERY_TILE, heads.num_heads, 2 * (QUERY_TILE + SHORT_TILE) * row_bytes(d)),
+                ("keys", KEY_TILE, heads.num_kv_heads, rows_for_keys * row_bytes(d) + 4 * SHORT_TILE * 4),
+            ] {
+                let tiles = tiles(io.segments, rows_of_tile);
+                let list = self.list(&tiles);
                 let grid = ([tiles.len() / 3, heads, 1], TENSOR_THREADS, shared);
-                self.launch_with(&format!("attention_backward_{kernel}_{d}"), grid, &arguments);
+                self.launch_with(&format!("attention_backward_{kernel}_{d}"), grid, &[&arguments[..], &[list, s]].concat());
             }
         } else {
             let Bounds { first, last } = Bounds::of(io.segments);

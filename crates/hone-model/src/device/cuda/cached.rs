@@ -7,7 +7,7 @@ use crate::device::{Cache, CacheRow, Heads, Matrix, Span, WeightFormat, WeightMa
 use anyhow::Result;
 
 /// Positions of a sequence that one block takes; SPLIT in cached.cu.
-const SPLIT: usize = 256;
+const SPLIT: usize = 64;
 /// Threads of such a block.
 const SPLIT_THREADS: usize = 128;
 /// Rows that a block takes together; FEW_ROWS in cached.cu.
@@ -110,6 +110,8 @@ impl Cuda {
         };
         assert!(d <= super::attention::MOST_HEAD_DIM, "heads of {d} numbers are wider than the kernels take");
         let s = Argument::Cache(cache_sizes(heads));
+        let by_four = [cache.keys, cache.values].iter().all(|span| self.address(*span).is_multiple_of(16));
+        let wide = Argument::U32((by_four && d.is_multiple_of(4)).into());
         let bytes_of_split = heads.num_heads * (d + 2) * 4;
         let mut start = 0;
         // As many rows at once as have room for their partial results.
@@ -124,7 +126,7 @@ impl Cuda {
             let (first, lengths) = (self.list(&first), self.list(&lengths));
             let partial = Argument::Address(self.workspace);
             let rotated = self.at(rotated.part(start * heads.rotated_width(), part.len() * heads.rotated_width()));
-            let arguments = [partial, rotated, self.at(cache.keys), self.at(cache.values), first, lengths, s];
+            let arguments = [partial, rotated, self.at(cache.keys), self.at(cache.values), first, lengths, s, wide];
             self.launch(kernel, ([splits, heads.num_heads, part.len()], SPLIT_THREADS), &arguments);
             let to = self.at(out.part(start * heads.query_width(), part.len() * heads.query_width()));
             let arguments = [to, partial, lengths, Argument::U32(splits as u32), s];

@@ -29,6 +29,9 @@ struct alignas(16) float4 {
 struct alignas(16) uint4 {
     unsigned x, y, z, w;
 };
+struct alignas(8) float2 {
+    float x, y;
+};
 struct alignas(8) uint2 {
     unsigned x, y;
 };
@@ -66,10 +69,16 @@ struct Warp {
     const void *rows[32];
     unsigned a[32][4], b[32][2];
 };
+struct Copy {
+    void *to;
+    const void *from;
+};
 struct Fibre {
     ucontext_t context;
     jmp_buf here;
     bool is_started, is_done;
+    // Copies that were asked for: group by group, the last one still open. They are done when they are waited for, not before.
+    std::vector<std::vector<Copy>> copies;
 };
 
 static std::vector<Fibre> all(MOST_THREADS);
@@ -115,7 +124,11 @@ static void run_block(std::mt19937 &order) {
     unsigned threads = blockDim.x;
     std::vector<unsigned> turn(threads);
     block = Barrier{0, 0, threads};
-    for (unsigned i = 0; i < threads; i++) turn[i] = i, all[i].is_started = all[i].is_done = false;
+    for (unsigned i = 0; i < threads; i++) {
+        turn[i] = i;
+        all[i].is_started = all[i].is_done = false;
+        all[i].copies.assign(1, {});
+    }
     for (unsigned i = 0; i < threads / 32; i++) warps[i].barrier = Barrier{0, 0, 32};
     std::shuffle(turn.begin(), turn.end(), order);
     bool is_alive = true;
@@ -200,6 +213,22 @@ inline void load_matrices_with(unsigned *r, const void *row, bool is_transposed)
 }
 inline void load_matrices(unsigned *r, const void *row) { load_matrices_with(r, row, false); }
 inline void load_matrices_transposed(unsigned *r, const void *row) { load_matrices_with(r, row, true); }
+
+inline void copy_16(void *to, const void *from, bool is_there) {
+    if (uintptr_t(to) % 16 != 0 || uintptr_t(from) % 16 != 0) fail("a copy does not begin at a multiple of 16 bytes");
+    fibres::current->copies.back().push_back(fibres::Copy{to, is_there ? from : nullptr});
+}
+inline void end_group() { fibres::current->copies.emplace_back(); }
+template <int LATER> void wait_for_groups() {
+    auto &groups = fibres::current->copies;
+    while (groups.size() > LATER + 1) {
+        for (const fibres::Copy &copy : groups.front()) {
+            if (copy.from) memcpy(copy.to, copy.from, 16);
+            else memset(copy.to, 0, 16);
+        }
+        groups.erase(groups.begin());
+    }
+}
 
 #include KERNELS
 

@@ -2,7 +2,7 @@
 //! runs where they are not. One stream; memory is taken when the device reserves it and given back when it goes.
 
 use super::driver::{Address, Argument, Driver, Launch, Operand, Pattern, Product};
-use super::kernels;
+use super::{kernels, profile};
 use crate::device::NumberFormat;
 use anyhow::{Context, Result, bail, ensure};
 use cudarc::cublaslt::{result as blas, sys as blas_sys};
@@ -132,6 +132,8 @@ pub(super) struct Hardware {
     staging: *mut u8,
     staged: usize,
     memory: Vec<Address>,
+    /// What is being timed, when kernels are.
+    timed: Vec<(String, [sys::CUevent; 2])>,
     /// The thread that has the context.
     thread: Option<ThreadId>,
     // Last: the context goes after all that lives in it.
@@ -182,6 +184,7 @@ impl Hardware {
                 staging,
                 staged: 0,
                 memory: Vec::new(),
+                timed: Vec::new(),
                 thread: None,
                 context,
             };
@@ -198,6 +201,40 @@ impl Hardware {
             // SAFETY: the context lives as long as `self`.
             unsafe { cuda::ctx::set_current(self.context.context) }.context("use the GPU's context")?;
             self.thread = Some(thread);
+        }
+        Ok(())
+    }
+
+    /// Does something on the stream; with [`time_kernels`], notes how long it takes there.
+    fn timed(&mut self, name: &str, work: impl FnOnce(&mut Hardware) -> Result<()>) -> Result<()> {
+        if !profile::is_on() {
+            return work(self);
+        }
+        let event = || cuda::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT).context("make an event");
+        let events = [event()?, event()?];
+        self.record(events[0])?;
+        work(self)?;
+        self.record(events[1])?;
+        self.timed.push((name.to_owned(), events));
+        Ok(())
+    }
+
+    fn record(&self, event: sys::CUevent) -> Result<()> {
+        #[expect(unsafe_code, reason = "the driver's functions")]
+        // SAFETY: the event and the stream are of this context.
+        unsafe { cuda::event::record(event, self.stream) }.context("record an event")
+    }
+
+    /// After all is done: what was timed goes to the profile.
+    fn collect_times(&mut self) -> Result<()> {
+        for (name, [begin, end]) in self.timed.drain(..) {
+            #[expect(unsafe_code, reason = "the driver's functions")]
+            // SAFETY: both were recorded and have happened; each is destroyed once.
+            unsafe {
+                profile::add(name, cuda::event::elapsed(begin, end).context("read the time of a kernel")?);
+                cuda::event::destroy(begin).context("give back an event")?;
+                cuda::event::destroy(end).context("give back an event")?;
+            }
         }
         Ok(())
     }
@@ -383,8 +420,10 @@ impl Driver for Hardware {
 
     fn copy(&mut self, to: Address, from: Address, bytes: usize) -> Result<()> {
         self.enter()?;
-        // SAFETY: both ranges are inside memory that was allocated.
-        unsafe { cuda::memcpy_dtod_async(to, from, bytes, self.stream) }.context("copy on the GPU")
+        self.timed("copy", |this| {
+            // SAFETY: both ranges are inside memory that was allocated.
+            unsafe { cuda::memcpy_dtod_async(to, from, bytes, this.stream) }.context("copy on the GPU")
+        })
     }
 
     fn launch(&mut self, launch: &Launch<'_>) -> Result<()> {
@@ -393,18 +432,35 @@ impl Driver for Hardware {
         let mut pointers: Vec<*mut c_void> = launch.arguments.iter().map(Argument::pointer).collect();
         let [x, y, z] = launch.grid;
         let (grid, block) = ((x, y, z), (launch.threads, 1, 1));
-        // SAFETY: the arguments are those that the kernel declares, which the tests hold.
-        unsafe { cuda::launch_kernel(function, grid, block, launch.shared, self.stream, &mut pointers) }
-            .with_context(|| format!("start {grid:?} blocks of {} threads", launch.threads))
+        self.timed(launch.kernel, |this| {
+            // SAFETY: the arguments are those that the kernel declares, which the tests hold.
+            unsafe { cuda::launch_kernel(function, grid, block, launch.shared, this.stream, &mut pointers) }
+                .with_context(|| format!("start {grid:?} blocks of {} threads", launch.threads))
+        })
     }
 
     fn product(&mut self, product: &Product) -> Result<()> {
         self.enter()?;
+        let name = format!("product {} x {} x {}", product.m, product.n, product.k);
+        self.timed(&name, |this| this.multiply(product))
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        self.enter()?;
+        // SAFETY: the stream lives as long as `self`.
+        unsafe { cuda::stream::synchronize(self.stream) }.context("wait for the GPU")?;
+        self.collect_times()
+    }
+}
+
+impl Hardware {
+    fn multiply(&mut self, product: &Product) -> Result<()> {
         let (handle, stream, workspace) = (self.products, self.stream, self.product_workspace);
         let plan = self.plan(product)?;
         let (alpha, beta) = (1.0f32, if product.accumulate { 1.0f32 } else { 0.0 });
         let pointer = |operand: Operand| operand.address as *mut c_void;
         let [first, second, result] = plan.layouts;
+        #[expect(unsafe_code, reason = "cuBLASLt's functions")]
         // SAFETY: the plan is of these operands, which are inside memory that was allocated.
         unsafe {
             blas::matmul(
@@ -427,12 +483,6 @@ impl Driver for Hardware {
             )
         }
         .with_context(|| format!("start a product of {} x {} x {}", product.m, product.n, product.k))
-    }
-
-    fn finish(&mut self) -> Result<()> {
-        self.enter()?;
-        // SAFETY: the stream lives as long as `self`.
-        unsafe { cuda::stream::synchronize(self.stream) }.context("wait for the GPU")
     }
 }
 

@@ -144,11 +144,11 @@ fn a_micro_batch_waits_for_nothing_but_its_losses() {
 #[test]
 fn attention_of_a_training_step_runs_on_tensor_cores_over_every_tile() {
     let calls = calls_of_a_micro_batch();
-    // Segments of 70, 5, 1 and 64 rows are 2 + 1 + 1 + 1 tiles of 64; two query heads, one key head.
-    for (kernel, heads) in
-        [("attention_forward_64", 2), ("attention_backward_queries_64", 2), ("attention_backward_keys_64", 1)]
+    // Segments of 70, 5, 1 and 64 rows are 1 + 1 + 1 + 1 tiles of 128, 2 + 1 + 1 + 1 of 64; two query heads, one key head.
+    for (kernel, tiles, heads) in
+        [("attention_forward_64", 4, 2), ("attention_backward_queries_64", 4, 2), ("attention_backward_keys_64", 5, 1)]
     {
-        let expected = format!("{kernel} [5, {heads}, 1] x 128");
+        let expected = format!("{kernel} [{tiles}, {heads}, 1] x 128");
         assert_eq!(calls.iter().filter(|call| **call == expected).count(), 2, "{kernel}: once in each of two layers");
     }
     assert!(!calls.iter().any(|call| call.starts_with("attention_rows")));
@@ -184,11 +184,12 @@ fn say(text: &str) {
 #[test]
 fn every_kernel_of_the_text_has_its_name_in_the_table() {
     let in_text = kernels::SOURCE.matches("__global__").count();
-    // FORMATS and TENSOR_KERNELS name two and three in their definitions; they are used once for each of their names.
+    // FORMATS, TENSOR_KERNELS and CACHE_ATTENTION name two, three and one in their definitions.
     let names = kernels::names();
     let formats = kernels::SOURCE.matches("\nFORMATS(").count();
     let tensors = kernels::SOURCE.matches("\nTENSOR_KERNELS(").count();
-    assert_eq!(names.len(), in_text - 2 - 3 + 2 * formats + 3 * tensors);
+    let cached = kernels::SOURCE.matches("\nCACHE_ATTENTION(").count();
+    assert_eq!(names.len(), in_text - 2 - 3 - 1 + 2 * formats + 3 * tensors + cached);
 }
 
 #[test]

@@ -2,15 +2,20 @@
 // never stored; the backward pass computes them again, once for the keys and once for the queries, so that no sum depends on the order
 // in which blocks run.
 //
-// A tile is a block's part of one segment: TILE rows from `row` on, of the segment [first, last). Warps own 16 rows of a tile each.
-// Operands of mma.m16n8k16: see "Warp Level Matrix Multiply-Accumulate Instructions" in the PTX manual.
+// A tile is a block's part of one segment: rows from `row` on, of the segment [first, last). Each of its four warps owns a quarter of a
+// tile's rows, in one or two groups of 16. Operands of mma.m16n8k16: see "Warp Level Matrix Multiply-Accumulate Instructions" in the
+// PTX manual. Copies into shared memory are asynchronous: what is needed next is on its way while the tensor cores work.
 
 struct Tile {
     u32 row, first, last;
 };
-#define TILE 64
+// Rows of a tile of queries, and of a tile of keys.
+#define QUERY_TILE 128
+#define KEY_TILE 64
 #define TENSOR_THREADS 128
-// Keys, or queries, that the backward kernels take together.
+// Keys that go through the forward pass together.
+#define KEYS_AT_ONCE 64
+// Keys, or queries, that go through the backward kernels together.
 #define SHORT_TILE 32
 #define LOG2_E 1.4426950408889634f
 #define LN_2 0.6931471805599453f
@@ -48,6 +53,15 @@ DEVICE void load_matrices_transposed(u32 *r, const bf16 *row) {
                  : "r"(address)
                  : "memory");
 }
+
+// 16 bytes into shared memory, zeros where there is nothing to copy; done when the group they are in has been waited for.
+DEVICE void copy_16(bf16 *to, const bf16 *from, bool is_there) {
+    u32 address = u32(__cvta_generic_to_shared(to)), bytes = is_there ? 16 : 0;
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(bytes) : "memory");
+}
+DEVICE void end_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// Waits for all groups but the last `LATER`.
+template <int LATER> DEVICE void wait_for_groups() { asm volatile("cp.async.wait_group %0;" ::"n"(LATER) : "memory"); }
 #endif
 
 // Distance of rows in shared memory: 16 bytes more than a row, so that eight rows lie in different banks.
@@ -59,9 +73,8 @@ template <int D, int ROWS> DEVICE void load_tile(bf16 *tile, const bf16 *from, u
 #pragma unroll
     for (int i = threadIdx.x; i < ROWS * per_row; i += TENSOR_THREADS) {
         u32 r = i / per_row, c = i % per_row * 8;
-        uint4 numbers = {0, 0, 0, 0};
-        if (row + r < last) numbers = *(const uint4 *)(from + u64(row + r) * width + c);
-        *(uint4 *)(tile + r * STRIDE(D) + c) = numbers;
+        bool is_there = row + r < last;
+        copy_16(tile + r * STRIDE(D) + c, from + (is_there ? u64(row + r) * width + c : 0), is_there);
     }
 }
 
@@ -88,37 +101,52 @@ DEVICE void left_of_results(u32 *a, const float *low, const float *high) {
     a[3] = pack_bf16(high[2], high[3]);
 }
 
-// scores [16, COLS] := rows [row, row + 16) of tile a · rows of tile b, transposed.
-template <int D, int COLS> DEVICE void scores_of(float (*scores)[4], const bf16 *a_tile, u32 row, const bf16 *b_tile) {
+// scores [G * 16, COLS] := rows [row, row + G * 16) of tile a · rows of tile b, transposed.
+template <int D, int COLS, int G> DEVICE void scores_of(float (*scores)[COLS / 8][4], const bf16 *a_tile, u32 row, const bf16 *b_tile) {
 #pragma unroll
-    for (int n = 0; n < COLS / 8; n++) scores[n][0] = scores[n][1] = scores[n][2] = scores[n][3] = 0.0f;
+    for (int g = 0; g < G; g++) {
+#pragma unroll
+        for (int n = 0; n < COLS / 8; n++) scores[g][n][0] = scores[g][n][1] = scores[g][n][2] = scores[g][n][3] = 0.0f;
+    }
 #pragma unroll
     for (int k = 0; k < D; k += 16) {
-        u32 a[4];
-        left<D>(a, a_tile, row, k);
+        u32 a[G][4];
+#pragma unroll
+        for (int g = 0; g < G; g++) left<D>(a[g], a_tile, row + g * 16, k);
 #pragma unroll
         for (int n = 0; n < COLS / 16; n++) {
             u32 b[4];
             right_rows<D>(b, b_tile, n * 16, k);
-            mma(scores[2 * n], a, b);
-            mma(scores[2 * n + 1], a, b + 2);
+#pragma unroll
+            for (int g = 0; g < G; g++) {
+                mma(scores[g][2 * n], a[g], b);
+                mma(scores[g][2 * n + 1], a[g], b + 2);
+            }
         }
     }
 }
-// sums [16, D] += weights [16, ROWS] · the tile's rows.
-template <int D, int ROWS> DEVICE void add_weighted(float (*sums)[4], float (*weights)[4], const bf16 *tile) {
+// sums [G * 16, D] += weights [G * 16, ROWS] · the tile's rows.
+template <int D, int ROWS, int G> DEVICE void add_weighted(float (*sums)[D / 8][4], float (*weights)[ROWS / 8][4], const bf16 *tile) {
 #pragma unroll
     for (int k = 0; k < ROWS / 16; k++) {
-        u32 a[4];
-        left_of_results(a, weights[2 * k], weights[2 * k + 1]);
+        u32 a[G][4];
+#pragma unroll
+        for (int g = 0; g < G; g++) left_of_results(a[g], weights[g][2 * k], weights[g][2 * k + 1]);
 #pragma unroll
         for (int n = 0; n < D / 16; n++) {
             u32 b[4];
             right_columns<D>(b, tile, k * 16, n * 16);
-            mma(sums[2 * n], a, b);
-            mma(sums[2 * n + 1], a, b + 2);
+#pragma unroll
+            for (int g = 0; g < G; g++) {
+                mma(sums[g][2 * n], a[g], b);
+                mma(sums[g][2 * n + 1], a[g], b + 2);
+            }
         }
     }
+}
+template <int D, int G> DEVICE void clear(float (*sums)[D / 8][4]) {
+#pragma unroll
+    for (int i = 0; i < G * D / 8 * 4; i++) sums[i / 4 / (D / 8)][i / 4 % (D / 8)][i % 4] = 0.0f;
 }
 // The warp's results [16, D] go to rows of a matrix, those below `last`; rows 8.. are times the second factor.
 template <int D>
@@ -145,59 +173,80 @@ DEVICE float quad_max(float x) {
 // Tiles go over blockIdx.x from the last one (which sees most keys), heads over blockIdx.y.
 template <int D>
 DEVICE void attention_forward(bf16 *out, float *lse, const bf16 *rotated, const bf16 *qkv, const Tile *tiles, AttentionSizes s) {
-    bf16 *keys = (bf16 *)dynamic_shared, *values = keys + TILE * STRIDE(D), *queries = values + TILE * STRIDE(D);
+    const int G = QUERY_TILE / 64;
+    bf16 *queries = (bf16 *)dynamic_shared, *keys = queries + QUERY_TILE * STRIDE(D), *values = keys + KEYS_AT_ONCE * STRIDE(D);
     Tile tile = tiles[gridDim.x - 1 - blockIdx.x];
     u32 head = blockIdx.y, kv_head = head / (s.num_heads / s.num_kv_heads), lane = threadIdx.x % WARP;
-    u32 warp_row = threadIdx.x / WARP * 16, row = tile.row + warp_row + lane / 4;
+    u32 warp_row = threadIdx.x / WARP * G * 16, row = tile.row + warp_row + lane / 4;
     const bf16 *key_from = rotated + u64(s.num_heads + kv_head) * D;
     const bf16 *value_from = qkv + u64(s.num_heads + s.num_kv_heads + kv_head) * D;
-    load_tile<D, TILE>(queries, rotated + u64(head) * D, rotated_width(s), tile.row, tile.last);
-    float sums[D / 8][4], max[2] = {-INFINITY, -INFINITY}, total[2] = {0.0f, 0.0f};
+    load_tile<D, QUERY_TILE>(queries, rotated + u64(head) * D, rotated_width(s), tile.row, tile.last);
+    load_tile<D, KEYS_AT_ONCE>(keys, key_from, rotated_width(s), tile.first, tile.last);
+    end_group();
+    float sums[G][D / 8][4], max[G][2], total[G][2];
+    clear<D, G>(sums);
 #pragma unroll
-    for (int n = 0; n < D / 8; n++) sums[n][0] = sums[n][1] = sums[n][2] = sums[n][3] = 0.0f;
-    u32 end = tile.row + TILE < tile.last ? tile.row + TILE : tile.last;
-    for (u32 start = tile.first; start < end; start += TILE) {
+    for (int g = 0; g < G; g++) max[g][0] = max[g][1] = -INFINITY, total[g][0] = total[g][1] = 0.0f;
+    u32 end = tile.row + QUERY_TILE < tile.last ? tile.row + QUERY_TILE : tile.last;
+    for (u32 start = tile.first; start < end; start += KEYS_AT_ONCE) {
+        // The values come while the scores are computed, the next keys while the values are added.
+        load_tile<D, KEYS_AT_ONCE>(values, value_from, qkv_width(s), start, tile.last);
+        end_group();
+        wait_for_groups<1>();
         __syncthreads();
-        load_tile<D, TILE>(keys, key_from, rotated_width(s), start, tile.last);
-        load_tile<D, TILE>(values, value_from, qkv_width(s), start, tile.last);
+        float scores[G][KEYS_AT_ONCE / 8][4];
+        scores_of<D, KEYS_AT_ONCE, G>(scores, queries, warp_row, keys);
+        wait_for_groups<0>();
         __syncthreads();
-        float scores[TILE / 8][4];
-        scores_of<D, TILE>(scores, queries, warp_row, keys);
-        float most[2] = {max[0], max[1]};
+        if (start + KEYS_AT_ONCE < end) {
+            load_tile<D, KEYS_AT_ONCE>(keys, key_from, rotated_width(s), start + KEYS_AT_ONCE, tile.last);
+        }
+        end_group();
 #pragma unroll
-        for (int n = 0; n < TILE / 8; n++) {
+        for (int g = 0; g < G; g++) {
+            float most[2] = {max[g][0], max[g][1]};
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                u32 key = start + n * 8 + lane % 4 * 2 + i % 2, query = row + i / 2 * 8;
-                scores[n][i] = key <= query ? scores[n][i] * (s.scale * LOG2_E) : -INFINITY;
-                most[i / 2] = fmaxf(most[i / 2], scores[n][i]);
+            for (int n = 0; n < KEYS_AT_ONCE / 8; n++) {
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    u32 key = start + n * 8 + lane % 4 * 2 + i % 2, query = row + g * 16 + i / 2 * 8;
+                    float score = key <= query ? scores[g][n][i] * (s.scale * LOG2_E) : -INFINITY;
+                    scores[g][n][i] = score;
+                    most[i / 2] = fmaxf(most[i / 2], score);
+                }
+            }
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                most[half] = quad_max(most[half]);
+                // Rows that have seen no key yet, because the tile's keys are all behind them: there is nothing to shrink.
+                float shift = most[half] == -INFINITY ? 0.0f : most[half], shrink = exp2_fast(max[g][half] - shift);
+                max[g][half] = shift;
+                total[g][half] *= shrink;
+#pragma unroll
+                for (int n = 0; n < D / 8; n++) sums[g][n][2 * half] *= shrink, sums[g][n][2 * half + 1] *= shrink;
+            }
+#pragma unroll
+            for (int n = 0; n < KEYS_AT_ONCE / 8; n++) {
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    scores[g][n][i] = exp2_fast(scores[g][n][i] - max[g][i / 2]);
+                    total[g][i / 2] += scores[g][n][i];
+                }
             }
         }
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            most[half] = quad_max(most[half]);
-            float shrink = exp2_fast(max[half] - most[half]);
-            max[half] = most[half];
-            total[half] *= shrink;
-#pragma unroll
-            for (int n = 0; n < D / 8; n++) sums[n][2 * half] *= shrink, sums[n][2 * half + 1] *= shrink;
-        }
-#pragma unroll
-        for (int n = 0; n < TILE / 8; n++) {
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                scores[n][i] = exp2_fast(scores[n][i] - max[i / 2]);
-                total[i / 2] += scores[n][i];
-            }
-        }
-        add_weighted<D, TILE>(sums, scores, values);
+        add_weighted<D, KEYS_AT_ONCE, G>(sums, scores, values);
+        // Nobody overwrites the values before all have added them.
+        __syncthreads();
     }
-    total[0] = quad_sum(total[0]), total[1] = quad_sum(total[1]);
-    store_rows<D>(out + u64(head) * D, out_width(s), tile.row + warp_row, tile.last, sums, 1.0f / total[0], 1.0f / total[1]);
-    if (lane % 4 == 0) {
+    wait_for_groups<0>();
+#pragma unroll
+    for (int g = 0; g < G; g++) {
+        float sum[2] = {quad_sum(total[g][0]), quad_sum(total[g][1])};
+        u32 first = tile.row + warp_row + g * 16;
+        store_rows<D>(out + u64(head) * D, out_width(s), first, tile.last, sums[g], 1.0f / sum[0], 1.0f / sum[1]);
         for (int half = 0; half < 2; half++) {
-            u32 query = row + half * 8;
-            if (query < tile.last) lse[u64(head) * s.rows + query] = max[half] * LN_2 + logf(total[half]);
+            u32 query = row + g * 16 + half * 8;
+            if (lane % 4 == 0 && query < tile.last) lse[u64(head) * s.rows + query] = max[g][half] * LN_2 + logf(sum[half]);
         }
     }
 }
@@ -206,98 +255,131 @@ DEVICE void attention_forward(bf16 *out, float *lse, const bf16 *rotated, const 
 template <int D>
 DEVICE void attention_backward_queries(bf16 *dqkv, const bf16 *dout, const float *lse, const float *delta, const bf16 *rotated,
                                        const bf16 *qkv, const Tile *tiles, AttentionSizes s) {
-    bf16 *queries = (bf16 *)dynamic_shared, *gradients = queries + TILE * STRIDE(D);
-    bf16 *keys = gradients + TILE * STRIDE(D), *values = keys + SHORT_TILE * STRIDE(D);
+    const int G = QUERY_TILE / 64;
+    bf16 *queries = (bf16 *)dynamic_shared, *gradients = queries + QUERY_TILE * STRIDE(D);
+    bf16 *keys = gradients + QUERY_TILE * STRIDE(D), *values = keys + SHORT_TILE * STRIDE(D);
     Tile tile = tiles[gridDim.x - 1 - blockIdx.x];
     u32 head = blockIdx.y, kv_head = head / (s.num_heads / s.num_kv_heads), lane = threadIdx.x % WARP;
-    u32 warp_row = threadIdx.x / WARP * 16, row = tile.row + warp_row + lane / 4;
+    u32 warp_row = threadIdx.x / WARP * G * 16, row = tile.row + warp_row + lane / 4;
     const bf16 *key_from = rotated + u64(s.num_heads + kv_head) * D;
     const bf16 *value_from = qkv + u64(s.num_heads + s.num_kv_heads + kv_head) * D;
-    load_tile<D, TILE>(queries, rotated + u64(head) * D, rotated_width(s), tile.row, tile.last);
-    load_tile<D, TILE>(gradients, dout + u64(head) * D, out_width(s), tile.row, tile.last);
-    float log_sum[2], mean[2], sums[D / 8][4];
-    for (int half = 0; half < 2; half++) {
-        u32 query = row + half * 8;
-        bool is_there = query < tile.last;
-        log_sum[half] = is_there ? lse[u64(head) * s.rows + query] * LOG2_E : INFINITY;
-        mean[half] = is_there ? delta[u64(head) * s.rows + query] : 0.0f;
-    }
+    load_tile<D, QUERY_TILE>(queries, rotated + u64(head) * D, rotated_width(s), tile.row, tile.last);
+    load_tile<D, QUERY_TILE>(gradients, dout + u64(head) * D, out_width(s), tile.row, tile.last);
+    float log_sum[G][2], mean[G][2], sums[G][D / 8][4];
 #pragma unroll
-    for (int n = 0; n < D / 8; n++) sums[n][0] = sums[n][1] = sums[n][2] = sums[n][3] = 0.0f;
-    u32 end = tile.row + TILE < tile.last ? tile.row + TILE : tile.last;
+    for (int i = 0; i < 2 * G; i++) {
+        u32 query = row + i * 8;
+        bool is_there = query < tile.last;
+        log_sum[i / 2][i % 2] = is_there ? lse[u64(head) * s.rows + query] * LOG2_E : INFINITY;
+        mean[i / 2][i % 2] = is_there ? delta[u64(head) * s.rows + query] : 0.0f;
+    }
+    clear<D, G>(sums);
+    u32 end = tile.row + QUERY_TILE < tile.last ? tile.row + QUERY_TILE : tile.last;
     for (u32 start = tile.first; start < end; start += SHORT_TILE) {
         __syncthreads();
         load_tile<D, SHORT_TILE>(keys, key_from, rotated_width(s), start, tile.last);
         load_tile<D, SHORT_TILE>(values, value_from, qkv_width(s), start, tile.last);
+        end_group();
+        wait_for_groups<0>();
         __syncthreads();
-        float scores[SHORT_TILE / 8][4], slopes[SHORT_TILE / 8][4];
-        scores_of<D, SHORT_TILE>(scores, queries, warp_row, keys);
-        scores_of<D, SHORT_TILE>(slopes, gradients, warp_row, values);
+        float scores[G][SHORT_TILE / 8][4], slopes[G][SHORT_TILE / 8][4];
+        scores_of<D, SHORT_TILE, G>(scores, queries, warp_row, keys);
+        scores_of<D, SHORT_TILE, G>(slopes, gradients, warp_row, values);
 #pragma unroll
-        for (int n = 0; n < SHORT_TILE / 8; n++) {
+        for (int g = 0; g < G; g++) {
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                u32 key = start + n * 8 + lane % 4 * 2 + i % 2, query = row + i / 2 * 8;
-                float p = key <= query ? exp2_fast(scores[n][i] * (s.scale * LOG2_E) - log_sum[i / 2]) : 0.0f;
-                scores[n][i] = p * (slopes[n][i] - mean[i / 2]);
+            for (int n = 0; n < SHORT_TILE / 8; n++) {
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    u32 key = start + n * 8 + lane % 4 * 2 + i % 2, query = row + g * 16 + i / 2 * 8;
+                    float p = exp2_fast(scores[g][n][i] * (s.scale * LOG2_E) - log_sum[g][i / 2]);
+                    scores[g][n][i] = key <= query ? p * (slopes[g][n][i] - mean[g][i / 2]) : 0.0f;
+                }
             }
         }
-        add_weighted<D, SHORT_TILE>(sums, scores, keys);
+        add_weighted<D, SHORT_TILE, G>(sums, scores, keys);
     }
-    store_rows<D>(dqkv + u64(head) * D, qkv_width(s), tile.row + warp_row, tile.last, sums, s.scale, s.scale);
+#pragma unroll
+    for (int g = 0; g < G; g++) {
+        store_rows<D>(dqkv + u64(head) * D, qkv_width(s), tile.row + warp_row + g * 16, tile.last, sums[g], s.scale, s.scale);
+    }
 }
+
+// A step of attention_backward_keys: queries and their gradients in shared memory, with two numbers for each.
+template <int D> struct QueryStage {
+    bf16 *queries, *gradients;
+    float *log_sums, *means;
+
+    DEVICE QueryStage(bf16 *tiles, float *numbers, u32 which) {
+        queries = tiles + which * 2 * SHORT_TILE * STRIDE(D);
+        gradients = queries + SHORT_TILE * STRIDE(D);
+        log_sums = numbers + which * 2 * SHORT_TILE;
+        means = log_sums + SHORT_TILE;
+    }
+    DEVICE void load(const bf16 *dout, const float *lse, const float *delta, const bf16 *rotated, u32 head, u32 start, u32 last,
+                     const AttentionSizes &s) const {
+        load_tile<D, SHORT_TILE>(queries, rotated + u64(head) * D, rotated_width(s), start, last);
+        load_tile<D, SHORT_TILE>(gradients, dout + u64(head) * D, out_width(s), start, last);
+        if (threadIdx.x < SHORT_TILE) {
+            u32 query = start + threadIdx.x;
+            bool is_there = query < last;
+            log_sums[threadIdx.x] = is_there ? lse[u64(head) * s.rows + query] * LOG2_E : INFINITY;
+            means[threadIdx.x] = is_there ? delta[u64(head) * s.rows + query] : 0.0f;
+        }
+    }
+};
 
 // The key and value parts of dqkv; blockIdx.y is the key/value head.
 template <int D>
 DEVICE void attention_backward_keys(bf16 *dqkv, const bf16 *dout, const float *lse, const float *delta, const bf16 *rotated,
                                     const bf16 *qkv, const Tile *tiles, AttentionSizes s) {
-    bf16 *keys = (bf16 *)dynamic_shared, *values = keys + TILE * STRIDE(D);
-    bf16 *queries = values + TILE * STRIDE(D), *gradients = queries + SHORT_TILE * STRIDE(D);
-    float *log_sums = (float *)(gradients + SHORT_TILE * STRIDE(D)), *means = log_sums + SHORT_TILE;
+    bf16 *keys = (bf16 *)dynamic_shared, *values = keys + KEY_TILE * STRIDE(D), *stages = values + KEY_TILE * STRIDE(D);
+    float *numbers = (float *)(stages + 4 * SHORT_TILE * STRIDE(D));
     Tile tile = tiles[blockIdx.x];
     u32 kv_head = blockIdx.y, group = s.num_heads / s.num_kv_heads, lane = threadIdx.x % WARP;
     u32 warp_row = threadIdx.x / WARP * 16, row = tile.row + warp_row + lane / 4;
     u64 key_place = u64(s.num_heads + kv_head) * D, value_place = u64(s.num_heads + s.num_kv_heads + kv_head) * D;
-    load_tile<D, TILE>(keys, rotated + key_place, rotated_width(s), tile.row, tile.last);
-    load_tile<D, TILE>(values, qkv + value_place, qkv_width(s), tile.row, tile.last);
-    float dkeys[D / 8][4], dvalues[D / 8][4];
-#pragma unroll
-    for (int n = 0; n < D / 8; n++) {
-        dkeys[n][0] = dkeys[n][1] = dkeys[n][2] = dkeys[n][3] = 0.0f;
-        dvalues[n][0] = dvalues[n][1] = dvalues[n][2] = dvalues[n][3] = 0.0f;
-    }
-    for (u32 head = kv_head * group; head < (kv_head + 1) * group; head++) {
-        for (u32 start = tile.row; start < tile.last; start += SHORT_TILE) {
-            __syncthreads();
-            load_tile<D, SHORT_TILE>(queries, rotated + u64(head) * D, rotated_width(s), start, tile.last);
-            load_tile<D, SHORT_TILE>(gradients, dout + u64(head) * D, out_width(s), start, tile.last);
-            if (threadIdx.x < SHORT_TILE) {
-                u32 query = start + threadIdx.x;
-                bool is_there = query < tile.last;
-                log_sums[threadIdx.x] = is_there ? lse[u64(head) * s.rows + query] * LOG2_E : INFINITY;
-                means[threadIdx.x] = is_there ? delta[u64(head) * s.rows + query] : 0.0f;
-            }
-            __syncthreads();
-            // Rows are keys, columns queries.
-            float scores[SHORT_TILE / 8][4], slopes[SHORT_TILE / 8][4];
-            scores_of<D, SHORT_TILE>(scores, keys, warp_row, queries);
-            scores_of<D, SHORT_TILE>(slopes, values, warp_row, gradients);
-#pragma unroll
-            for (int n = 0; n < SHORT_TILE / 8; n++) {
-#pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    u32 column = n * 8 + lane % 4 * 2 + i % 2, key = row + i / 2 * 8;
-                    float p = exp2_fast(scores[n][i] * (s.scale * LOG2_E) - log_sums[column]);
-                    scores[n][i] = key <= start + column ? p : 0.0f;
-                    slopes[n][i] = scores[n][i] * (slopes[n][i] - means[column]);
-                }
-            }
-            add_weighted<D, SHORT_TILE>(dvalues, scores, gradients);
-            add_weighted<D, SHORT_TILE>(dkeys, slopes, queries);
+    load_tile<D, KEY_TILE>(keys, rotated + key_place, rotated_width(s), tile.row, tile.last);
+    load_tile<D, KEY_TILE>(values, qkv + value_place, qkv_width(s), tile.row, tile.last);
+    float dkeys[1][D / 8][4], dvalues[1][D / 8][4];
+    clear<D, 1>(dkeys);
+    clear<D, 1>(dvalues);
+    // Steps over the queries of every head of the group, one head after the other.
+    u32 per_head = (tile.last - tile.row + SHORT_TILE - 1) / SHORT_TILE, num_steps = per_head * group;
+    QueryStage<D>(stages, numbers, 0).load(dout, lse, delta, rotated, kv_head * group, tile.row, tile.last, s);
+    end_group();
+    for (u32 step = 0; step < num_steps; step++) {
+        if (step + 1 < num_steps) {
+            u32 head = kv_head * group + (step + 1) / per_head, start = tile.row + (step + 1) % per_head * SHORT_TILE;
+            QueryStage<D>(stages, numbers, (step + 1) % 2).load(dout, lse, delta, rotated, head, start, tile.last, s);
         }
+        end_group();
+        wait_for_groups<1>();
+        __syncthreads();
+        QueryStage<D> stage(stages, numbers, step % 2);
+        u32 start = tile.row + step % per_head * SHORT_TILE;
+        // Rows are keys, columns queries.
+        float scores[1][SHORT_TILE / 8][4], slopes[1][SHORT_TILE / 8][4];
+        scores_of<D, SHORT_TILE, 1>(scores, keys, warp_row, stage.queries);
+        scores_of<D, SHORT_TILE, 1>(slopes, values, warp_row, stage.gradients);
+#pragma unroll
+        for (int n = 0; n < SHORT_TILE / 8; n++) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                u32 column = n * 8 + lane % 4 * 2 + i % 2, key = row + i / 2 * 8;
+                float p = exp2_fast(scores[0][n][i] * (s.scale * LOG2_E) - stage.log_sums[column]);
+                scores[0][n][i] = key <= start + column ? p : 0.0f;
+                slopes[0][n][i] = scores[0][n][i] * (slopes[0][n][i] - stage.means[column]);
+            }
+        }
+        add_weighted<D, SHORT_TILE, 1>(dvalues, scores, stage.gradients);
+        add_weighted<D, SHORT_TILE, 1>(dkeys, slopes, stage.queries);
+        // Nobody overwrites this stage before all are done with it.
+        __syncthreads();
     }
-    store_rows<D>(dqkv + key_place, qkv_width(s), tile.row + warp_row, tile.last, dkeys, s.scale, s.scale);
-    store_rows<D>(dqkv + value_place, qkv_width(s), tile.row + warp_row, tile.last, dvalues, 1.0f, 1.0f);
+    wait_for_groups<0>();
+    store_rows<D>(dqkv + key_place, qkv_width(s), tile.row + warp_row, tile.last, dkeys[0], s.scale, s.scale);
+    store_rows<D>(dqkv + value_place, qkv_width(s), tile.row + warp_row, tile.last, dvalues[0], 1.0f, 1.0f);
 }
 
 #define TENSOR_KERNELS(D)                                                                                                   \

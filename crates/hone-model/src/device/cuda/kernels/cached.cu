@@ -148,15 +148,24 @@ extern "C" __global__ void cache_store(float *keys, float *values, const float *
 }
 
 // Positions of a sequence that one block takes.
-#define SPLIT 256
+#define SPLIT 64
 // Lanes that share a key; warps of a block.
 #define KEY_LANES 8
 #define SPLIT_WARPS 4
 #define KEY_GROUPS (SPLIT_WARPS * WARP / KEY_LANES)
 
 // One block for each split, head and row. partial [n, A, splits, D + 2]: the sum of values, the greatest score, the sum of exp.
-// first [n]: where the row's sequence begins in the cache; lengths [n]: positions that it sees.
-template <int PARTS>
+// first [n]: where the row's sequence begins in the cache; lengths [n]: positions that it sees. A lane has PARTS numbers of a head, W
+// by W.
+template <int W> DEVICE void load_few(const float *p, float *x) {
+    if (W == 4) {
+        float4 a = *(const float4 *)p;
+        x[0] = a.x, x[1 % W] = a.y, x[2 % W] = a.z, x[3 % W] = a.w;
+    } else {
+        x[0] = p[0];
+    }
+}
+template <int PARTS, int W>
 DEVICE void split_attention(float *partial, const float *rotated, const float *keys, const float *values, const u32 *first,
                             const u32 *lengths, CacheSizes s) {
     __shared__ float query[PARTS * KEY_LANES];
@@ -171,17 +180,24 @@ DEVICE void split_attention(float *partial, const float *rotated, const float *k
     for (u32 j = threadIdx.x; j < d; j += blockDim.x) query[j] = q[j] * s.scale;
     __syncthreads();
     float mine[PARTS], max = -INFINITY, total = 0.0f;
+#pragma unroll
     for (int i = 0; i < PARTS; i++) mine[i] = 0.0f;
     // Every lane goes as often around as the others: they exchange numbers.
     for (u32 start = begin; start < end; start += KEY_GROUPS) {
         u32 position = start + group;
         bool is_seen = position < end;
         u64 place = (u64(first[row]) + (is_seen ? position : begin)) * width + u64(kv_head) * d;
-        float score = 0.0f;
+        float score = 0.0f, value[PARTS];
 #pragma unroll
-        for (int i = 0; i < PARTS; i++) {
-            u32 j = sub + i * KEY_LANES;
-            if (j < d) score += query[j] * keys[place + j];
+        for (int i = 0; i < PARTS; i += W) {
+            u32 j = sub * W + i * KEY_LANES;
+            if (j < d) {
+                float key[W];
+                load_few<W>(keys + place + j, key);
+                load_few<W>(values + place + j, value + i);
+#pragma unroll
+                for (int k = 0; k < W; k++) score += query[j + k] * key[k];
+            }
         }
 #pragma unroll
         for (int offset = KEY_LANES / 2; offset > 0; offset /= 2) score += __shfl_xor_sync(ALL_LANES, score, offset);
@@ -191,13 +207,12 @@ DEVICE void split_attention(float *partial, const float *rotated, const float *k
             max = most;
 #pragma unroll
             for (int i = 0; i < PARTS; i++) {
-                u32 j = sub + i * KEY_LANES;
-                if (j < d) mine[i] = mine[i] * shrink + p * values[place + j];
+                if (sub * W + i / W * W * KEY_LANES < d) mine[i] = mine[i] * shrink + p * value[i];
             }
         }
     }
 #pragma unroll
-    for (int i = 0; i < PARTS; i++) sums[group][sub + i * KEY_LANES] = mine[i];
+    for (int i = 0; i < PARTS; i++) sums[group][sub * W + i / W * W * KEY_LANES + i % W] = mine[i];
     if (sub == 0) maxes[group] = max, totals[group] = total;
     __syncthreads();
     float most = -INFINITY;
@@ -215,18 +230,15 @@ DEVICE void split_attention(float *partial, const float *rotated, const float *k
         to[d + 1] = sum;
     }
 }
-extern "C" __global__ void cache_attention_64(float *partial, const float *rotated, const float *keys, const float *values,
-                                              const u32 *first, const u32 *lengths, CacheSizes s) {
-    split_attention<8>(partial, rotated, keys, values, first, lengths, s);
-}
-extern "C" __global__ void cache_attention_128(float *partial, const float *rotated, const float *keys, const float *values,
-                                               const u32 *first, const u32 *lengths, CacheSizes s) {
-    split_attention<16>(partial, rotated, keys, values, first, lengths, s);
-}
-extern "C" __global__ void cache_attention_256(float *partial, const float *rotated, const float *keys, const float *values,
-                                               const u32 *first, const u32 *lengths, CacheSizes s) {
-    split_attention<32>(partial, rotated, keys, values, first, lengths, s);
-}
+#define CACHE_ATTENTION(D)                                                                                                    \
+    extern "C" __global__ void cache_attention_##D(float *partial, const float *rotated, const float *keys, const float *values, \
+                                                   const u32 *first, const u32 *lengths, CacheSizes s, u32 wide) {             \
+        if (wide) split_attention<D / KEY_LANES, 4>(partial, rotated, keys, values, first, lengths, s);                        \
+        else split_attention<D / KEY_LANES, 1>(partial, rotated, keys, values, first, lengths, s);                             \
+    }
+CACHE_ATTENTION(64)
+CACHE_ATTENTION(128)
+CACHE_ATTENTION(256)
 
 // out [n, AD]: the splits of each head (blockIdx.x) and row (blockIdx.y) together.
 extern "C" __global__ void join_splits(float *out, const float *partial, const u32 *lengths, u32 splits, CacheSizes s) {

@@ -76,13 +76,30 @@ DEVICE void store8(bf16 *p, const float *x) {
     *(uint4 *)p = a;
 }
 
-// W numbers: 8 by one wide access, 1 plainly.
+// Two numbers at an address that is a multiple of their size.
+DEVICE void load2(const float *p, float *x) {
+    float2 a = *(const float2 *)p;
+    x[0] = a.x, x[1] = a.y;
+}
+DEVICE void load2(const bf16 *p, float *x) {
+    u32 word = *(const u32 *)p;
+    x[0] = __uint_as_float(word << 16), x[1] = __uint_as_float(word & 0xffff0000u);
+}
+DEVICE void store2(float *p, const float *x) {
+    float2 a = {x[0], x[1]};
+    *(float2 *)p = a;
+}
+DEVICE void store2(bf16 *p, const float *x) { *(u32 *)p = pack_bf16(x[0], x[1]); }
+
+// W numbers: 8 or 2 by one access, 1 plainly.
 template <int W, class T> DEVICE void load(const T *p, float *x) {
     if (W == 8) load8(p, x);
+    else if (W == 2) load2(p, x);
     else x[0] = to_float(*p);
 }
 template <int W, class T> DEVICE void store(T *p, const float *x) {
     if (W == 8) store8(p, x);
+    else if (W == 2) store2(p, x);
     else *p = Format<T>::of(x[0]);
 }
 

@@ -101,14 +101,25 @@ DEVICE void column_sums_body(float *partial, const T *x, u64 rows, u64 width, u6
 FORMATS(column_sums, (float *partial, const T *x, u64 rows, u64 width, u64 rows_per_chunk),
         (partial, x, rows, width, rows_per_chunk))
 
+// Columns and parts of the chunks that one block of add_partial_sums takes.
+#define SUM_COLUMNS 32
+#define SUM_PARTS 8
+
 // out [width] += the sums over chunks of partial [chunks, stride].
 extern "C" __global__ void add_partial_sums(float *out, const float *partial, u64 chunks, u64 stride, u64 width) {
-    FOR_EACH_COLUMN(c, width, 1) {
-        float sum = 0.0f;
+    __shared__ float sums[SUM_PARTS][SUM_COLUMNS];
+    u32 column = threadIdx.x % SUM_COLUMNS, part = threadIdx.x / SUM_COLUMNS;
+    u64 c = u64(blockIdx.x) * SUM_COLUMNS + column;
+    float sum = 0.0f;
+    if (c < width) {
 #pragma unroll 8
-        for (u64 chunk = 0; chunk < chunks; chunk++) sum += partial[chunk * stride + c];
-        out[c] += sum;
+        for (u64 chunk = part; chunk < chunks; chunk += SUM_PARTS) sum += partial[chunk * stride + c];
     }
+    sums[part][column] = sum;
+    __syncthreads();
+    if (part > 0 || c >= width) return;
+    for (u32 i = 1; i < SUM_PARTS; i++) sum += sums[i][column];
+    out[c] += sum;
 }
 
 DEVICE float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
@@ -159,11 +170,22 @@ template <class T> DEVICE void swiglu_backward_body(T *y, T *gate_up, u64 rows, 
 }
 FORMATS(swiglu_backward, (T *y, T *gate_up, u64 rows, u64 width, u32 wide), (y, gate_up, rows, width, wide))
 
-// partial [gridDim.x] := sums of the squares, in f64.
-extern "C" __global__ void sum_of_squares(double *partial, const float *x, u64 len) {
-    __shared__ double sums[WARP];
+template <int W> DEVICE double squares_part(const float *x, u64 len) {
     double sum = 0.0;
-    FOR_EACH_COLUMN(i, len, 1) sum += double(x[i]) * double(x[i]);
+    FOR_EACH_COLUMN(i, len, W) {
+        float v[W], few = 0.0f;
+        load<W>(x + i, v);
+#pragma unroll
+        for (int k = 0; k < W; k++) few += v[k] * v[k];
+        sum += few;
+    }
+    return sum;
+}
+
+// partial [gridDim.x] := sums of the squares; eight are added in f32, the rest in f64.
+extern "C" __global__ void sum_of_squares(double *partial, const float *x, u64 len, u32 wide) {
+    __shared__ double sums[WARP];
+    double sum = wide ? squares_part<8>(x, len) : squares_part<1>(x, len);
     for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(ALL_LANES, sum, offset);
     if (threadIdx.x % WARP == 0) sums[threadIdx.x / WARP] = sum;
     __syncthreads();
