@@ -18,7 +18,7 @@ mod weights;
 pub use cuda::{Gpu, keep_kernels_in, kernel_times, missing as missing_for_cuda, time_kernels};
 pub use weights::{WeightFormat, WeightMatrix};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use std::ops::Range;
 
 /// What a device makes room for.
@@ -170,6 +170,11 @@ pub trait Device: Send {
         room.len as u64 * 4
     }
 
+    /// Bytes of the device's own memory that are free; none where it computes in the memory of the host.
+    fn free_memory(&self) -> Option<u64> {
+        None
+    }
+
     /// How activations that are operands of products are best held.
     fn activation_format(&self) -> NumberFormat {
         NumberFormat::F32
@@ -316,14 +321,17 @@ pub struct Attention<'a> {
     pub workspace: Span,
 }
 
-/// Opens a device by name: `cpu`, `cuda`, `cuda-f32` or `reference`, or `auto`: `cuda` where there is an NVIDIA GPU, else `cpu`.
-/// `threads` 0 means all cores of the machine; a GPU takes no notice of it.
+/// Opens a device by name: `cpu`, `cuda`, `cuda-f32` or `reference`, or `auto`: `cuda` where the driver of an NVIDIA GPU is
+/// installed, else `cpu`. `threads` 0 means all cores of the machine; a GPU takes no notice of it.
 ///
 /// # Errors
 /// An unknown name, threads that cannot be started, no GPU or something that its use needs.
 pub fn open(name: &str, threads: usize) -> Result<Box<dyn Device>> {
     match name {
-        "auto" if cuda::missing().is_empty() => open("cuda", threads),
+        // With a driver, whatever else is missing is an error: nobody should train on the processor without knowing.
+        "auto" if cuda::has_driver() => {
+            open("cuda", threads).context("open the GPU for `auto` (`cpu` uses the processor)")
+        }
         "auto" | "cpu" => Ok(Box::new(cpu::Cpu::new(threads)?)),
         "cuda" => Ok(Box::new(cuda::Cuda::open(cuda::Precision::Bf16)?)),
         "cuda-f32" => Ok(Box::new(cuda::Cuda::open(cuda::Precision::F32)?)),
@@ -361,7 +369,14 @@ impl Span {
     /// The whole span as a row-major matrix of rows of `cols` numbers.
     pub fn matrix(self, cols: usize) -> Matrix {
         assert!(cols > 0 && self.len.is_multiple_of(cols), "{} numbers are not rows of {cols}", self.len);
-        Matrix { offset: self.offset, rows: self.len / cols, cols, row_stride: cols, col_stride: 1, format: self.format }
+        Matrix {
+            offset: self.offset,
+            rows: self.len / cols,
+            cols,
+            row_stride: cols,
+            col_stride: 1,
+            format: self.format,
+        }
     }
 
     /// The first `len` numbers.

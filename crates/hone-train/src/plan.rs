@@ -98,7 +98,7 @@ impl Sizer<'_> {
         if (1..=most).contains(&begun_with) {
             return Ok(begun_with);
         }
-        let limit = memory_limit(self.settings);
+        let limit = memory_limit(self.settings, self.device);
         for rows in self.candidates().into_iter().filter(|rows| *rows <= most) {
             if limit == 0 || self.peak_bytes(rows)? <= limit {
                 return Ok(rows);
@@ -129,6 +129,10 @@ impl Sizer<'_> {
         let parameters = self.config.parameters();
         let weights = 4 * self.config.num_parameters() as u64;
         let largest = 4 * parameters.iter().map(hone_model::ParameterSpec::len).max().unwrap_or(0) as u64;
+        if self.device.free_memory().is_some() {
+            // The arena stands in the device's own memory, beside the previews' weights and cache.
+            return Ok(arena + if self.previews { 2 * weights } else { 0 });
+        }
         let loading = 2 * weights;
         let previewing = if self.previews { arena + 2 * weights } else { 0 };
         Ok(self.resident_bytes + loading.max(arena + largest).max(previewing))
@@ -162,7 +166,7 @@ pub fn plan(
         previews: false,
         resident_bytes: clock::resident_bytes(),
     };
-    let limit = memory_limit(settings);
+    let limit = memory_limit(settings, &*device);
     let mut candidates = sizer.candidates();
     candidates.extend((!settings.auto_batch).then(|| settings.micro_rows()));
     candidates.sort_unstable_by_key(|rows| std::cmp::Reverse(*rows));
@@ -249,10 +253,12 @@ fn train_step(
     Ok(tokens)
 }
 
-/// Memory that a run may plan for; 0 where neither the settings nor the system tell.
-fn memory_limit(settings: &TrainSettings) -> u64 {
-    match settings.max_memory_bytes {
-        0 => (clock::available_bytes() as f64 * SHARE_OF_AVAILABLE) as u64,
-        bytes => bytes,
+/// Memory that a run may plan for; 0 where neither the settings nor the system tell. The setting is about the host's memory.
+fn memory_limit(settings: &TrainSettings, device: &dyn Device) -> u64 {
+    let share = |free: u64| (free as f64 * SHARE_OF_AVAILABLE) as u64;
+    match (device.free_memory(), settings.max_memory_bytes) {
+        (Some(free), _) => share(free),
+        (None, 0) => share(clock::available_bytes()),
+        (None, bytes) => bytes,
     }
 }

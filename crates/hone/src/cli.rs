@@ -138,6 +138,9 @@ fn parse_pair(text: &str) -> Result<(String, String), String> {
 /// Parses the arguments, runs the verb, answers with its exit code.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Some(folder) = crate::config::kernel_folder() {
+        hone_model::device::keep_kernels_in(&folder);
+    }
     if let Verb::Child(args) = &cli.verb {
         logging::start("info");
         return hone_train::run_child(&args.kind, &args.request);

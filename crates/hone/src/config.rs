@@ -358,6 +358,13 @@ impl Config {
     }
 }
 
+/// Where compiled kernels for GPUs are kept: `hone/kernels` in the user's folder for caches. None where there is no such folder.
+pub fn kernel_folder() -> Option<PathBuf> {
+    let folder = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let caches = folder("XDG_CACHE_HOME").or_else(|| folder("HOME").map(|home| home.join(".cache")))?;
+    Some(caches.join("hone").join("kernels"))
+}
+
 /// The effective values, with the process's own environment, and what they make; all problems at once.
 pub fn load(root: &Path, set: &[(String, String)]) -> Result<(Values, Config)> {
     let environment: Vec<(String, String)> = std::env::vars().filter(|(name, _)| name.starts_with("HONE_")).collect();

@@ -8,19 +8,24 @@
 
 mod attention;
 mod cached;
+mod compiler;
 mod driver;
 mod hardware;
 mod kernels;
 mod lists;
+mod norms;
+mod plans;
 mod products;
 mod profile;
+mod sums;
 
-pub use hardware::{Gpu, keep_kernels_in, missing};
+pub use compiler::keep_kernels_in;
+pub use hardware::{Gpu, has_driver, missing};
 pub use profile::{kernel_times, time_kernels};
 
 use super::{
-    AdamWUpdate, Attention, Cache, CacheRow, Device, Dropout, HeadNorms, Heads, Matrix, NumberFormat, Room, Rotation, Span,
-    WeightMatrix,
+    AdamWUpdate, Attention, Cache, CacheRow, Device, Dropout, HeadNorms, Heads, Matrix, NumberFormat, Room, Rotation,
+    Span, WeightMatrix,
 };
 use anyhow::{Context, Result};
 use driver::{AdamWNumbers, Address, Argument, Driver, HeadSizes, Launch, Pattern};
@@ -35,15 +40,6 @@ const MOST_BLOCKS: usize = 65_535;
 const MOST_COLUMN_BLOCKS: usize = 1 << 16;
 /// Bytes for partial sums.
 const WORKSPACE_BYTES: usize = 64 << 20;
-/// Most parts of a sum over rows.
-const MOST_CHUNKS: usize = 256;
-/// Fewest rows of such a part.
-const CHUNK_ROWS: usize = 32;
-/// Columns of a block that adds partial sums; SUM_COLUMNS in pointwise.cu, where threads are as many times SUM_PARTS.
-const SUM_COLUMNS: usize = 32;
-/// Blocks of a sum of squares, and of the backward pass of rotations.
-const SUM_BLOCKS: usize = 512;
-
 /// How products are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Precision {
@@ -112,7 +108,12 @@ impl Cuda {
         self.launch_with(kernel, (grid, threads, 0), arguments);
     }
 
-    fn launch_with(&mut self, kernel: &str, (grid, threads, shared): ([usize; 3], usize, usize), arguments: &[Argument]) {
+    fn launch_with(
+        &mut self,
+        kernel: &str,
+        (grid, threads, shared): ([usize; 3], usize, usize),
+        arguments: &[Argument],
+    ) {
         if self.fault.is_some() || grid.contains(&0) {
             return;
         }
@@ -125,32 +126,6 @@ impl Cuda {
     /// Whether kernels can treat eight numbers of these spans at once, in rows of `width`.
     fn is_wide(&self, spans: &[Span], width: usize) -> bool {
         width.is_multiple_of(8) && spans.iter().all(|span| self.address(*span).is_multiple_of(16))
-    }
-
-    /// Whether the halves of heads can be treated two numbers at a time.
-    fn takes_pairs(&self, spans: &[Span], heads: Heads) -> Argument {
-        let fits = |span: &Span| self.address(*span).is_multiple_of(2 * span.format.size() as Address);
-        Argument::U32((heads.head_dim.is_multiple_of(4) && spans.iter().all(fits)).into())
-    }
-
-    /// Sums over rows by chunks: a kernel fills `[chunks, width]` of the workspace, which is then added to `out`.
-    fn sum_of_rows(&mut self, kernel: &str, out: Span, rows: usize, inputs: &[Argument]) {
-        let width = out.len;
-        let per_chunk = rows.div_ceil(MOST_CHUNKS).max(CHUNK_ROWS);
-        let chunks = rows.div_ceil(per_chunk);
-        assert!(chunks * width * 4 <= WORKSPACE_BYTES, "sums of {width} columns fit the workspace");
-        let mut arguments = vec![Argument::Address(self.workspace)];
-        arguments.extend_from_slice(inputs);
-        arguments.extend([rows, width, per_chunk].map(|number| Argument::U64(number as u64)));
-        self.launch(kernel, ([width.div_ceil(THREADS), chunks, 1], THREADS), &arguments);
-        self.add_partial_sums(out, self.workspace, chunks, width);
-    }
-
-    fn add_partial_sums(&mut self, out: Span, partial: Address, chunks: usize, stride: usize) {
-        let sizes = [chunks, stride, out.len].map(|number| Argument::U64(number as u64));
-        let arguments = [self.at(out), Argument::Address(partial), sizes[0], sizes[1], sizes[2]];
-        self.launch("add_partial_sums", ([out.len.div_ceil(SUM_COLUMNS), 1, 1], THREADS), &arguments);
-        self.written(out);
     }
 
     /// Copies of what stood there before are of no use any more.
@@ -170,11 +145,6 @@ fn by_format(name: &str, format: NumberFormat) -> String {
 /// Blocks for rows of `width` numbers, `each` of which a thread takes.
 fn grid(rows: usize, width: usize, each: usize) -> ([usize; 3], usize) {
     ([width.div_ceil(THREADS * each).min(MOST_COLUMN_BLOCKS), rows.min(MOST_BLOCKS), 1], THREADS)
-}
-
-/// One block for each row, with as many threads as its width is worth.
-fn grid_of_rows(rows: usize, width: usize, wide: bool) -> ([usize; 3], usize) {
-    ([rows, 1, 1], width.div_ceil(if wide { 8 } else { 1 }).next_multiple_of(32).min(THREADS))
 }
 
 fn sizes(heads: Heads) -> HeadSizes {
@@ -211,6 +181,10 @@ impl Device for Cuda {
     fn bytes(&self, room: &Room) -> u64 {
         let fixed = WORKSPACE_BYTES + lists::BYTES + hardware::PRODUCT_WORKSPACE_BYTES;
         (room.len * 4 + fixed + Conversions::bytes(self.precision, room)) as u64
+    }
+
+    fn free_memory(&self) -> Option<u64> {
+        self.driver.free_memory()
     }
 
     fn activation_format(&self) -> NumberFormat {
@@ -283,8 +257,7 @@ impl Device for Cuda {
 
     fn scale(&mut self, x: Span, factor: f32) {
         let wide = self.is_wide(&[x], x.len);
-        let arguments =
-            [self.at(x), Argument::F32(factor), Argument::U64(x.len as u64), Argument::U32(wide.into())];
+        let arguments = [self.at(x), Argument::F32(factor), Argument::U64(x.len as u64), Argument::U32(wide.into())];
         self.launch(&by_format("scale", x.format), grid(1, x.len, if wide { 8 } else { 1 }), &arguments);
         self.written(x);
     }
@@ -366,70 +339,19 @@ impl Device for Cuda {
     }
 
     fn rms_norm(&mut self, y: Span, scale: Span, x: Span, w: Span, eps: f32) {
-        assert_f32(&[scale, x, w]);
-        let (rows, width) = (x.len / w.len, w.len);
-        let (n, h) = (Argument::U64(rows as u64), Argument::U64(width as u64));
-        let wide = self.is_wide(&[y, x, w], width);
-        let arguments = [
-            self.at(y),
-            self.at(scale),
-            self.at(x),
-            self.at(w),
-            Argument::F32(eps),
-            n,
-            h,
-            Argument::U32(wide.into()),
-        ];
-        self.launch(&by_format("rms_norm", y.format), grid_of_rows(rows, width, wide), &arguments);
-        self.written(y);
-        self.written(scale);
+        self.norm(y, scale, x, w, Some(eps));
     }
 
     fn rms_norm_again(&mut self, y: Span, scale: Span, x: Span, w: Span) {
-        assert_f32(&[scale, x, w]);
-        let (rows, width) = (x.len / w.len, w.len);
-        let (n, h) = (Argument::U64(rows as u64), Argument::U64(width as u64));
-        let wide = self.is_wide(&[y, x, w], width);
-        let arguments = [self.at(y), self.at(scale), self.at(x), self.at(w), n, h, Argument::U32(wide.into())];
-        self.launch(&by_format("rms_norm_again", y.format), grid_of_rows(rows, width, wide), &arguments);
-        self.written(y);
+        self.norm(y, scale, x, w, None);
     }
 
     fn rms_norm_backward(&mut self, dx: Span, dw: Span, dy: Span, scale: Span, x: Span, w: Span) {
-        assert_f32(&[dx, dw, scale, x, w]);
-        let (rows, width) = (x.len / w.len, w.len);
-        let (n, h) = (Argument::U64(rows as u64), Argument::U64(width as u64));
-        let inputs = [self.at(dy), self.at(scale), self.at(x)];
-        let wide = self.is_wide(&[dx, dy, x, w], width);
-        let arguments =
-            [self.at(dx), inputs[0], inputs[1], inputs[2], self.at(w), n, h, Argument::U32(wide.into())];
-        self.launch(&by_format("rms_norm_backward", dy.format), grid_of_rows(rows, width, wide), &arguments);
-        self.written(dx);
-        self.sum_of_rows(&by_format("rms_norm_weights", dy.format), dw, rows, &inputs);
+        self.norm_gradients([dx, dw], dy, scale, x, w);
     }
 
     fn rotate(&mut self, rotated: Span, scale: Span, qkv: Span, rotation: &Rotation<'_>, heads: Heads) {
-        assert!(rotated.format == qkv.format, "rotation keeps the format");
-        let rows = rotation.positions.len();
-        let positions = self.list(rotation.positions);
-        let [query, key, eps] = self.norm_arguments(rotation.norms);
-        let arguments = [
-            self.at(rotated),
-            self.at(scale),
-            self.at(qkv),
-            self.at(rotation.table),
-            positions,
-            query,
-            key,
-            eps,
-            Argument::Heads(sizes(heads)),
-            Argument::U32(rows as u32),
-            self.takes_pairs(&[rotated, qkv, rotation.table], heads),
-        ];
-        let warps = rows * (heads.num_heads + heads.num_kv_heads);
-        let grid = ([warps.div_ceil(THREADS / 32), 1, 1], THREADS);
-        self.launch(&by_format("rotate", qkv.format), grid, &arguments);
-        self.written(rotated);
+        self.rotate_heads(rotated, scale, qkv, rotation, heads);
     }
 
     fn rotate_backward(
@@ -441,33 +363,7 @@ impl Device for Cuda {
         rotation: &Rotation<'_>,
         heads: Heads,
     ) {
-        assert!(dqkv.format == qkv.format && heads.head_dim <= attention::MOST_HEAD_DIM, "formats and heads that are known");
-        let rows = rotation.positions.len();
-        let positions = self.list(rotation.positions);
-        let [query, key, _] = self.norm_arguments(rotation.norms);
-        let partial = self.workspace;
-        let arguments = [
-            self.at(dqkv),
-            Argument::Address(partial),
-            self.at(scale),
-            self.at(qkv),
-            self.at(rotation.table),
-            positions,
-            query,
-            key,
-            Argument::Heads(sizes(heads)),
-            Argument::U32(rows as u32),
-            self.takes_pairs(&[dqkv, qkv, rotation.table], heads),
-        ];
-        let warps = rows * (heads.num_heads + heads.num_kv_heads);
-        let blocks = warps.div_ceil(THREADS / 32).min(SUM_BLOCKS);
-        self.launch(&by_format("rotate_backward", qkv.format), ([blocks, 1, 1], THREADS), &arguments);
-        self.written(dqkv);
-        if let Some(dnorms) = dnorms {
-            let d = heads.head_dim;
-            self.add_partial_sums(dnorms.query, partial, blocks, 2 * d);
-            self.add_partial_sums(dnorms.key, partial + 4 * d as Address, blocks, 2 * d);
-        }
+        self.rotate_gradients((dqkv, dnorms), scale, qkv, rotation, heads);
     }
 
     fn attention_workspace(&self, _max_segment: usize, _heads: Heads) -> usize {
@@ -520,18 +416,7 @@ impl Device for Cuda {
     }
 
     fn sum_of_squares(&mut self, x: Span) -> Result<f64> {
-        assert_f32(&[x]);
-        if x.len == 0 {
-            return Ok(0.0);
-        }
-        let blocks = x.len.div_ceil(THREADS).min(SUM_BLOCKS);
-        let wide = Argument::U32(self.is_wide(&[x], x.len).into());
-        let arguments = [Argument::Address(self.workspace), self.at(x), Argument::U64(x.len as u64), wide];
-        self.launch("sum_of_squares", ([blocks, 1, 1], THREADS), &arguments);
-        self.check()?;
-        let mut bytes = vec![0; blocks * size_of::<f64>()];
-        self.driver.download(self.workspace, &mut bytes)?;
-        Ok(bytes.chunks_exact(8).map(|bytes| f64::from_le_bytes(bytes.try_into().expect("eight bytes"))).sum())
+        self.squares(x)
     }
 
     fn adamw(&mut self, w: Span, g: Span, m: Span, v: Span, update: &AdamWUpdate) {
@@ -562,14 +447,6 @@ impl Cuda {
         let grid = grid(rows, intermediate, if wide { 8 } else { 1 });
         self.launch(&by_format(kernel, y.format), grid, &arguments);
         self.written(y);
-    }
-
-    /// Weights of both norms (null without) and their eps.
-    fn norm_arguments(&self, norms: Option<HeadNorms>) -> [Argument; 3] {
-        match norms {
-            Some(norms) => [self.at(norms.query), self.at(norms.key), Argument::F32(norms.eps)],
-            None => [Argument::Address(0), Argument::Address(0), Argument::F32(0.0)],
-        }
     }
 }
 

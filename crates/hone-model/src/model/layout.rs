@@ -362,7 +362,11 @@ pub(crate) fn product_room(config: &Config, n: usize) -> Room {
     let widest = [h, i, heads].into_iter().max().unwrap_or(0);
     let weights = h * [config.vocab_size, qkv, 2 * i].into_iter().max().unwrap_or(0);
     // Both operands are when the rows stand beside the weights of an output.
-    Room { len: 0, largest_operand: weights.max(n * widest), second_operand: (n * widest).min(h * i.max(heads).max(qkv).max(2 * i)) }
+    Room {
+        len: 0,
+        largest_operand: weights.max(n * widest),
+        second_operand: (n * widest).min(h * i.max(heads).max(qkv).max(2 * i)),
+    }
 }
 
 /// Sizes of a layer's buffers.

@@ -1,7 +1,7 @@
 //! LoRA on every device against `peft` (`testdata/reference/*/adapter`), and its rules: what is frozen, merging, dropout,
 //! resuming; and that recomputing layers changes no bit.
 
-use crate::common::{devices, FAMILIES, Recorded, assert_close, assert_near, distance};
+use crate::common::{FAMILIES, Recorded, assert_close, assert_near, devices, distance};
 use hone_model::{AdamW, Adapter, Batch, Config, Dtype, HostWeights, LoraConfig, Method};
 use hone_model::{Scorer, Stored, Target, Trainer, TrainerOptions, device};
 

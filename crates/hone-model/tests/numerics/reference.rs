@@ -1,7 +1,7 @@
 //! Every device against what PyTorch computes (`testdata/reference`, made by `scripts/make_reference.py`): logits, loss,
 //! gradients, three AdamW steps and greedy continuations of each family, on a packed and masked batch.
 
-use crate::common::{devices, FAMILIES, Recorded, assert_close, assert_near};
+use crate::common::{FAMILIES, Recorded, assert_close, assert_near, devices};
 use hone_model::{AdamW, Config, HostWeights, Scorer, Trainer, TrainerOptions, device};
 
 const OPTIONS: TrainerOptions = TrainerOptions::full(80, 80);

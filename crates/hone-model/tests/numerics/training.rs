@@ -1,6 +1,6 @@
 //! Rules of training and scoring that hold whatever the numbers are: accumulation, repetition, resuming, refusals.
 
-use crate::common::{devices, Recorded, assert_near};
+use crate::common::{Recorded, assert_near, devices};
 use hone_model::{AdamW, Batch, Config, HostWeights, Scorer, SegmentScore, Trainer, TrainerOptions, device};
 
 const OPTIONS: TrainerOptions = TrainerOptions::full(200, 100);

@@ -55,7 +55,8 @@ pub fn run(ws: &Workspace) -> Result<()> {
         }
     }
     findings.push(memory(std::fs::read_to_string("/proc/meminfo").ok().as_deref()));
-    findings.push(gpu(Path::new("/proc/driver/nvidia/version"), Path::new("/dev/kfd")));
+    let missing = hone_model::device::missing_for_cuda;
+    findings.push(gpu(Path::new("/proc/driver/nvidia/version"), Path::new("/dev/kfd"), &missing));
     let is_bad = findings.iter().any(|finding| finding.health == Health::Bad);
     if ws.json {
         output::json(&findings);
@@ -145,11 +146,32 @@ fn memory(meminfo: Option<&str>) -> Finding {
 }
 
 /// No driver is no defect: hone computes on the processor. What is there but cannot be asked is unknown.
-fn gpu(nvidia: &Path, amd: &Path) -> Finding {
+fn gpu(nvidia: &Path, amd: &Path, missing: &dyn Fn() -> Vec<String>) -> Finding {
     match (nvidia.exists(), amd.exists()) {
-        (true, _) => ok("gpu", "an NVIDIA driver is loaded (`devices` of the configuration says what is used)"),
+        (true, _) => match missing().split_first() {
+            None => ok("gpu", &usable_gpu()),
+            Some((first, others)) => {
+                let mut hint = format!("install what is missing, or set \"device\": \"cpu\"; lacking: {first}");
+                others.iter().for_each(|other| hint.push_str(&format!("; {other}")));
+                bad("gpu", "an NVIDIA driver is loaded, but the device `cuda` cannot be used".to_string(), &hint)
+            }
+        },
         (false, true) => unknown("gpu", "an AMD device is here; hone does not use it"),
         (false, false) => unknown("gpu", "no GPU driver is loaded; training and serving use the processor"),
+    }
+}
+
+fn usable_gpu() -> String {
+    match hone_model::device::Gpu::first() {
+        Ok(gpu) => format!(
+            "{}, {} of {} free, compute capability {}.{} (`hone selftest --device cuda` tests it)",
+            gpu.name,
+            output::bytes(gpu.memory.1),
+            output::bytes(gpu.memory.0),
+            gpu.capability.0,
+            gpu.capability.1
+        ),
+        Err(error) => format!("it cannot be asked: {error:#}"),
     }
 }
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 /// Flags of `hone selftest`.
 #[derive(Args, Debug)]
 pub struct SelftestArgs {
-    /// The device to test: cpu or reference.
+    /// The device to test: auto, cpu, cuda, cuda-f32 or reference.
     #[arg(long, default_value = "cpu")]
     device: String,
     /// Threads; 0 = all cores.
@@ -22,8 +22,15 @@ pub struct SelftestArgs {
     benchmark: f64,
 }
 
+/// What is said before a GPU is tested.
+const NOT_RUN_SINCE: &str = "note: the kernels of attention, norms and rotations were changed after the last run on a GPU (docs/gpu.md); \
+    here they were compiled and checked without one. This test is the first thing to run.";
+
 /// Runs the verb.
 pub fn run(ws: &Workspace, args: &SelftestArgs) -> Result<()> {
+    if args.device.starts_with("cuda") && !ws.json {
+        output::line(NOT_RUN_SINCE);
+    }
     let checks = suite(&args.device, args.threads, &mut |check| {
         if !ws.json && !check.passed() {
             output::error(&describe(check));

@@ -104,7 +104,7 @@ pub const KEYS: &[Key] = &[
     key("weight_decay", float(0.0, 10.0), "0.01", "Decoupled weight decay, on tensors of two or more dimensions."),
     key("max_grad_norm", float(0.0, 1e9), "1.0", "Gradient norm above which gradients are scaled down; 0 = never."),
     key("seed", int(0, u64::MAX), "42", "Seed of the order of rows."),
-    key("device", Kind::Choice(&["cpu", "reference"]), "\"cpu\"", "Where training and evaluation compute; `reference` is the slow plain twin for checks."),
+    key("device", Kind::Choice(&["auto", "cpu", "cuda", "cuda-f32", "reference"]), "\"auto\"", "Where training, evaluation and serving compute. `auto` is `cuda` where the driver of an NVIDIA GPU is installed, else `cpu`; `cuda` computes products in bf16 with f32 masters, `cuda-f32` all in f32; `reference` is the slow plain twin for checks."),
     key("threads", int(0, 1024), "0", "Threads of the training engine; 0 = all cores. The same number gives the same bits."),
     key("recompute", Kind::Bool, "false", "Compute layers again in the backward pass in place of keeping their activations: less memory, about a third more time, the same numbers."),
     key("freeze", Kind::Texts, "[]", "Parameters that are not trained: names, or patterns such as \"model.layers.0.*\" or \"*norm.weight\" (full fine-tuning only)."),

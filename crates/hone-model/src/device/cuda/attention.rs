@@ -87,7 +87,11 @@ impl Cuda {
                 let tiles = tiles(io.segments, rows_of_tile);
                 let list = self.list(&tiles);
                 let grid = ([tiles.len() / 3, heads, 1], TENSOR_THREADS, shared);
-                self.launch_with(&format!("attention_backward_{kernel}_{d}"), grid, &[&arguments[..], &[list, s]].concat());
+                self.launch_with(
+                    &format!("attention_backward_{kernel}_{d}"),
+                    grid,
+                    &[&arguments[..], &[list, s]].concat(),
+                );
             }
         } else {
             let Bounds { first, last } = Bounds::of(io.segments);

@@ -11,6 +11,9 @@ pub(super) type Address = u64;
 
 /// The calls.
 pub(super) trait Driver: Send {
+    /// Bytes of memory that are free, if the GPU tells.
+    fn free_memory(&self) -> Option<u64>;
+
     /// Bytes of memory, all zero, that are kept until the driver goes.
     fn allocate(&mut self, bytes: usize) -> Result<Address>;
 

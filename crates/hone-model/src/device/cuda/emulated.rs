@@ -36,14 +36,22 @@ impl Cuda {
 fn build() -> Result<libloading::Library> {
     let folder = tempfile::tempdir().context("make a folder")?;
     let table: String = kernels::names().iter().map(|name| format!("KERNEL({name})\n")).collect();
-    for (name, text) in [("emulator.cpp", include_str!("emulator.cpp")), ("kernels.cu", kernels::SOURCE), ("table", &table)] {
+    for (name, text) in
+        [("emulator.cpp", include_str!("emulator.cpp")), ("kernels.cu", kernels::SOURCE), ("table", &table)]
+    {
         write(&folder.path().join(name), text)?;
     }
     let library = folder.path().join("emulator.so");
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_owned());
     let mut command = Command::new(&compiler);
     command.current_dir(folder.path()).args(["-O2", "-std=c++17", "-shared", "-fPIC", "-ffp-contract=off"]);
-    command.args(["-fno-strict-aliasing", "-U_FORTIFY_SOURCE", "-DHONE_EMULATED", "-DKERNELS=\"kernels.cu\"", "-DTABLE=\"table\""]);
+    command.args([
+        "-fno-strict-aliasing",
+        "-U_FORTIFY_SOURCE",
+        "-DHONE_EMULATED",
+        "-DKERNELS=\"kernels.cu\"",
+        "-DTABLE=\"table\"",
+    ]);
     command.args(["emulator.cpp", "-o", "emulator.so"]);
     let output = command.output().with_context(|| format!("run the C++ compiler `{compiler}`"))?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -105,6 +113,10 @@ impl Emulated {
 }
 
 impl Driver for Emulated {
+    fn free_memory(&self) -> Option<u64> {
+        Some(1 << 30)
+    }
+
     fn allocate(&mut self, bytes: usize) -> Result<Address> {
         self.say(|| format!("allocate {bytes}"));
         let (words, guard) = (bytes.div_ceil(16), GUARD / 16);
@@ -134,10 +146,14 @@ impl Driver for Emulated {
         self.say(|| format!("fill {count}"));
         match pattern {
             Pattern::Half(bits) => {
-                self.bytes(to, count * 2).chunks_exact_mut(2).for_each(|place| place.copy_from_slice(&bits.to_ne_bytes()));
+                self.bytes(to, count * 2)
+                    .chunks_exact_mut(2)
+                    .for_each(|place| place.copy_from_slice(&bits.to_ne_bytes()));
             }
             Pattern::Word(bits) => {
-                self.bytes(to, count * 4).chunks_exact_mut(4).for_each(|place| place.copy_from_slice(&bits.to_ne_bytes()));
+                self.bytes(to, count * 4)
+                    .chunks_exact_mut(4)
+                    .for_each(|place| place.copy_from_slice(&bits.to_ne_bytes()));
             }
         }
         Ok(())

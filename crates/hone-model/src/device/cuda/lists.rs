@@ -32,7 +32,11 @@ impl Lists {
             return Ok(*address);
         }
         let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
-        ensure!(bytes.len() <= BYTES / 4, "a list of {} indices does not fit the {BYTES} bytes for them", numbers.len());
+        ensure!(
+            bytes.len() <= BYTES / 4,
+            "a list of {} indices does not fit the {BYTES} bytes for them",
+            numbers.len()
+        );
         if self.next + bytes.len() > BYTES {
             // What was put before may be overwritten now; copies and kernels are in order, so nobody reads it any more.
             self.next = 0;

@@ -5,7 +5,9 @@
 use super::emulated::Emulated;
 use super::*;
 use crate::device::{WeightFormat, open};
-use crate::{AdamW, Batch, Config, Decoder, DecoderOptions, HostWeights, LoraConfig, Method, Target, Trainer, TrainerOptions};
+use crate::{
+    AdamW, Batch, Config, Decoder, DecoderOptions, HostWeights, LoraConfig, Method, Target, Trainer, TrainerOptions,
+};
 use serde_json::json;
 use std::sync::{Arc, Mutex};
 
@@ -29,7 +31,8 @@ fn batch(config: &Config) -> Batch {
     let segments = vec![70, 5, 1, 64];
     let n: usize = segments.iter().sum();
     let ids: Vec<u32> = (0..n).map(|i| (i * 37 % config.vocab_size) as u32).collect();
-    let mut targets: Vec<i32> = (0..n).map(|i| if i % 5 == 0 { -1 } else { (i * 11 % config.vocab_size) as i32 }).collect();
+    let mut targets: Vec<i32> =
+        (0..n).map(|i| if i % 5 == 0 { -1 } else { (i * 11 % config.vocab_size) as i32 }).collect();
     let mut end = 0;
     for length in &segments {
         end += length;
@@ -67,8 +70,12 @@ fn distance(found: &[f32], expected: &[f32]) -> f64 {
     if difference == 0.0 { 0.0 } else { (difference / size).sqrt() }
 }
 
+// budget: 40 s
 #[test]
 fn a_training_step_is_that_of_the_processor() {
+    if std::env::var_os("HONE_SLOW").is_none() {
+        return;
+    }
     let with_lora = Method { lora: Some(lora()), ..Method::full() };
     let recomputed = Method { recompute: true, ..Method::full() };
     for method in [Method::full(), with_lora, recomputed] {
@@ -84,16 +91,24 @@ fn a_training_step_is_that_of_the_processor() {
     }
 }
 
+// budget: 10 s
 #[test]
 fn equal_steps_have_equal_bits() {
+    if std::env::var_os("HONE_SLOW").is_none() {
+        return;
+    }
     for device in devices() {
         let (first, again) = (step(device, &Method::full()), step(device, &Method::full()));
         assert!(first == again, "{device}");
     }
 }
 
+// budget: 20 s
 #[test]
 fn decoding_is_that_of_the_processor() {
+    if std::env::var_os("HONE_SLOW").is_none() {
+        return;
+    }
     let config = config();
     let weights = HostWeights::random(&config, 5);
     let prompt: Vec<u32> = (0..70).map(|i| i * 7 % 99).collect();
@@ -135,7 +150,8 @@ fn calls_of_a_micro_batch() -> Vec<String> {
 #[test]
 fn a_micro_batch_waits_for_nothing_but_its_losses() {
     let calls = calls_of_a_micro_batch();
-    let waits: Vec<usize> = (0..calls.len()).filter(|&i| calls[i].starts_with("download") || calls[i] == "finish").collect();
+    let waits: Vec<usize> =
+        (0..calls.len()).filter(|&i| calls[i].starts_with("download") || calls[i] == "finish").collect();
     let last: Vec<usize> = (calls.len() - 3..calls.len()).collect();
     assert_eq!(waits, last, "losses and flags are read at the end, and nothing before");
     assert!(!calls.iter().any(|call| call.starts_with("allocate")), "memory is taken before the first step");
@@ -161,17 +177,20 @@ fn lists_that_were_just_put_are_not_put_again() {
     assert!(uploads <= 14, "{uploads} lists for one micro-batch of two layers");
 }
 
+// budget: 30 s
 #[test]
 fn kernels_compile_for_every_architecture() {
-    if let Err(error) = hardware::compile("sm_80") {
+    if let Err(error) = compiler::compile("sm_80") {
         let text = format!("{error:#}");
         assert!(text.contains("there is no NVRTC"), "{text}");
-        say("NVRTC is not on this machine: the kernels were NOT compiled for GPUs (pip install nvidia-cuda-nvrtc, LD_LIBRARY_PATH)");
+        say(
+            "NVRTC is not on this machine: the kernels were NOT compiled for GPUs (pip install nvidia-cuda-nvrtc, LD_LIBRARY_PATH)",
+        );
         return;
     }
     if std::env::var_os("HONE_SLOW").is_some() {
         for architecture in ["sm_86", "sm_89", "sm_90"] {
-            hardware::compile(architecture).unwrap();
+            compiler::compile(architecture).unwrap();
         }
     }
 }

@@ -21,6 +21,11 @@ fn cases_of_the_processor() -> Vec<Case> {
     vec![case(1), case(3)]
 }
 
+/// All of them with `HONE_SLOW`, else those that take no time.
+fn slow_cases() -> Vec<Case> {
+    if std::env::var_os("HONE_SLOW").is_some() { cases() } else { cases_of_the_processor() }
+}
+
 fn cases() -> Vec<Case> {
     let case = |device, threads, tolerance, is_aligned| Case { device, threads, tolerance, is_aligned };
     let mut cases = cases_of_the_processor();
@@ -223,12 +228,13 @@ fn rotations_agree_with_and_without_norms() {
     }
 }
 
+// budget: 50 s
 #[test]
 fn attention_agrees_on_odd_segments() {
     for heads in HEADS {
         for segments in [vec![1], vec![1, 1, 1], vec![63, 64, 65, 1], vec![130, 2], vec![450, 3]] {
             // Long ones take the emulator minutes, and have no more kinds of tiles.
-            let cases = if segments[0] > 200 { cases_of_the_processor() } else { cases() };
+            let cases = if segments[0] > 200 { cases_of_the_processor() } else { slow_cases() };
             check_cases(&cases, &format!("attention of {heads:?} over {segments:?}"), |lab| {
                 let n: usize = segments.iter().sum();
                 let longest = segments.iter().copied().max().unwrap();
@@ -252,6 +258,7 @@ fn attention_agrees_on_odd_segments() {
     }
 }
 
+// budget: 20 s
 #[test]
 fn cached_attention_agrees_and_equals_full_attention() {
     for heads in HEADS {
@@ -272,7 +279,7 @@ fn cached_attention_agrees_and_equals_full_attention() {
             assert_near("cached and full", &found, &expected, TOLERANCE);
             vec![("out", out), ("keys", keys), ("values", values)]
         };
-        check(&format!("cached attention of {heads:?}"), work);
+        check_cases(&slow_cases(), &format!("cached attention of {heads:?}"), work);
     }
 }
 
@@ -381,8 +388,7 @@ fn overlapping_operands_are_a_bug_of_the_caller() {
 fn factors_and_dropout_agree() {
     for len in [1, 77, 40_000] {
         check("scale and dropout", |lab| {
-            let (x, y, z, t) =
-                (lab.activation(len), lab.activation(len), lab.activation(len), lab.activation(len));
+            let (x, y, z, t) = (lab.activation(len), lab.activation(len), lab.activation(len), lab.activation(len));
             lab.device.scale(x, -1.75);
             lab.device.dropout(y, t, Dropout { seed: 9, rate: 0.25 }, false);
             lab.device.dropout(z, t, Dropout { seed: 10, rate: 0.6 }, true);

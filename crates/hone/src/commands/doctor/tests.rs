@@ -32,8 +32,17 @@ fn memory_that_is_available() {
 
 #[test]
 fn an_absent_gpu_is_unknown_not_a_defect() {
-    check(&gpu(Path::new("/nowhere/a"), Path::new("/nowhere/b")), Health::Unknown, "no GPU driver");
-    check(&gpu(Path::new("/"), Path::new("/nowhere")), Health::Ok, "NVIDIA");
+    let nothing = || Vec::new();
+    check(&gpu(Path::new("/nowhere/a"), Path::new("/nowhere/b"), &nothing), Health::Unknown, "no GPU driver");
+}
+
+#[test]
+fn a_gpu_that_cannot_be_used_is_named_with_what_to_install() {
+    let lacking =
+        || vec!["NVRTC (libnvrtc.so): install it".to_string(), "cuBLASLt (libcublasLt.so): install it".to_string()];
+    let finding = gpu(Path::new("/"), Path::new("/nowhere"), &lacking);
+    check(&finding, Health::Bad, "`cuda` cannot be used");
+    assert!(finding.hint.contains("NVRTC") && finding.hint.contains("cuBLASLt"), "{}", finding.hint);
 }
 
 #[test]
