@@ -70,7 +70,7 @@ fn distance(found: &[f32], expected: &[f32]) -> f64 {
     if difference == 0.0 { 0.0 } else { (difference / size).sqrt() }
 }
 
-// budget: 40 s
+// budget: 25 s
 #[test]
 fn a_training_step_is_that_of_the_processor() {
     if std::env::var_os("HONE_SLOW").is_none() {
@@ -91,7 +91,7 @@ fn a_training_step_is_that_of_the_processor() {
     }
 }
 
-// budget: 10 s
+// budget: 6 s
 #[test]
 fn equal_steps_have_equal_bits() {
     if std::env::var_os("HONE_SLOW").is_none() {
@@ -103,7 +103,7 @@ fn equal_steps_have_equal_bits() {
     }
 }
 
-// budget: 20 s
+// budget: 14 s
 #[test]
 fn decoding_is_that_of_the_processor() {
     if std::env::var_os("HONE_SLOW").is_none() {
@@ -177,7 +177,7 @@ fn lists_that_were_just_put_are_not_put_again() {
     assert!(uploads <= 14, "{uploads} lists for one micro-batch of two layers");
 }
 
-// budget: 30 s
+// budget: 16 s
 #[test]
 fn kernels_compile_for_every_architecture() {
     if let Err(error) = compiler::compile("sm_80") {

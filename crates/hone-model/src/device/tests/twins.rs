@@ -228,7 +228,7 @@ fn rotations_agree_with_and_without_norms() {
     }
 }
 
-// budget: 50 s
+// budget: 35 s
 #[test]
 fn attention_agrees_on_odd_segments() {
     for heads in HEADS {
@@ -258,7 +258,7 @@ fn attention_agrees_on_odd_segments() {
     }
 }
 
-// budget: 20 s
+// budget: 12 s
 #[test]
 fn cached_attention_agrees_and_equals_full_attention() {
     for heads in HEADS {
