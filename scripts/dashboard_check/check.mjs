@@ -67,6 +67,9 @@ async function openPage(browser, url, options = {}) {
   return { context, page, problems };
 }
 
+/** Rows to train on: enough steps that training goes on until the daemon is killed. */
+const ROWS = 60000;
+
 const headline = (page) => page.textContent("#headline");
 
 async function looks(browser, url) {
@@ -157,13 +160,79 @@ async function hostile(browser, url) {
   await page.goto(`${url}/#data`);
   const row = page.locator("#files li", { hasText: HOSTILE }).first();
   await row.waitFor({ timeout: 60000 });
-  await row.locator("summary").click();
+  await row.locator("summary", { hasText: "Report" }).click();
   await row.locator(".report table").waitFor({ timeout: 10000 });
   for (const name of PAGES) {
     await page.goto(`${url}/#${name}`);
     await sleep(300);
   }
   check((await page.evaluate(() => window.broken)) === undefined, "a file name and rows with markup stay text");
+  await context.close();
+}
+
+async function rowsAsTrained(browser, url) {
+  step("rows as they are trained");
+  const { context, page, problems } = await openPage(browser, url);
+  await page.goto(`${url}/#data`);
+  const rows = page.locator("#files > ul > li", { hasText: "numbers.jsonl" }).first().locator("details", { hasText: "Rows as they are trained" });
+  await rows.locator("summary").click();
+  await rows.locator(".tokens").waitFor({ timeout: 30000 });
+  const texts = async () => {
+    const [all, trained] = await rows.locator(".tokens").evaluate((box) => [box.textContent, [...box.querySelectorAll("mark")].map((mark) => mark.textContent).join("")]);
+    return { all, trained };
+  };
+  const first = await texts();
+  check(first.all.includes("What comes after 0?") && first.trained.startsWith("1 comes after 0.") && !first.trained.includes("What"), `of the first row is trained: ${JSON.stringify(first.trained)}`);
+  await rows.getByRole("button", { name: "The next line" }).press("Enter");
+  const { found } = await until("the second row", 30000, async () => { const now = await texts(); return now.all !== first.all && now; });
+  check(found.trained.startsWith("2 comes after 1."), "by keyboard to the next row");
+  await page.screenshot({ path: path.join(OUT, "rows-1280-light.png"), fullPage: true });
+  await rows.locator("input").fill(String(ROWS + 1));
+  await rows.locator("input").press("Enter");
+  await rows.getByText(`line ${ROWS + 1} cannot be shown`).waitFor({ timeout: 30000 });
+  say("a row that is not there is told");
+  // From a finding to its row.
+  const refused = page.locator("#files > ul > li", { hasText: HOSTILE }).first();
+  await refused.locator("summary", { hasText: "Report" }).click();
+  await refused.locator("button.link").first().click({ timeout: 10000 });
+  await refused.locator(".row-view .note").waitFor({ timeout: 30000 });
+  check((await page.evaluate(() => window.broken)) === undefined, "the line of a finding leads to its row, and markup in it stays text");
+  const rest = problems.filter((problem) => !problem.includes("422"));
+  if (rest.length) throw new Error(rest.join("\n"));
+  await context.close();
+}
+
+/** A job of 100,000 steps, some of whose losses are no numbers. */
+async function longCurve(browser, url) {
+  step("a curve of 100,000 steps with figures that are not finite");
+  const folder = path.join(root, "runs", "job-1");
+  const newest = fs.readdirSync(folder).sort((a, b) => Number(a.slice(6)) - Number(b.slice(6))).pop();
+  const file = path.join(folder, newest, "events.jsonl");
+  const last = newestStep();
+  const token = Number(newest.slice(6));
+  const line = (n) => JSON.stringify({ token, type: "step", step: n, job_step: n, total_steps: 200000, loss: n % 1000 ? 2 + Math.sin(n / 5000) : null,
+    learning_rate: 0.001, grad_norm: 1, tokens_per_s: 900, trained_tokens_per_s: 400, memory_bytes: 1e8, at_ms: Date.now() });
+  fs.appendFileSync(file, "\n" + Array.from({ length: 100000 }, (_, i) => line(last + 1 + i)).join("\n") + "\n");
+  const { context, page, problems } = await openPage(browser, url);
+  await page.goto(`${url}/#now`);
+  const { ms } = await until("the marks", 30000, async () => /^1?\d{2} steps with a figure that is not finite/.test(await page.textContent("#curve-note")));
+  const name = await page.getAttribute("#curve [role=img]", "aria-label");
+  check(!/NaN|Infinity|null/.test(name), `drawn ${ms} ms after the page was opened, the marks told: ${name}`);
+  const frames = await page.evaluate(async () => {
+    const box = document.querySelector("#curve .u-over").getBoundingClientRect();
+    const over = document.querySelector("#curve .u-over");
+    const times = [];
+    for (let i = 0; i < 60; i += 1) {
+      const started = performance.now();
+      over.dispatchEvent(new MouseEvent("mousemove", { clientX: box.left + (box.width * i) / 60, clientY: box.top + 20, bubbles: true }));
+      await new Promise(requestAnimationFrame);
+      times.push(performance.now() - started);
+    }
+    return times.sort((a, b) => a - b);
+  });
+  check(frames[30] < 50, `the cursor moves over it in ${frames[30].toFixed(1)} ms a frame (median)`);
+  await page.screenshot({ path: path.join(OUT, "long-curve-1280-light.png") });
+  if (problems.length) throw new Error(problems.join("\n"));
   await context.close();
 }
 
@@ -197,7 +266,12 @@ async function bulk(browser, url) {
   step("5,000 jobs, 10,000 checkpoints, 100,000 events");
   execFileSync("python3", [FILL, path.join(root, "hone.db"), "5000", "10000", "100000"]);
   const { context, page, problems } = await openPage(browser, url);
-  await fetch(`${url}/api/unified`);
+  // The first look after such a change parses all of it: until then the page shows what it knew, with its age.
+  const { ms } = await until("the monitor knows all of it", 60000, async () => {
+    const { sources } = await (await fetch(`${url}/api/unified`)).json();
+    return sources.checkpoints.data && sources.checkpoints.data.total > 10000 && !sources.checkpoints.error;
+  });
+  say(`read by the monitor ${ms} ms after it was asked`);
   for (const name of ["now", "checkpoints", "events"]) {
     await page.goto("about:blank");
     await page.goto(`${url}/#${name}`);
@@ -230,13 +304,14 @@ async function main() {
   const daemon = start("daemon", ...common);
   const url = `http://127.0.0.1:${monitor}`;
   await until("the monitor answers", 30000, () => fetch(`${url}/api/health`).then(() => true, () => false));
-  fs.writeFileSync(path.join(root, "inbox", "numbers.jsonl"), rows(20000));
+  fs.writeFileSync(path.join(root, "inbox", "numbers.jsonl"), rows(ROWS));
   const browser = await chromium.launch({ executablePath: CHROMIUM, args: [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--enable-precise-memory-info"] });
   await live(browser, url);
   await commands(browser, url);
   await hostile(browser, url);
+  await rowsAsTrained(browser, url);
   await until("a checkpoint is served", 120000, async () => {
     const { sources } = await (await fetch(`${url}/api/unified`)).json();
     return sources.deployments.data && sources.deployments.data.targets.some((target) => target.live);
@@ -244,6 +319,7 @@ async function main() {
   await chat(browser, url);
   await looks(browser, url);
   await death(browser, url, daemon);
+  await longCurve(browser, url);
   await bulk(browser, url);
   await browser.close();
   console.log("== dashboard check: passed");
