@@ -321,6 +321,23 @@ pub struct Attention<'a> {
     pub workspace: Span,
 }
 
+/// What `auto` is on this machine; other names stand for themselves. With a driver it is the GPU, and whatever else is missing is
+/// an error when it is opened: nobody should train on the processor without knowing.
+#[must_use]
+pub fn resolve(name: &str) -> &str {
+    match name {
+        "auto" if cuda::has_driver() => "cuda",
+        "auto" => "cpu",
+        _ => name,
+    }
+}
+
+/// How operands of products are held on a device: `bf16` or `f32`.
+#[must_use]
+pub fn dtype(name: &str) -> &'static str {
+    if resolve(name) == "cuda" { "bf16" } else { "f32" }
+}
+
 /// Opens a device by name: `cpu`, `cuda`, `cuda-f32` or `reference`, or `auto`: `cuda` where the driver of an NVIDIA GPU is
 /// installed, else `cpu`. `threads` 0 means all cores of the machine; a GPU takes no notice of it.
 ///
@@ -328,8 +345,7 @@ pub struct Attention<'a> {
 /// An unknown name, threads that cannot be started, no GPU or something that its use needs.
 pub fn open(name: &str, threads: usize) -> Result<Box<dyn Device>> {
     match name {
-        // With a driver, whatever else is missing is an error: nobody should train on the processor without knowing.
-        "auto" if cuda::has_driver() => {
+        "auto" if resolve(name) == "cuda" => {
             open("cuda", threads).context("open the GPU for `auto` (`cpu` uses the processor)")
         }
         "auto" | "cpu" => Ok(Box::new(cpu::Cpu::new(threads)?)),

@@ -22,8 +22,6 @@ use std::time::{Duration, Instant};
 #[cfg(test)]
 pub(crate) mod tests;
 
-/// How the engine computes losses and answers.
-pub const DTYPE: &str = "f32";
 /// Tokens of one scored batch (more only for a single longer row).
 const BATCH_TOKENS: usize = 2048;
 /// Questions that are answered side by side.
@@ -80,7 +78,7 @@ pub fn evaluate(request: &EvalRequest, report: &mut dyn FnMut(WorkerMessage)) ->
     Ok(WorkerMessage::Evaluated {
         manifest_hash: request.manifest_hash.clone(),
         template_hash,
-        dtype: DTYPE.to_string(),
+        dtype: device::dtype(&request.settings.device).to_string(),
         engine: engine_of(&request.settings),
         suites,
         answers,
@@ -103,13 +101,14 @@ pub fn kept_answers(request: &EvalRequest) -> Result<Vec<Answer>> {
 
 /// What every result depends on, beside the suite.
 fn conditions(request: &EvalRequest, ctx: &ChatContext) -> String {
-    [&request.manifest_hash, &ctx.fingerprint(), DTYPE, &engine_of(&request.settings)].join("\n")
+    let dtype = device::dtype(&request.settings.device);
+    [&request.manifest_hash, &ctx.fingerprint(), dtype, &engine_of(&request.settings)].join("\n")
 }
 
 /// What computes with these settings: the version and the device. Results of two engines are not compared.
 #[must_use]
 pub fn engine_of(settings: &TrainSettings) -> String {
-    format!("{} {}", env!("CARGO_PKG_VERSION"), settings.device)
+    format!("{} {}", env!("CARGO_PKG_VERSION"), device::resolve(&settings.device))
 }
 
 /// Evaluates any model folder on any file, without a time limit. The suite's name is the file's name.

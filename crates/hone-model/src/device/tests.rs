@@ -99,6 +99,14 @@ fn unknown_devices_are_refused_by_name() {
 }
 
 #[test]
+fn results_are_named_after_what_computes_them() {
+    assert_eq!(["cpu", "reference", "cuda-f32", "cuda"].map(dtype), ["f32", "f32", "f32", "bf16"]);
+    // Never `auto`: what that is differs from machine to machine.
+    assert!(["cpu", "cuda"].contains(&resolve("auto")));
+    assert_eq!(resolve("cuda-f32"), "cuda-f32");
+}
+
+#[test]
 fn matrices_cover_their_span() {
     let span = Span::f32(5, 12);
     assert_eq!(span.matrix(4).span(), span);
