@@ -78,7 +78,8 @@ fn defaults_are_within_their_own_ranges_and_make_a_config() {
     }
     let dir = tempfile::tempdir().unwrap();
     let (_, config) = read_all(dir.path(), &[], &[]).unwrap();
-    assert_eq!(config.settings.train, TrainSettings::default());
+    // Only the program looks for a GPU by itself; who calls the library names a device.
+    assert_eq!(config.settings.train, TrainSettings { device: "auto".to_string(), ..TrainSettings::default() });
     assert_eq!(config.settings.targets[0].url, "http://127.0.0.1:8765");
 }
 
