@@ -99,7 +99,8 @@ impl Cuda {
 
     /// y `[N,O]` := x `[N,I]` · wᵀ, or +=.
     pub(super) fn multiply_weights(&mut self, y: Matrix, x: Matrix, w: WeightMatrix, accumulate: bool) -> Result<()> {
-        let span = |format| Span { offset: w.span.offset * 4 / size(format), len: w.rows * w.cols, format };
+        let span =
+            |format: NumberFormat| Span { offset: w.span.offset * 4 / format.size(), len: w.rows * w.cols, format };
         match (w.format, self.precision) {
             (WeightFormat::F32, _) => {
                 return self.multiply(y, x, span(NumberFormat::F32).matrix(w.cols).transposed(), accumulate);
@@ -113,7 +114,7 @@ impl Cuda {
             Precision::Bf16 => (NumberFormat::Bf16, "expand_int8".to_owned()),
             Precision::F32 => (NumberFormat::F32, format!("take_rows_{}", w.format.name())),
         };
-        let index = self.conversions.choose(w.rows * w.cols * size(format), None)?;
+        let index = self.conversions.choose(w.rows * w.cols * format.size(), None)?;
         let memory = self.conversions.places[index].memory;
         self.conversions.places[index].source = None;
         self.expand(&kernel, memory, w);
@@ -176,10 +177,6 @@ impl Cuda {
 }
 
 fn c_operand(arena: Address, c: Matrix) -> Operand {
-    let address = arena + (c.offset * size(c.format)) as Address;
+    let address = arena + (c.offset * c.format.size()) as Address;
     Operand { address, format: c.format, stride: c.row_stride.max(c.cols), by_columns: false }
-}
-
-fn size(format: NumberFormat) -> usize {
-    format.size()
 }
