@@ -8,7 +8,9 @@
 mod tests;
 
 use crate::http::{self, Body, Call};
+use crate::skill::{Generated, SkillInfo, SkillLevel, VerifyResult};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -29,8 +31,8 @@ const NO_ANSWERS: [&str; 3] = ["", "I do not know.", "\u{1f937} no idea, sorry!"
 /// Something that is not as the contract says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Fault {
-    /// The check: `health`, `info`, `levels`, `generate`, `seed`, `splits`, `own_answer`, `unparsable`, `wrong_answer`,
-    /// `unknown_level`, `bad_request`, `time`.
+    /// The check: `health`, `info`, `levels`, `generate`, `seed`, `splits`, `verify`, `own_answer`, `unparsable`,
+    /// `wrong_answer`, `unknown_level`, `bad_request`, `time`.
     pub check: &'static str,
     /// The level, where there is one.
     pub level: Option<u32>,
@@ -101,6 +103,10 @@ impl Visit<'_> {
                 self.fault("info", None, format!("{key} is {}, expected a text", info[key]));
             }
         }
+        if info["api_version"] != "1" {
+            self.fault("info", None, format!("api_version is {}, expected \"1\"", info["api_version"]));
+        }
+        self.must_be_read::<SkillInfo>("info", None, &info);
         let text = |key: &str| info[key].as_str().unwrap_or_default().to_string();
         (self.found.skill, self.found.version) = (text("skill"), text("version"));
         let total =
@@ -116,6 +122,7 @@ impl Visit<'_> {
             self.fault("levels", None, format!("the levels are {numbers:?}, expected 1 to {total}"));
         }
         for level in levels["levels"].as_array().into_iter().flatten() {
+            self.must_be_read::<SkillLevel>("levels", None, level);
             let threshold = level["pass_threshold"].as_f64().filter(|share| (0.0..=1.0).contains(share));
             if level["eval_samples"].as_u64().is_none_or(|count| count == 0) || threshold.is_none() {
                 self.fault("levels", None, format!("{level} has no eval_samples or no pass_threshold from 0 to 1"));
@@ -172,6 +179,7 @@ impl Visit<'_> {
             self.fault("generate", Some(level), message);
             return None;
         }
+        self.must_be_read::<Generated>("generate", Some(level), &answer);
         let ids: BTreeSet<&str> = samples.iter().map(|sample| sample.id.as_str()).collect();
         if ids.len() < samples.len() && answer["repeated"] != true {
             self.fault("generate", Some(level), "a sample comes twice, and `repeated` does not say so");
@@ -232,7 +240,31 @@ impl Visit<'_> {
             self.fault("verify", Some(level), "the results are not those of the samples, one by one, in `results`");
             return Vec::new();
         }
+        for result in &results {
+            let Some(read) = self.must_be_read::<VerifyResult>("verify", Some(level), result) else {
+                return Vec::new();
+            };
+            if !(0.0..=1.0).contains(&read.score) {
+                self.fault("verify", Some(level), format!("{}: its score is {}, expected 0 to 1", read.id, read.score));
+            }
+        }
         samples.iter().map(|sample| sample.id.clone()).zip(results).collect()
+    }
+
+    /// What hone's own client reads, or a fault: what it refuses is no skill for hone.
+    fn must_be_read<T: DeserializeOwned>(
+        &mut self,
+        check: &'static str,
+        level: Option<u32>,
+        value: &Value,
+    ) -> Option<T> {
+        match serde_json::from_value(value.clone()) {
+            Ok(read) => Some(read),
+            Err(error) => {
+                self.fault(check, level, format!("{value} cannot be read: {error}"));
+                None
+            }
+        }
     }
 
     /// Levels that do not exist and bodies that are no JSON are refused.

@@ -24,6 +24,12 @@ fn answer(request: &Request, fault: &str) -> (u16, String) {
         "POST /verify" if body["samples"].is_array() => verify(&body, fault),
         _ => return (422, String::new()),
     };
+    let mut value = value;
+    match (fault, request.line.as_str()) {
+        ("no api version", "GET /info") => value["api_version"] = Value::Null,
+        ("nameless levels", "GET /levels") => value["levels"][1]["name"] = Value::Null,
+        _ => {}
+    }
     match (fault, request.line.as_str()) {
         ("invalid json", "POST /generate") => (200, value.to_string()[1..].to_string()),
         ("huge", "POST /generate") => (200, format!("{value}{}", " ".repeat(9 << 20))),
@@ -57,7 +63,10 @@ fn verify(body: &Value, fault: &str) -> Value {
         let parsed = fault == "no parser" || response.chars().next().is_some_and(|c| c.is_ascii_digit());
         let partial = right.starts_with(response.trim()) && parsed;
         let solved = response == right || (fault == "partial" && partial);
-        let score = if solved { 1.0 } else { 0.0 };
+        let score = match fault {
+            "odd score" if !parsed => -1.0,
+            _ => f64::from(u8::from(solved)),
+        };
         json!({"id": sample["id"], "solved": solved, "score": score, "parsed": parsed, "reason": ""})
     };
     json!({"results": body["samples"].as_array().unwrap().iter().map(judge).collect::<Vec<_>>()})
@@ -96,6 +105,9 @@ fn every_seeded_fault_is_found() {
         ("huge", "time"),
         ("invalid json", "generate"),
         ("changed shape", "generate"),
+        ("no api version", "info"),
+        ("nameless levels", "levels"),
+        ("odd score", "verify"),
     ] {
         assert_eq!(found(fault), [check], "{fault}");
     }
