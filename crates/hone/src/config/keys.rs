@@ -190,7 +190,7 @@ pub const KEYS: &[Key] = &[
     key("deployment.max_error_share", float(0.0, 1.0), "0.05", "Largest share of a target's answers after a switch that may be errors of the server (of at least five)."),
     key("deployment.canary_file", Kind::OptionalText, "null", "JSONL of questions that a target must answer after a switch: {\"messages\": […], \"expect\": \"text in the answer\"}."),
     key("deployment.min_canary_share", float(0.0, 1.0), "0.9", "Least share of canaries that must be answered as expected."),
-    key("alerts.command", Kind::Texts, "[]", "A program with its arguments that is run for what people must see (errors, held training, rollbacks, rewinds, lost workers, a role that died, no promotion in `promotion.alert_after` checkpoints); the alert is JSON on its stdin."),
+    key("alerts.command", Kind::Texts, "[]", "A program with its arguments that is run for what people must see (errors, a `config.json` that became unreadable, held training, rollbacks, rewinds, lost workers, a role that died, no promotion in `promotion.alert_after` checkpoints); the alert is JSON on its stdin."),
     key("alerts.url", Kind::OptionalText, "null", "A webhook for the same: the alert is the body of a POST."),
     key("trainer.command", Kind::Texts, "[]", "A program with its arguments that trains instead of the built-in `train-job`, under the same contract (docs/trainer.md); it gets `--request FILE` after them."),
     key("serve.listen", Kind::Address, "\"127.0.0.1:8765\"", "Address of the OpenAI-compatible server."),
@@ -216,6 +216,16 @@ pub const KEYS: &[Key] = &[
     key("limits.max_memory_gb", float(0.0, 1e6), "0", "Memory that a training run may plan for, for `batch_size` \"auto\" and `hone plan`; 0 = nine tenths of what the host has available."),
     key("limits.min_trained_share", float(0.0, 1.0), "0.005", "Training refuses to start when the share of trained tokens is below this."),
     key("limits.max_trained_share", float(0.0, 1.0), "1.0", "Training refuses to start when the share of trained tokens is above this."),
+];
+
+/// Keys of other trainers' configurations, and what says the same here.
+pub const ELSEWHERE: &[(&str, &str)] = &[
+    ("eval_steps", "every checkpoint is evaluated: set `save_steps`"),
+    (
+        "dtype",
+        "set `device` for training (`cuda`: bf16 products with f32 masters; `cuda-f32` and `cpu`: all in f32) and `serve.dtype` for serving",
+    ),
+    ("devices", "one device trains: set `device`; `trainer.command` runs a program on several (docs/trainer.md)"),
 ];
 
 /// Fields of a deployment target; whether each is required.

@@ -1,6 +1,6 @@
 //! From `config.json`, the environment and `--set` to checked values, with every problem named.
 
-use super::keys::{KEYS, Key, Kind};
+use super::keys::{ELSEWHERE, KEYS, Key, Kind};
 use super::{Given, Origin, Problem};
 use jsonc_parser::ast;
 use jsonc_parser::common::Ranged;
@@ -166,6 +166,9 @@ fn twice(place: String, key: String) -> Problem {
 }
 
 fn unknown(place: String, path: &str) -> Problem {
+    if let Some((_, here)) = ELSEWHERE.iter().find(|(key, _)| *key == path) {
+        return Problem { place, key: path.to_string(), message: format!("unknown key; {here}") };
+    }
     let leaf = |path: &'static str| path.rsplit('.').next().unwrap_or(path);
     let (group, name) = path.rsplit_once('.').unwrap_or(("", path));
     // The same name in another group is nearer than any other name.

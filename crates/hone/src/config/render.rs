@@ -1,6 +1,6 @@
 //! What is made from the table of keys: the commented file, the reference page, the JSON Schema.
 
-use super::keys::{KEYS, Key, Kind};
+use super::keys::{ELSEWHERE, KEYS, Key, Kind};
 use super::read::{allowed, environment_name};
 use serde_json::{Map, Value, json};
 use std::fmt::Write;
@@ -54,6 +54,10 @@ pub fn markdown() -> String {
             cell(key.doc),
             environment_name(key.path)
         );
+    }
+    out.push_str("\nKeys of other trainers that are refused by name:\n\n| key | here |\n| --- | --- |\n");
+    for (key, here) in ELSEWHERE {
+        let _ = writeln!(out, "| `{key}` | {here} |");
     }
     out
 }

@@ -29,6 +29,17 @@ fn names_every_problem_with_its_line() {
 }
 
 #[test]
+fn keys_of_other_trainers_are_told_what_stands_for_them() {
+    check(
+        "{\n  \"eval_steps\": 50,\n  \"dtype\": \"bf16\", \"devices\": [0, 1]\n}",
+        expect![[r#"
+            config.json:2: eval_steps: unknown key; every checkpoint is evaluated: set `save_steps`
+            config.json:3: dtype: unknown key; set `device` for training (`cuda`: bf16 products with f32 masters; `cuda-f32` and `cpu`: all in f32) and `serve.dtype` for serving
+            config.json:3: devices: unknown key; one device trains: set `device`; `trainer.command` runs a program on several (docs/trainer.md)"#]],
+    );
+}
+
+#[test]
 fn syntax_errors_name_the_line() {
     check("{\n \"epochs\": 1\n \"seed\": 2\n}", expect!["config.json:2: not JSON: Expected comma"]);
 }
