@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 mod tests;
 
 /// Told although they are no errors.
-const KINDS: &[&str] = &["rolled_back", "rewound", "held", "no_promotion", "worker_lost"];
+const KINDS: &[&str] = &["rolled_back", "rewound", "held", "no_promotion", "worker_lost", "config_invalid"];
 /// The same kind about the same subject is told once in this time.
 const QUIET: Duration = Duration::from_secs(3600);
 /// Alerts that wait for the one under way.

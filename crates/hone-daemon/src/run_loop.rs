@@ -4,8 +4,10 @@
 //! quarter of it has passed), so every decision is committed; figures in between go to the view only. No recovery
 //! depends on them: `recover` clears the lease and the figures.
 
+mod generating;
 mod housekeeping;
 mod timers;
+mod view;
 
 pub use housekeeping::prune_offline;
 pub(crate) use housekeeping::{HouseReport, free_bytes};
@@ -14,11 +16,11 @@ use crate::alerts::Alerter;
 use crate::background::BackgroundWorker;
 use crate::clock::now_ms;
 use crate::control::{self, Asked};
-use crate::data_manager::{self, GenerateOrder, GeneratedFile, Memory};
+use crate::data_manager::Memory;
 use crate::effects::{Given, Message, Runner};
 use crate::inbox::{self, MAX_READY, Scan, Scanner};
 use crate::options::{DaemonOptions, LoopConfig};
-use crate::status::{self, Live};
+use crate::status::Live;
 use crate::worker::wait_for_earlier_children;
 use anyhow::{Context, Result, bail};
 use hone_pipeline::config::Settings;
@@ -36,6 +38,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use timers::Timers;
+use view::pong;
 
 /// Messages that wait for the loop; a sender beyond waits itself.
 const MAX_MESSAGES: usize = 1024;
@@ -268,9 +271,8 @@ impl Daemon {
 
     fn asked(&mut self, request: ControlRequest) -> Result<ControlReply> {
         Ok(match request {
-            ControlRequest::Ping => {
-                ControlReply::Pong { pid: std::process::id(), version: env!("CARGO_PKG_VERSION").to_string() }
-            }
+            ControlRequest::Ping => pong(None),
+            ControlRequest::Status => pong(Some(self.status_now())),
             ControlRequest::Scan => {
                 self.timers.scan_now();
                 ControlReply::Ok { message: "looking".to_string() }
@@ -290,7 +292,7 @@ impl Daemon {
     fn event(&mut self, event: &Event) -> Result<Option<Result<String, String>>> {
         // Work may begin only while the device is free: it then begins with the values that the file has now.
         if self.given.state.lease.is_none() || matches!(event, Event::WorkerExited { .. }) {
-            self.read_config();
+            self.read_config()?;
         }
         let mut decision = decide(&self.given.state, &self.given.config.settings, event, now_ms());
         let reply = decision.reply.take();
@@ -319,18 +321,31 @@ impl Daemon {
         Ok(())
     }
 
-    fn read_config(&mut self) {
+    /// What cannot be read is told once, not at every look.
+    fn read_config(&mut self) -> Result<()> {
         if !self.timers.config_due(Instant::now(), CONFIG_EVERY) {
-            return;
+            return Ok(());
         }
         match (self.options.load_settings)() {
-            Ok(config) => (self.given.config, self.live.config_error) = (config, None),
+            Ok(config) => {
+                self.given.config = config;
+                match self.live.config_error.take() {
+                    Some(_) => {
+                        let message = "it can be read again and is in force".to_string();
+                        self.note(LogSeverity::Info, "config_mended", "config.json", message)
+                    }
+                    None => Ok(()),
+                }
+            }
             Err(error) => {
                 let error = format!("{error:#}");
-                if self.live.config_error.as_ref() != Some(&error) {
-                    tracing::error!("the configuration of before stays in force: failed to {error}");
-                    self.live.config_error = Some(error);
+                if self.live.config_error.as_ref() == Some(&error) {
+                    return Ok(());
                 }
+                let message = format!("the configuration of before stays in force: failed to {error}");
+                self.live.config_error = Some(error);
+                self.timers.state_changed();
+                self.note(LogSeverity::Warning, "config_invalid", "config.json", message)
             }
         }
     }
@@ -391,59 +406,6 @@ impl Daemon {
     fn keep_lock(&mut self) {
         if let Err(error) = self.lock.keep() {
             tracing::debug!("the lock file is gone: failed to {error:#}");
-        }
-    }
-
-    fn ask_for_data(&mut self) -> Result<()> {
-        let Given { state, config } = &self.given;
-        if self.generating || self.live.in_inbox > 0 || state.disk_low {
-            return Ok(());
-        }
-        let now = now_ms();
-        let Some(skill) = data_manager::due(state, &config.data_manager, self.last_generated_ms, self.turn, now) else {
-            return Ok(());
-        };
-        let (count, priority) = (config.data_manager.count, config.data_manager.priority);
-        let (level, replay_share) = (state.skill(&skill.name).level, config.data_manager.replay_share);
-        let order = GenerateOrder { skill: skill.clone(), level, count, seed: None, replay_share, priority };
-        let limits = config.limits.clone();
-        (self.generating, self.last_generated_ms) = (true, now);
-        self.turn += 1;
-        self.runner.generate(order, limits)
-    }
-
-    fn generated(&mut self, result: Result<GeneratedFile>) -> Result<()> {
-        self.generating = false;
-        let (severity, kind, message) = match result {
-            Ok(file) => {
-                self.timers.scan_now();
-                self.last_generate_problem.clear();
-                let message = format!("{} rows came as {} (seed {})", file.rows, file.inbox_path, file.seed);
-                (LogSeverity::Info, "data_generated", message)
-            }
-            Err(error) => {
-                let message = format!("no data came: {error:#}");
-                // The same trouble is told once, not at every try.
-                if message == self.last_generate_problem {
-                    return Ok(());
-                }
-                self.last_generate_problem.clone_from(&message);
-                (LogSeverity::Warning, "data_not_generated", message)
-            }
-        };
-        self.note(severity, kind, "data_manager", message)
-    }
-
-    fn write_view(&self) {
-        let Given { state, config } = &self.given;
-        let targets: Vec<&str> = config.settings.targets.iter().map(|target| target.name.as_str()).collect();
-        let view = status::view(state, &self.live, &targets, now_ms());
-        let path = self.store.layout().status().join("training_status.json");
-        let levels = status::curriculum_view(state, &config.settings.curriculum, now_ms());
-        let written = hone_disk::write_json(&path, &view)
-            .and_then(|()| hone_disk::write_json(&path.with_file_name("curriculum_state.json"), &levels));
-        if let Err(error) = written {
-            tracing::warn!("the status view is old: failed to {error:#}");
         }
     }
 

@@ -1,5 +1,5 @@
-//! The view `status/training_status.json`: for scripts and the monitor, written atomically, never read back
-//! by the daemon.
+//! What the daemon says of itself: over the control socket to who asks (`hone status`), and for scripts as the view
+//! `status/training_status.json`, written atomically and never read back.
 //!
 //! It is as old as `updated_ms` says; a daemon that lives writes it at least every ten seconds, so an older one
 //! shows a daemon that is gone. Readers ignore keys that they do not know.
@@ -7,6 +7,7 @@
 #[cfg(test)]
 mod tests;
 
+use hone_pipeline::config::{Settings, TrainSettings};
 use hone_pipeline::curriculum::{CurriculumSettings, SkillProgress};
 use hone_pipeline::ids::{CheckpointId, JobId};
 use hone_pipeline::state::{Control, DatasetState, DeploymentState, JobState, Priority, Progress, State, TimeMs, Work};
@@ -55,6 +56,13 @@ pub struct TrainingStatus {
     pub warnings: Vec<String>,
     /// Why `config.json` could not be read; the values of before apply.
     pub config_error: Option<String>,
+    /// Values that changed since the running job took its own, e.g. `learning_rate: 0.01 (the job: 0.001)`; they wait
+    /// for the next job.
+    #[serde(default)]
+    pub config_changes: Vec<String>,
+    /// How long the child with the device has not renewed its lease, once that is more than half of it.
+    #[serde(default)]
+    pub silent_ms: Option<u64>,
     /// Free bytes on the workspace's disk.
     #[serde(default)]
     pub free_bytes: Option<u64>,
@@ -205,7 +213,7 @@ impl Live {
 }
 
 /// The view of a state. Pure.
-pub(crate) fn view(state: &State, live: &Live, targets: &[&str], now: TimeMs) -> TrainingStatus {
+pub(crate) fn view(state: &State, live: &Live, settings: &Settings, now: TimeMs) -> TrainingStatus {
     let work = state.lease.as_ref().map(|lease| &lease.work);
     let (activity, reason) = match (&state.control, work) {
         _ if live.stopped => (Activity::Stopped, None),
@@ -238,14 +246,40 @@ pub(crate) fn view(state: &State, live: &Live, targets: &[&str], now: TimeMs) ->
         },
         latest_checkpoint: state.latest_checkpoint().map(|checkpoint| checkpoint.id),
         champion: state.champion,
-        targets: targets.iter().map(|target| target_status(state, target)).collect(),
+        targets: settings.targets.iter().map(|target| target_status(state, &target.name)).collect(),
         previews: live.previews.iter().cloned().collect(),
         warnings: live.warnings.iter().cloned().collect(),
         config_error: live.config_error.clone(),
+        config_changes: config_changes(state, &settings.train),
+        silent_ms: silent_ms(state, settings.lease_ms, now),
         free_bytes: live.free_bytes,
         disk_low: state.disk_low,
         troubles: live.troubles.values().cloned().collect(),
     }
+}
+
+/// What differs between the values that the running job began with and those of now. Pure.
+pub(crate) fn config_changes(state: &State, now: &TrainSettings) -> Vec<String> {
+    let job = state.jobs.moving().find(|job| job.state == JobState::Running);
+    let Some(then) = job.and_then(|job| job.settings.as_ref()) else { return Vec::new() };
+    // Not configured: it says what a worker that ran out of memory was left with.
+    let now = TrainSettings { micro_batch: then.micro_batch, ..now.clone() };
+    let fields = |settings: &TrainSettings| match serde_json::to_value(settings) {
+        Ok(serde_json::Value::Object(fields)) => fields,
+        other => panic!("settings are an object: {other:?}"),
+    };
+    let (then, now) = (fields(then), fields(&now));
+    let differs = |(key, value): (&String, &serde_json::Value)| {
+        let old = then.get(key).unwrap_or(&serde_json::Value::Null);
+        (old != value).then(|| format!("{key}: {value} (the job: {old})"))
+    };
+    now.iter().filter_map(differs).collect()
+}
+
+fn silent_ms(state: &State, lease_ms: u64, now: TimeMs) -> Option<u64> {
+    let lease = state.lease.as_ref()?;
+    let silent_ms = (now + lease_ms).checked_sub(lease.until_ms)?;
+    (silent_ms > lease_ms / 2).then_some(silent_ms)
 }
 
 fn job_status(state: &State, live: &Live) -> Option<JobStatus> {

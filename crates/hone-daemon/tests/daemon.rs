@@ -568,6 +568,34 @@ fn without_room_files_wait_in_the_inbox_and_the_view_says_so() {
 }
 
 #[test]
+fn a_bad_edit_of_the_configuration_is_told_once_and_shown_until_it_is_mended() {
+    let mut ws = Workspace::new(|_| {});
+    ws.start();
+    let shown = || match control::send(ws.path(), &ControlRequest::Status, TIMEOUT) {
+        Ok(ControlReply::Pong { status: Some(status), .. }) => status["config_error"].clone(),
+        other => panic!("{other:?}"),
+    };
+    let count = |kind: &str| ws.log_kinds().iter().filter(|k| *k == kind).count();
+    ws.wait_for("it works", |state| serves(state, 0));
+    assert_eq!(shown(), serde_json::Value::Null);
+    let settings = ws.path().join("settings.json");
+    let good = std::fs::read(&settings).unwrap();
+    std::fs::write(&settings, "{").unwrap();
+    assert!(shown().is_string(), "who asks hears of it at once");
+    ws.wait_for("it is told", |_| count("config_invalid") == 1);
+    std::fs::write(&settings, "{\"").unwrap();
+    ws.wait_for("another fault is told as well", |_| count("config_invalid") == 2);
+    // Each order makes the daemon look again, and says nothing new.
+    for _ in 0..3 {
+        ws.command(Command::Pause { reason: String::new() }).unwrap();
+        ws.command(Command::Resume).unwrap();
+    }
+    std::fs::write(&settings, good).unwrap();
+    ws.wait_for("so is the mending", |_| count("config_mended") == 1);
+    assert_eq!((count("config_invalid"), shown()), (2, serde_json::Value::Null));
+}
+
+#[test]
 fn what_this_host_cannot_do_is_tried_again_and_shown() {
     let mut ws = Workspace::new(|_| {});
     // A file stands where the folder of the first data set belongs.

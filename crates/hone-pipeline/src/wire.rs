@@ -292,6 +292,8 @@ pub enum ControlRequest {
     Housekeep,
     /// Are you there?
     Ping,
+    /// The same, and what do you do?
+    Status,
 }
 
 /// One reply line on `run/control.sock`.
@@ -308,12 +310,15 @@ pub enum ControlReply {
         /// Why, and what to do.
         message: String,
     },
-    /// The answer to `Ping`.
+    /// The answer to `Ping` and to `Status`.
     Pong {
         /// Process id of the daemon.
         pid: u32,
         /// Version of hone.
         version: String,
+        /// To `Status`: what `status/training_status.json` says, as of now and without previews.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        status: Option<serde_json::Value>,
     },
 }
 

@@ -4,6 +4,7 @@ use crate::config::Config;
 use crate::exit::UsageError;
 use anyhow::{Context, Result};
 use hone_daemon::control::{self, ControlError};
+use hone_daemon::status::TrainingStatus;
 use hone_pipeline::event::Command;
 use hone_pipeline::state::State;
 use hone_pipeline::wire::{ControlReply, ControlRequest};
@@ -79,11 +80,20 @@ impl Workspace {
         }
     }
 
-    /// True when a daemon answers on the control socket.
+    /// The process of the daemon that answers on the control socket.
     #[must_use]
     pub fn daemon_pid(&self) -> Option<u32> {
         match control::send(&self.root, &ControlRequest::Ping, CONTROL_TIMEOUT) {
             Ok(ControlReply::Pong { pid, .. }) => Some(pid),
+            _ => None,
+        }
+    }
+
+    /// What the daemon says of itself; none where no daemon answers (or one of another version, which does not say it).
+    #[must_use]
+    pub fn daemon_status(&self) -> Option<TrainingStatus> {
+        match control::send(&self.root, &ControlRequest::Status, CONTROL_TIMEOUT) {
+            Ok(ControlReply::Pong { status: Some(status), .. }) => serde_json::from_value(status).ok(),
             _ => None,
         }
     }

@@ -1,8 +1,9 @@
 //! Tests of `status`.
 
 use super::*;
+use hone_pipeline::config::{Target, Transport};
 use hone_pipeline::ids::LeaseToken;
-use hone_pipeline::state::Lease;
+use hone_pipeline::state::{Job, Lease, Position};
 
 fn progress(job_step: u64, at_ms: u64) -> Progress {
     Progress { job_step, at_ms, total_steps: 100, ..Progress::default() }
@@ -15,13 +16,14 @@ fn with_lease(work: Work) -> State {
 
 #[test]
 fn says_what_the_daemon_does() {
-    let activity = |state: &State| view(state, &Live::default(), &[], 5).activity;
+    let settings = Settings { targets: vec![target("a")], ..Settings::default() };
+    let activity = |state: &State| view(state, &Live::default(), &settings, 5).activity;
     let training = with_lease(Work::Train { job: JobId(1) });
     assert_eq!(activity(&State::default()), Activity::Idle);
     assert_eq!(activity(&training), Activity::Training);
     assert_eq!(activity(&with_lease(Work::Evaluate { checkpoint: CheckpointId(3) })), Activity::Evaluating);
     let paused = State { control: Control::Paused { reason: "lunch".to_string() }, ..training };
-    let view = view(&paused, &Live::default(), &["a"], 5);
+    let view = view(&paused, &Live::default(), &settings, 5);
     assert_eq!((view.activity, view.reason.as_deref()), (Activity::Paused, Some("lunch")));
     assert_eq!(view.targets[0], TargetStatus { target: "a".to_string(), live: None, pending: None, problem: None });
 }
@@ -45,4 +47,48 @@ fn lists_are_bounded() {
         live.update(LiveUpdate::Warning(number.to_string()));
     }
     assert_eq!(live.warnings, ["12", "13", "14", "15", "16", "17", "18", "19"]);
+}
+
+fn target(name: &str) -> Target {
+    Target { name: name.to_string(), url: "http://127.0.0.1:1".to_string(), transport: Transport::Http }
+}
+
+#[test]
+fn a_worker_is_called_silent_after_half_its_lease() {
+    let mut state = with_lease(Work::Train { job: JobId(1) });
+    state.lease.as_mut().unwrap().until_ms = 61_000;
+    let settings = Settings { lease_ms: 60_000, ..Settings::default() };
+    let silent = |now| view(&state, &Live::default(), &settings, now).silent_ms;
+    // It was renewed at 1,000.
+    assert_eq!(silent(31_000), None);
+    assert_eq!(silent(31_001), Some(30_001));
+    assert_eq!(view(&State::default(), &Live::default(), &settings, 99_000).silent_ms, None, "nobody holds it");
+}
+
+#[test]
+fn what_changed_since_the_running_job_began_is_named_with_both_values() {
+    let then = TrainSettings { learning_rate: 0.001, epochs: 2, micro_batch: 4, ..TrainSettings::default() };
+    let job = Job {
+        id: JobId(1),
+        datasets: Vec::new(),
+        priority: Priority::Normal,
+        state: JobState::Running,
+        tries: 0,
+        not_before_ms: 0,
+        settings: Some(then.clone()),
+        position: Position::default(),
+        replay: None,
+        kept_back: Vec::new(),
+        skip_reason: None,
+        progress: None,
+        created_ms: 0,
+        started_ms: None,
+        ended_ms: None,
+    };
+    let mut state = State::default();
+    state.jobs.insert(job.id, job.clone());
+    let now = TrainSettings { learning_rate: 0.01, micro_batch: 0, ..then };
+    assert_eq!(config_changes(&state, &now), ["learning_rate: 0.01 (the job: 0.001)"]);
+    state.jobs.insert(job.id, Job { state: JobState::Completed, ..job });
+    assert_eq!(config_changes(&state, &now), [""; 0], "it changes nothing for a job that ended");
 }

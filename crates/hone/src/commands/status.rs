@@ -1,10 +1,15 @@
-//! `hone status`: one screen that answers what runs, how far, what waits, what failed, what is served.
+//! `hone status`: one screen that answers what runs, how far, until when, what waits, what failed, what is served, and
+//! what is wrong. The state comes from the database, what is of the moment from the daemon itself, over its socket.
+
+#[cfg(test)]
+mod tests;
 
 use crate::commands::checkpoints::totals;
 use crate::commands::control::describe;
 use crate::output;
 use crate::workspace::Workspace;
 use anyhow::Result;
+use hone_daemon::status::{JobStatus, TrainingStatus};
 use hone_pipeline::state::{Control, DatasetState, DeploymentState, Job, JobState, Progress, State, Work};
 use serde_json::{Value, json};
 
@@ -14,28 +19,79 @@ const SHOWN: usize = 5;
 /// Runs the verb.
 pub fn run(ws: &Workspace) -> Result<()> {
     let state = ws.state()?;
-    let daemon = ws.daemon_pid();
-    let progress = live_progress(ws);
+    let now = Now { pid: ws.daemon_pid(), status: ws.daemon_status() };
+    let wrong = wrong(&state, now.status.as_ref(), ws.config().err().as_ref());
     if ws.json {
-        output::json(&as_json(ws, &state, daemon, progress.as_ref()));
+        output::json(&as_json(ws, &state, &now, &wrong));
         return Ok(());
     }
-    header(ws, &state, daemon);
-    running(&state, progress.as_ref(), daemon.is_some());
+    header(ws, &state, now.pid);
+    running(&state, &now);
     waiting(&state);
+    wrong.iter().for_each(|what| output::line(&format!("wrong     {what}")));
     troubles(&state);
     served(&state);
     Ok(())
 }
 
-/// The live figures that the daemon writes for scripts; absent when nothing trains.
+/// The live figures of the daemon; none when nothing trains.
 pub fn live_progress(ws: &Workspace) -> Option<Progress> {
-    let bytes = std::fs::read(ws.layout().status().join("training_status.json")).ok()?;
-    let view: Value = serde_json::from_slice(&bytes).ok()?;
-    serde_json::from_value(view.get("job")?.get("progress")?.clone()).ok()
+    ws.daemon_status()?.job?.progress
 }
 
-fn as_json(ws: &Workspace, state: &State, daemon: Option<u32>, progress: Option<&Progress>) -> Value {
+/// What the daemon says, where one runs.
+struct Now {
+    pid: Option<u32>,
+    status: Option<TrainingStatus>,
+}
+
+impl Now {
+    fn job(&self) -> Option<&JobStatus> {
+        self.status.as_ref()?.job.as_ref()
+    }
+}
+
+/// Everything that is wrong now, a sentence each. `unreadable` is the trouble of this command itself with the
+/// configuration; a running daemon tells its own.
+fn wrong(state: &State, status: Option<&TrainingStatus>, unreadable: Option<&anyhow::Error>) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let in_one_line = |error: &str| error.lines().map(str::trim).collect::<Vec<_>>().join("; ");
+    match (status.map(|status| status.config_error.as_deref()), unreadable) {
+        (Some(Some(error)), _) => {
+            wrong.push(format!("the configuration of before stays in force: failed to {}", in_one_line(error)));
+        }
+        (None, Some(error)) => {
+            wrong.push(format!("nothing can start: failed to {}", in_one_line(&format!("{error:#}"))))
+        }
+        _ => {}
+    }
+    if state.queue_full {
+        wrong.push("the queue is full (queue.max_jobs): files wait in the inbox".to_string());
+    }
+    let Some(status) = status else { return wrong };
+    if status.disk_low {
+        let free = status.free_bytes.map_or("too little".to_string(), output::bytes);
+        wrong.push(format!("{free} are free on the disk (limits.min_free_gb): nothing new is begun"));
+    }
+    if let Some(silent_ms) = status.silent_ms {
+        let (silent, until) = (seconds(silent_ms), "limits.lease_sec");
+        wrong.push(format!("the worker has said nothing for about {silent}; after {until} its work is taken over"));
+    }
+    for trouble in &status.troubles {
+        let (what, error, tries) = (&trouble.what, &trouble.error, trouble.tries);
+        wrong.push(format!("{what}: failed to {error} (tries: {tries}); it is tried again"));
+    }
+    for change in &status.config_changes {
+        wrong.push(format!("the configuration changed since the job began, for the next one: {change}"));
+    }
+    wrong
+}
+
+fn seconds(ms: u64) -> String {
+    output::duration(ms as f64 / 1_000.0)
+}
+
+fn as_json(ws: &Workspace, state: &State, now: &Now, wrong: &[String]) -> Value {
     let open: Vec<&Job> = state.jobs.values().filter(|j| j.state.is_open()).collect();
     let live: Vec<_> = state.deployments.values().filter(|d| d.state == DeploymentState::Live).collect();
     let evaluations: serde_json::Map<String, Value> = state
@@ -46,7 +102,8 @@ fn as_json(ws: &Workspace, state: &State, daemon: Option<u32>, progress: Option<
         })
         .collect();
     json!({
-        "root": ws.root, "daemon_pid": daemon, "control": state.control, "lease": state.lease, "progress": progress,
+        "root": ws.root, "daemon_pid": now.pid, "control": state.control, "lease": state.lease,
+        "progress": now.job().and_then(|job| job.progress.as_ref()), "eta_ms": now.job().and_then(|job| job.eta_ms), "wrong": wrong,
         "open_jobs": open, "latest_checkpoint": state.latest_checkpoint().map(|c| c.id),
         "champion": state.champion, "live": live, "evaluations": evaluations,
         "num_datasets": state.datasets.len(), "num_jobs": state.jobs.len(),
@@ -67,22 +124,29 @@ fn header(ws: &Workspace, state: &State, daemon: Option<u32>) {
     }
 }
 
-fn running(state: &State, progress: Option<&Progress>, alive: bool) {
-    let work = state.lease.as_ref().filter(|_| alive).map(|lease| &lease.work);
+fn running(state: &State, now: &Now) {
+    let work = state.lease.as_ref().filter(|_| now.pid.is_some()).map(|lease| &lease.work);
     match work {
         None => output::line("running   nothing"),
         Some(Work::Evaluate { checkpoint }) => output::line(&format!("running   evaluation of {checkpoint}")),
-        Some(Work::Train { job }) => {
-            output::line(&format!("running   {job}"));
-            if let Some(p) = progress {
-                let left = p.total_steps.saturating_sub(p.job_step) as f64;
-                output::line(&format!(
-                    "          step {} ({} of {}), loss {:.4}, lr {:.2e}, {:.0} tokens/s, {left:.0} steps left",
-                    p.step, p.job_step, p.total_steps, p.loss, p.learning_rate, p.tokens_per_s
-                ));
-            }
-        }
+        Some(Work::Train { job }) => output::line(&format!("running   {job}")),
     }
+    if let Some(line) = now.job().and_then(how_far) {
+        output::line(&format!("          {line}"));
+    }
+}
+
+/// How far the running job is, how fast, and until when.
+fn how_far(job: &JobStatus) -> Option<String> {
+    let p = job.progress.as_ref()?;
+    let left = match job.eta_ms {
+        Some(eta_ms) => format!("about {} left", seconds(eta_ms)),
+        None => format!("{} steps left", p.total_steps.saturating_sub(p.job_step)),
+    };
+    Some(format!(
+        "step {} ({} of {}), loss {:.4}, lr {:.2e}, {:.0} tokens/s, {left}",
+        p.step, p.job_step, p.total_steps, p.loss, p.learning_rate, p.tokens_per_s
+    ))
 }
 
 fn waiting(state: &State) {
