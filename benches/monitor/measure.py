@@ -128,7 +128,7 @@ def workspace(hone, folder):
     settings = {"batch_size": 8, "max_length": 128, "save_steps": 5, "queue.settle_sec": 0.1, "validation.auto_share": 0}
     run("init", "--tiny", *[word for pair in settings.items() for word in ("--set", "=".join(map(str, pair)))])
     row = lambda i: json.dumps({"messages": [{"role": "user", "content": f"What comes after {i}?"}, {"role": "assistant", "content": f"{i + 1}."}]}) + "\n"
-    (root / "validation" / "held-out.jsonl").write_text("".join(row(i) for i in range(12)))
+    (root / "validation" / "held-out.jsonl").write_text("".join(row(1000 + i) for i in range(12)))
     daemon = subprocess.Popen([hone, "--root", root, "daemon"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     (folder / "file.jsonl").write_text("".join(row(i) for i in range(80)))
     run("submit", folder / "file.jsonl")
@@ -138,7 +138,7 @@ def workspace(hone, folder):
         if status["latest_checkpoint"] == 10 and "checkpoint-10" in status["evaluations"] and not status["open_jobs"]:
             break
         if time.perf_counter() - started > LIMIT_S:
-            sys.exit("nothing was trained")
+            sys.exit(subprocess.run([hone, "--root", root, "status"], capture_output=True, text=True).stdout + "nothing was trained")
         time.sleep(0.1)
     run("stop")
     daemon.wait()

@@ -216,8 +216,11 @@ pub(super) fn share_out<T: Sync>(
     tasks: &[T],
     work: impl Fn(&mut [f32], &T) + Sync,
 ) {
-    if let [task] = tasks {
-        return work(&mut workspace[..part], task);
+    // Other threads are woken only for what they can do; decoding often has no task here.
+    match tasks {
+        [] => return,
+        [task] => return work(&mut workspace[..part], task),
+        _ => {}
     }
     let next = AtomicUsize::new(0);
     let threads = rayon::current_num_threads();

@@ -11,8 +11,11 @@ use crate::device::{CacheRow, Heads, Matrix, WeightMatrix};
 use dots::Outputs;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Outputs that a thread computes before it asks for more.
-const OUTPUTS: usize = 32;
+/// Parts of a product that each thread computes on average: few, because long streams of weights are read faster than short
+/// ones; not one, because a thread may be kept from its processor.
+const PARTS_PER_THREAD: usize = 4;
+/// Outputs of a part are a multiple of this.
+const OUTPUTS: usize = 16;
 
 /// Keys and values of all slots, and how they are laid out.
 #[derive(Clone, Copy)]
@@ -37,16 +40,17 @@ pub(super) fn linear_by_row(
     let rows: Vec<&[f32]> = (0..x_shape.rows).map(|r| &x[r * x_shape.row_stride..][..w.cols]).collect();
     let out = Outputs { pointer: y.as_mut_ptr(), row_stride: y_shape.row_stride };
     let next = AtomicUsize::new(0);
+    let part = w.rows.div_ceil(team.size() * PARTS_PER_THREAD).next_multiple_of(OUTPUTS);
     team.share(rows.len() * w.rows * w.cols, &|_| {
         loop {
-            let first = next.fetch_add(OUTPUTS, Ordering::Relaxed);
+            let first = next.fetch_add(part, Ordering::Relaxed);
             if first >= w.rows {
                 return;
             }
             // SAFETY: y holds every output of every row, and each round has outputs of its own.
             #[expect(unsafe_code, reason = "columns of a matrix, by pointer and stride")]
             unsafe {
-                dots::dots(out, &rows, w, held, first..w.rows.min(first + OUTPUTS));
+                dots::dots(out, &rows, w, held, first..w.rows.min(first + part));
             }
         }
     });

@@ -67,6 +67,11 @@ impl Team {
         Ok(team)
     }
 
+    /// How many threads there are, the caller among them.
+    pub(super) fn size(&self) -> usize {
+        self.threads.len() + 1
+    }
+
     /// As [`Team::run`], but by the caller alone where there are few multiplications.
     pub(super) fn share(&mut self, multiplications: usize, work: &(dyn Fn(usize) + Sync)) {
         if multiplications < WORTH_SHARING { work(0) } else { self.run(work) }
