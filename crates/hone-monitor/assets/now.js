@@ -165,6 +165,12 @@ function showWrong(sources) {
     if (source && source.error && source.error !== mainError) add(source.critical ? "bad" : "warn", `${name}: ${source.error}`, "#system");
   }
   if (mainError && !isAbsent()) add("bad", mainError);
+  const daemon = (training && training.daemon.alive && sources.daemon && sources.daemon.data) || {};
+  if (daemon.config_error) add("bad", `config.json is not valid, the values of before apply: ${daemon.config_error}`);
+  if (daemon.disk_low) add("bad", `The disk is nearly full (${bytes(daemon.free_bytes)} free): nothing new is begun until there is room.`, "#system");
+  for (const { what, error, tries } of (daemon.troubles || []).slice(0, 5)) add("warn", `${what}: ${error} (${plural(tries, "try", "tries")})`);
+  for (const change of (daemon.config_changes || []).slice(0, 5)) add("warn", `config.json was changed; the next job takes it: ${change}`);
+  for (const server of ((sources.skill_servers && sources.skill_servers.data) || { servers: [] }).servers) if (!server.answers) add("warn", `The skill server ${server.name} does not answer: ${server.error}`, "#system");
   const rejected = (sources.datasets.data && sources.datasets.data.rejected) || [];
   for (const file of rejected.slice(0, 3)) add("warn", `${file.file_name} was refused: ${file.reasons[0] || "see its report"}`, "#data");
   const failed = ((sources.queue.data && sources.queue.data.ended) || []).filter((job) => job.state === "failed");

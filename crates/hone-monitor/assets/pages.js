@@ -65,6 +65,9 @@ function inboxLine(inbox) {
   return h("p", { class: "small" }, badge(plural(data.num_files, "file in the inbox", "files in the inbox"), "info"), " ", h("span", { class: "muted" }, names));
 }
 
+const FILES_SHOWN = 60;
+const MAX_FILES = 480;
+let numFiles = FILES_SHOWN;
 let filesKey = null;
 
 async function refreshFiles(key = filesKey) {
@@ -72,9 +75,9 @@ async function refreshFiles(key = filesKey) {
   if (wanted === filesKey) return;
   filesKey = wanted;
   try {
-    const answer = await json(`/api/datasets?limit=60&state=${fileState}`.replace(/&state=$/, ""));
+    const answer = await json(`/api/datasets?limit=${numFiles}&state=${fileState}`.replace(/&state=$/, ""));
     show("files", answer, () => answer.datasets.length
-      ? h("ul", { class: "rows" }, answer.datasets.map(fileRow), answer.next ? h("li", { class: "muted small" }, "Older files: `hone status --json`") : null)
+      ? h("ul", { class: "rows" }, answer.datasets.map(fileRow), answer.next && numFiles < MAX_FILES ? h("li", {}, h("button", { type: "button", class: "quiet", onclick: () => { numFiles += FILES_SHOWN; refreshFiles(`${key} ${numFiles}`); } }, "Show older")) : null)
       : h("p", { class: "empty" }, "No such files yet."));
   } catch (error) {
     filesKey = null;
@@ -169,11 +172,10 @@ function checkpointCells(item, live) {
     return measured.length ? h("div", { class: "suites" }, measured.map((suite) => h("span", { title: suite.suite }, pick(suite)))) : null;
   };
   const named = (suite, figure) => (suites.length > 1 ? [h("span", { class: "muted" }, `${suite.suite} `), figure] : figure);
-  const interval = (suite) => (isNumber(suite.ci) ? h("span", { class: "muted" }, ` ± ${fixed(suite.ci, 4)}`) : null);
   return [
     [item.id, badges.length ? h("span", { class: "badges" }, badges) : null],
     h("div", { class: "made" }, h("span", {}, since(item.created_ms)), item.job && h("span", { class: "muted" }, `by ${item.job}`)),
-    figures("mean_nll", (suite) => [named(suite, fixed(suite.mean_nll, 4)), interval(suite)]),
+    figures("mean_nll", (suite) => named(suite, fixed(suite.mean_nll, 4))),
     figures("token_accuracy", (suite) => percent(suite.token_accuracy)),
     figures("share_right", (suite) => named(suite, percent(suite.share_right))),
     h("div", {}, verdict(item), h("details", { ontoggle: (event) => loadStory(event.target, item.number) }, h("summary", {}, "What led to it"), h("div", { class: "report" }, "…"))),
@@ -215,9 +217,18 @@ function storyParts(story, number) {
       story.deployments.length > 0 && ["Deployments", story.deployments.map((d) => `${d.target}: ${d.state}`).join(", ")],
       ["Manifest", h("code", {}, story.manifest_hash.slice(0, 16))],
     ]),
+    evidencePart(story.checkpoint.verdict),
     canDeploy ? h("div", { class: "row-buttons" }, h("button", { type: "button", class: "quiet", onclick: () =>
       command((reason) => ({ command: "deploy", checkpoint: number, reason: reason || byPage }), { title: `Serve checkpoint-${number}?`, text: "On every target, by your decision.", yes: "Serve it", ...reasonField }) }, "Serve this one")) : null,
   ];
+}
+
+/** What decided between the checkpoint and the champion: per suite the gain, its interval, the share of chance. */
+function evidencePart(verdict) {
+  const rows = ((verdict && verdict.evidence) || []).filter((line) => isNumber(line.gain));
+  if (!rows.length) return null;
+  return table(`Against ${verdict.champion || "the champion"}`, [["Suite", "name"], ["Gain", "num"], ["95 % between", "num"], ["p", "num"]], rows.map((line) => [
+    line.suite, short(line.gain), line.interval ? line.interval.map(short).join(" and ") : "–", isNumber(line.p_value) ? short(line.p_value) : "–"]));
 }
 
 let suitesKey = null;
@@ -265,16 +276,23 @@ function showSystem(sources) {
   show("sources", rows.map((row) => [row[0], String(row[1]), row[2]]), () => table("Sources", [["Source", "name"], ["State"], ["Age", "num"]], rows));
 }
 
-function showRoles({ training_status: training, inference, system }) {
+function showRoles({ training_status: training, daemon: told, inference, skill_servers: skills, system }) {
   const daemon = training.data && training.data.daemon;
+  const sign = training.data && training.data.last_sign_ms;
+  const server = inference && inference.data;
+  const isDown = inference && (inference.error || !server);
+  const age = (source) => (source && isNumber(source.age_ms) ? `${duration(source.age_ms)} ago` : "never");
   const rows = [
-    ["daemon", daemon ? (daemon.alive ? badge("alive", "good") : badge("not running", "bad")) : badge("unknown"), daemon && daemon.holder ? daemon.holder : "–"],
-    ["server", inference && inference.data && inference.data.configured === false ? badge("not watched") : inference && !inference.error && inference.data ? badge(inference.data.ready ? "ready" : "loading", inference.data.ready ? "good" : "warn") : badge("does not answer", "bad"),
-      inference && inference.data && isNumber(inference.data.latency_ms) ? `${inference.data.latency_ms} ms` : "–"],
-    ["monitor", badge("alive", "good"), "this page"],
+    ["daemon", daemon ? (daemon.alive ? badge("alive", "good") : badge("not running", "bad")) : badge("unknown"), age(told && told.data && told.data.answers ? told : training),
+      [daemon && daemon.holder, isNumber(sign) ? ["worker's last sign ", since(sign)] : null].filter(Boolean).flatMap((part, i) => (i ? ["; ", part] : [part])).flat()],
+    ["server", server && server.configured === false ? badge("not watched") : isDown ? badge("does not answer", "bad") : badge(server.ready ? "ready" : "loading", server.ready ? "good" : "warn"), age(inference),
+      server && isNumber(server.latency_ms) ? `health in ${server.latency_ms} ms` : "–"],
+    ...((skills && skills.data && skills.data.servers) || []).map((skill) =>
+      [`skill ${skill.name}`, skill.answers ? badge("alive", "good") : badge("does not answer", "bad"), age(skills), skill.answers ? `health in ${skill.latency_ms} ms` : skill.error]),
+    ["monitor", badge("alive", "good"), "now", "this page"],
   ];
-  show("roles", [daemon, inference && inference.error, inference && inference.data && inference.data.ready, system && system.error], () =>
-    table("Roles", [["Role", "name"], ["State"], ["More"]], rows));
+  show("roles", [daemon, sign, told && told.age_ms, inference && [inference.error, inference.age_ms], server && server.ready, skills && [skills.data, skills.age_ms], system && system.error], () =>
+    table("Roles", [["Role", "name"], ["State"], ["Last heard"], ["More"]], rows));
 }
 
 let logRole = null;

@@ -58,6 +58,9 @@ function showTraffic(inference) {
     ["Answer takes", last && last.answers ? `${count((1000 * last.answer_seconds) / last.answers)} ms` : "–"],
   ];
   show("traffic", figures, () => figures.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+  const answers = (data && data.metrics && data.metrics.by_checkpoint) || [];
+  show("traffic-by-checkpoint", answers, () => answers.length ? table("Answers by checkpoint", [["Checkpoint", "name"], ["Complete", "num"], ["Failed", "num"]],
+    answers.slice().reverse().map((entry) => [entry.checkpoint, count(entry.complete || 0), entry.failed ? badge(count(entry.failed), "bad") : "0"])) : null);
   const rates = traffic.slice(1).map((point, i) => {
     const seconds = Math.max(1, point.at - traffic[i].at);
     return Math.max(0, (point.generated_tokens - traffic[i].generated_tokens) / seconds);

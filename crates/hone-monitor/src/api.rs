@@ -16,6 +16,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use hone_pipeline::wire::is_loopback_name;
 use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -87,6 +88,12 @@ pub(crate) fn router(shared: Shared) -> Router {
 }
 
 async fn require_key(State(shared): State<Shared>, request: Request, next: Next) -> Response {
+    let host = request.headers().get(header::HOST).map(|host| host.to_str().unwrap_or_default());
+    if shared.0.key.is_none() && !host.is_none_or(is_loopback_name) {
+        let message =
+            "without a key the monitor answers this machine only: ask for 127.0.0.1 or localhost, or set HONE_READ_KEY";
+        return failed(&Refusal::Forbidden(message.to_string()));
+    }
     if shared.may_read(request.headers()) {
         return next.run(request).await;
     }

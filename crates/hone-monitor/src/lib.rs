@@ -75,6 +75,8 @@ pub struct MonitorOptions {
     pub control: Option<ControlDoor>,
     /// The way to rows of files; none = they are not shown.
     pub rows: Option<RowDoor>,
+    /// Names and base URLs of the skill servers.
+    pub skills: Vec<(String, String)>,
 }
 
 /// A row that is asked for.
@@ -97,9 +99,11 @@ pub type ControlDoor = Arc<dyn Fn(&ControlRequest) -> Result<ControlReply, Strin
 impl fmt::Debug for MonitorOptions {
     /// Leaves the keys out.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let MonitorOptions { listen, root, serve_url, serve_key: _, key: _, admin_key: _, control: _, rows: _ } = self;
+        let MonitorOptions { listen, root, serve_url, serve_key: _, key: _, admin_key: _, control: _, rows: _, skills } =
+            self;
         let mut debug = f.debug_struct("MonitorOptions");
-        debug.field("listen", listen).field("root", root).field("serve_url", serve_url).finish_non_exhaustive()
+        debug.field("listen", listen).field("root", root).field("serve_url", serve_url).field("skills", skills);
+        debug.finish_non_exhaustive()
     }
 }
 

@@ -6,6 +6,7 @@ mod inference;
 pub(crate) mod ledger;
 pub(crate) mod queue;
 mod serving;
+mod skill_servers;
 mod skills;
 mod system;
 mod training;
@@ -35,6 +36,7 @@ pub(crate) fn all(options: &MonitorOptions, workspace: &Arc<Workspace>, historie
         move || training::read(&workspace, &histories, clock::now_ms())
     };
     let mut system = system::SystemReader::new(&options.root);
+    let skill_servers = skill_servers::SkillServers::new(options.skills.clone());
     let mut inference = inference::InferenceReader::new(options.serve_url.clone(), options.serve_key.clone());
     vec![
         Plugin {
@@ -45,7 +47,7 @@ pub(crate) fn all(options: &MonitorOptions, workspace: &Arc<Workspace>, historie
             time_limit: 2 * SECOND,
             read: Box::new(training),
         },
-        of_state("queue", "Open and ended jobs", workspace, queue::jobs),
+        of_state("queue", "Open and ended jobs", workspace, |state| queue::jobs(state, clock::now_ms())),
         of_state("datasets", "Files taken from the inbox, refused ones with reasons", workspace, queue::datasets),
         of_state("checkpoints", "The ledger with evaluations and verdicts", workspace, ledger::checkpoints),
         of_state("model_comparison", "Verdicts about promotion", workspace, ledger::comparisons),
@@ -62,6 +64,25 @@ pub(crate) fn all(options: &MonitorOptions, workspace: &Arc<Workspace>, historie
                 let inbox = workspace.layout().inbox();
                 move || Ok(inbox::read(&inbox))
             }),
+        },
+        Plugin {
+            name: "daemon",
+            about: "What the daemon says is wrong: its configuration, its disk, what it could not do",
+            critical: false,
+            refresh: 2 * SECOND,
+            time_limit: 2 * SECOND,
+            read: Box::new({
+                let door = options.control.clone();
+                move || daemon::ask(door.as_ref())
+            }),
+        },
+        Plugin {
+            name: "skill_servers",
+            about: "Whether each skill server answers",
+            critical: false,
+            refresh: 5 * SECOND,
+            time_limit: 2 * SECOND,
+            read: Box::new(move || Ok(skill_servers.read())),
         },
         Plugin {
             name: "inference",

@@ -41,6 +41,7 @@ fn options(root: &Path) -> MonitorOptions {
         admin_key: None,
         control: None,
         rows: None,
+        skills: Vec::new(),
     }
 }
 
@@ -299,6 +300,8 @@ fn shows_a_workspace_in_the_middle_of_its_work() {
     assert_eq!(data("training_status", "/curve/points"), json!([[19, 1.0], [20, 0.8], [21, 0.7]]));
     let order: Vec<Value> = data("queue", "/open").as_array().unwrap().iter().map(|job| job["id"].clone()).collect();
     assert_eq!(order, ["job-2", "job-4", "job-3"]);
+    let waits = ["/open/0", "/open/1", "/open/2"].map(|job| data("queue", &format!("{job}/waits_for")));
+    assert_eq!(waits, ["it runs", "1 job before it", "2 jobs before it"]);
     assert_eq!(data("queue", "/counts"), json!({ "completed": 1, "running": 1, "queued": 2 }));
     assert_eq!(data("datasets", "/rejected/0/file_name"), HOSTILE);
     assert_eq!(data("datasets", "/rejected/0/reasons"), json!(["line 7: <b>no messages</b>"]));
@@ -484,6 +487,8 @@ fn the_page_loads_nothing_from_elsewhere() {
         "/charts.js",
         "/now.js",
         "/pages.js",
+        "/rows.js",
+        "/skills.js",
         "/serving.js",
         "/dashboard.js",
         "/uplot.css",

@@ -14,6 +14,7 @@ mod evaluation;
 mod lineage;
 mod marks;
 mod table;
+mod waiting;
 
 pub use change::{Change, LogEntry, LogSeverity};
 pub use deployment::{Deployment, DeploymentState};
@@ -23,6 +24,7 @@ pub use evaluation::{
 pub use lineage::{LeftAt, Lineage, ModelIdentity};
 pub use marks::{Gone, JobReplay, Marks};
 pub use table::{Activity, Entity, Id, Table};
+pub use waiting::waits_for;
 
 /// Milliseconds since the Unix epoch. Passed in, never read here.
 pub type TimeMs = u64;

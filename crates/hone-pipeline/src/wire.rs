@@ -368,3 +368,15 @@ pub struct ServerDeployment {
     /// When it came, in ms since the epoch.
     pub created_ms: u64,
 }
+
+/// Whether `host` or `host:port`, as requests have it in `Host`, names this machine: what a server without keys answers to, so
+/// that no page of another site reaches it through a name that resolves to this machine.
+#[must_use]
+pub fn is_loopback_name(authority: &str) -> bool {
+    let host = match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
+        _ => authority,
+    };
+    let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+    host.eq_ignore_ascii_case("localhost") || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}

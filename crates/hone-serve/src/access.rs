@@ -4,6 +4,7 @@ use crate::error::ApiError;
 use crate::keys::KeySet;
 use anyhow::{Result, ensure};
 use axum::http::{HeaderMap, StatusCode, header};
+use hone_pipeline::wire::is_loopback_name;
 use std::net::SocketAddr;
 
 /// What a path needs.
@@ -78,29 +79,15 @@ fn given_key(headers: &HeaderMap) -> Option<&[u8]> {
 /// Without keys, only programs of this machine may ask: a web page that its browser shows must not, neither
 /// directly (`Origin`) nor through a name that resolves to this machine (`Host`).
 fn check_local(headers: &HeaderMap) -> Result<(), ApiError> {
-    let host = headers.get(header::HOST).map(|value| value.as_bytes());
-    let origin = headers.get(header::ORIGIN).map(|value| value.as_bytes());
-    let origin_host = origin.map(|origin| match std::str::from_utf8(origin).ok().and_then(|o| o.split_once("://")) {
-        Some((_, host)) => host.as_bytes(),
-        None => b"",
-    });
+    let text = |name: header::HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    let host = text(header::HOST);
+    let origin_host = text(header::ORIGIN).map(|origin| origin.split_once("://").map_or("", |(_, host)| host));
     if host.is_none_or(is_loopback_name) && origin_host.is_none_or(is_loopback_name) {
         return Ok(());
     }
     let message =
         "without keys this server answers programs of this machine only; configure keys to ask from elsewhere";
     Err(ApiError::new(StatusCode::FORBIDDEN, "loopback_only", message))
-}
-
-/// `host` or `host:port` of this machine.
-fn is_loopback_name(authority: &[u8]) -> bool {
-    let Ok(text) = std::str::from_utf8(authority) else { return false };
-    let host = match text.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
-        _ => text,
-    };
-    let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
-    host.eq_ignore_ascii_case("localhost") || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 #[cfg(test)]

@@ -40,6 +40,8 @@ struct Answer {
     saw_token: bool,
     /// When each choice got its last token.
     last_token: Vec<Option<Instant>>,
+    /// Whether a fault or the time ended it.
+    failed: bool,
     /// Ends the answer when it comes before its end.
     deadline: Option<Pin<Box<Sleep>>>,
     /// The places in the queue that the choices take.
@@ -85,6 +87,7 @@ pub async fn answer(
         started,
         saw_token: false,
         last_token: vec![None; prepared.num_choices],
+        failed: false,
         deadline: app.request_timeout.map(|most| Box::pin(tokio::time::sleep_until((started + most).into()))),
         _permit: permit,
     };
@@ -140,7 +143,10 @@ enum Step {
 impl Answer {
     /// Takes one event into the books. `None`: the engine gave the request up.
     fn record(&mut self, event: Option<ChoiceEvent>) -> Result<Step, ApiError> {
-        let ChoiceEvent { choice, kind } = event.ok_or_else(ApiError::internal)?;
+        let Some(ChoiceEvent { choice, kind }) = event else {
+            self.failed = true;
+            return Err(ApiError::internal());
+        };
         match kind {
             GenEventKind::Token { text, token, logprobs } => {
                 if !self.saw_token {
@@ -163,13 +169,17 @@ impl Answer {
                 self.usage.completion_tokens += usage.completion_tokens;
                 self.choices[choice].reason = Some(reason);
                 if self.is_complete() {
+                    self.metrics.add_answer(&self.served.checkpoint.to_string(), true);
                     self.metrics.observe_whole(self.started.elapsed());
                 }
                 let parts = self.choices[choice].take(String::new(), true);
                 self.metrics.add_finished(self.choices[choice].reason_name().unwrap_or_default());
                 Ok(Step::Finish { choice, parts })
             }
-            GenEventKind::Failed { .. } => Err(ApiError::internal()),
+            GenEventKind::Failed { .. } => {
+                self.failed = true;
+                Err(ApiError::internal())
+            }
         }
     }
 
@@ -179,7 +189,10 @@ impl Answer {
             return Poll::Ready(Ok(event));
         }
         match &mut self.deadline {
-            Some(deadline) => deadline.as_mut().poll(cx).map(|()| Err(ApiError::timeout())),
+            Some(deadline) => deadline.as_mut().poll(cx).map(|()| {
+                self.failed = true;
+                Err(ApiError::timeout())
+            }),
             None => Poll::Pending,
         }
     }
@@ -230,6 +243,9 @@ impl Answer {
 impl Drop for Answer {
     /// What did not come to its end was given up: by the client, by the time, or by a fault.
     fn drop(&mut self) {
+        if self.failed {
+            self.metrics.add_answer(&self.served.checkpoint.to_string(), false);
+        }
         for _ in self.choices.iter().filter(|choice| choice.reason.is_none()) {
             self.metrics.add_finished("abort");
         }

@@ -1,8 +1,11 @@
 //! Counters in the Prometheus text format, under hone's names and under those that dashboards for vLLM ask for. Every
-//! label has a fixed set of values: routes of a table, classes of status, reasons, and the one served name.
+//! label has a bounded set of values: routes of a table, classes of status, reasons, the one served name, and the last
+//! checkpoints that answered.
 
+use std::collections::VecDeque;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// Routes that are told apart; every other path counts as `other`.
@@ -19,6 +22,10 @@ const ROUTES: [&str; 10] = [
     "other",
 ];
 const NUM_STATUS_CLASSES: usize = 5;
+/// Checkpoints whose answers are told apart.
+const MAX_CHECKPOINTS: usize = 8;
+/// How answers end.
+const OUTCOMES: [&str; 2] = ["complete", "failed"];
 /// Why answers end, as clients are told.
 const REASONS: [&str; 4] = ["stop", "length", "tool_calls", "abort"];
 /// Upper bounds of the histograms' buckets, in seconds.
@@ -31,6 +38,9 @@ const MILLION: f64 = 1e6;
 pub struct Metrics {
     requests: [[AtomicU64; NUM_STATUS_CLASSES]; ROUTES.len()],
     finished: [AtomicU64; REASONS.len()],
+    // A lock and no counters: checkpoints come and go, and an answer takes much longer than this.
+    /// Complete and failed answers of the last checkpoints that answered, oldest first.
+    answers: Mutex<VecDeque<(String, [u64; OUTCOMES.len()])>>,
     running: AtomicUsize,
     waiting: AtomicUsize,
     models: AtomicUsize,
@@ -77,6 +87,19 @@ impl Metrics {
             .unwrap_or(ROUTES.len() - 1);
         let class = (usize::from(status) / 100).clamp(1, NUM_STATUS_CLASSES) - 1;
         self.requests[route][class].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts an answer of a checkpoint that is complete, or that ended by a fault or by its time limit.
+    pub fn add_answer(&self, checkpoint: &str, is_complete: bool) {
+        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = answers.iter().position(|(name, _)| name == checkpoint).unwrap_or_else(|| {
+            if answers.len() == MAX_CHECKPOINTS {
+                answers.pop_front();
+            }
+            answers.push_back((checkpoint.to_string(), [0; OUTCOMES.len()]));
+            answers.len() - 1
+        });
+        answers[at].1[usize::from(!is_complete)] += 1;
     }
 
     /// Counts a generated token.
@@ -138,6 +161,16 @@ impl Metrics {
                         format_args!("hone_serve_requests_total{{route=\"{route}\",status=\"{class}xx\"}} {count}"),
                     );
                 }
+            }
+        }
+        let name = "hone_serve_answers_total";
+        head(text, name, "counter", "Answers of the last checkpoints that answered; failed: by a fault or over time.");
+        for (checkpoint, counts) in self.answers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            for (outcome, count) in OUTCOMES.iter().zip(counts) {
+                line(
+                    text,
+                    format_args!("{name}{{checkpoint=\"{}\",outcome=\"{outcome}\"}} {count}", escaped(checkpoint)),
+                );
             }
         }
         head(text, "hone_serve_finished_total", "counter", "Ended answers by reason.");

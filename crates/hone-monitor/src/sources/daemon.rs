@@ -1,7 +1,14 @@
 //! Whether the daemon lives: whether a process holds the workspace's owner lock. Nothing is locked to find out, since a
-//! starting daemon could meet that lock.
+//! starting daemon could meet that lock. And `daemon`: what it says is wrong, asked through its control socket.
+//!
+//! `daemon`: `{answers, config_error, config_changes: [sentence], silent_ms, disk_low, free_bytes, troubles: [{what, error,
+//! tries, since_ms}]}`; everything but `answers` is null when it does not.
 
+use crate::ControlDoor;
+use anyhow::{Result, bail};
+use hone_pipeline::wire::{ControlReply, ControlRequest};
 use hone_store::Layout;
+use serde_json::{Value, json};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -10,6 +17,21 @@ pub(super) struct Daemon {
     pub(super) alive: bool,
     /// E.g. `pid 123 on host box`; of the last owner when it is not alive.
     pub(super) holder: Option<String>,
+}
+
+/// What the daemon says of itself. That it does not run is no error here: `training_status` says so.
+pub(super) fn ask(door: Option<&ControlDoor>) -> Result<Value> {
+    const TOLD: [&str; 6] = ["config_error", "config_changes", "silent_ms", "disk_low", "free_bytes", "troubles"];
+    let status = match door.map(|door| door(&ControlRequest::Status)) {
+        Some(Ok(ControlReply::Pong { status, .. })) => status,
+        Some(Ok(other)) => bail!("the daemon's answer makes no sense: {other:?}"),
+        Some(Err(_)) | None => None,
+    };
+    let mut told = json!({ "answers": status.is_some() });
+    for name in TOLD {
+        told[name] = status.as_ref().map(|status| status[name].clone()).unwrap_or_default();
+    }
+    Ok(told)
 }
 
 pub(super) fn look(layout: &Layout) -> Daemon {

@@ -2,8 +2,9 @@
 //!
 //! `{configured, url, reachable, ready, latency_ms, health, model, key_refused, metrics}` with the bodies of its `/health` and
 //! `/models/info`. `metrics` are sums over its `/metrics` since it started: `{requests, errors, running, waiting,
-//! generated_tokens, prompt_tokens, answers, answer_seconds, first_tokens, first_token_seconds}`; `errors` counts answers
-//! with a status of 500 and above.
+//! generated_tokens, prompt_tokens, answers, answer_seconds, first_tokens, first_token_seconds, by_checkpoint: [{checkpoint,
+//! complete, failed}]}`; `errors` counts answers with a status of 500 and above, `failed` those that a fault or their time limit
+//! ended; of the last checkpoints that answered, oldest first.
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -86,7 +87,23 @@ fn figures(text: &str) -> Value {
         "answer_seconds": all("hone_serve_answer_seconds_sum"),
         "first_tokens": all("hone_serve_first_token_seconds_count"),
         "first_token_seconds": all("hone_serve_first_token_seconds_sum"),
+        "by_checkpoint": by_checkpoint(samples().filter(|(name, _, _)| *name == "hone_serve_answers_total")),
     })
+}
+
+fn by_checkpoint<'a>(samples: impl Iterator<Item = (&'a str, &'a str, f64)>) -> Vec<Value> {
+    let mut told: Vec<Value> = Vec::new();
+    for (_, labels, value) in samples {
+        let label = |name: &str| labels.split(&format!("{name}=\"")).nth(1).and_then(|rest| rest.split('"').next());
+        let (Some(checkpoint), Some(outcome)) = (label("checkpoint"), label("outcome")) else { continue };
+        if told.last().is_none_or(|entry| entry["checkpoint"] != checkpoint) {
+            told.push(json!({ "checkpoint": checkpoint }));
+        }
+        if let Some(entry) = told.last_mut() {
+            entry[outcome] = value.into();
+        }
+    }
+    told
 }
 
 /// `name{labels} value` or `name value`.
@@ -104,10 +121,15 @@ mod tests {
     fn sums_what_the_server_counts() {
         let text = "# HELP hone_serve_requests_total Answered.\nhone_serve_requests_total{route=\"/a b\",status=\"2xx\"} 5\n\
                     hone_serve_requests_total{route=\"chat\",status=\"5xx\"} 2\nhone_serve_choices_running 3\nnonsense\n\
-                    hone_serve_answer_seconds_sum 1.5\nhone_serve_answer_seconds_count 3\n";
+                    hone_serve_answer_seconds_sum 1.5\nhone_serve_answer_seconds_count 3\n\
+                    hone_serve_answers_total{checkpoint=\"checkpoint-4\",outcome=\"complete\"} 7\n\
+                    hone_serve_answers_total{checkpoint=\"checkpoint-4\",outcome=\"failed\"} 1\n\
+                    hone_serve_answers_total{checkpoint=\"checkpoint-9\",outcome=\"complete\"} 2\n";
         let told = figures(text);
         assert_eq!((&told["requests"], &told["errors"]), (&json!(7.0), &json!(2.0)));
         assert_eq!((&told["running"], &told["waiting"]), (&json!(3.0), &json!(0.0)));
         assert_eq!((&told["answers"], &told["answer_seconds"]), (&json!(3.0), &json!(1.5)));
+        let answered = json!([{"checkpoint": "checkpoint-4", "complete": 7.0, "failed": 1.0}, {"checkpoint": "checkpoint-9", "complete": 2.0}]);
+        assert_eq!(told["by_checkpoint"], answered);
     }
 }

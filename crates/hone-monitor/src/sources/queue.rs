@@ -2,13 +2,13 @@
 //!
 //! `queue`: `{num_open, queue_full, open: [job], ended: [job], counts: {STATE: n}}` with jobs as `{id, priority, state,
 //! files, num_files, job_step, total_steps, tries, reason, created_ms, started_ms, ended_ms}`; open ones in the order of
-//! service, ended ones newest first.
+//! service, each with `waits_for`, a plain sentence, and ended ones newest first.
 //!
 //! `datasets`: `{counts: {STATE: n}, recent: [dataset], rejected: [dataset]}`, newest first, with datasets as `{id,
 //! file_name, state, schema_id, rows, priority, arrived_ms, reasons, duplicate_of, provenance}`.
 
 use super::tag;
-use hone_pipeline::state::{Dataset, DatasetState, Job, JobState, State};
+use hone_pipeline::state::{Dataset, DatasetState, Job, JobState, State, TimeMs, waits_for};
 use serde_json::{Map, Value, json};
 
 /// Open jobs listed; `num_open` has their number.
@@ -20,17 +20,24 @@ const MAX_DATASETS: usize = 20;
 /// Files listed for a job.
 const MAX_FILES: usize = 5;
 
-pub(crate) fn jobs(state: &State) -> Value {
+pub(crate) fn jobs(state: &State, now: TimeMs) -> Value {
     let (mut open, mut ended): (Vec<&Job>, Vec<&Job>) = state.jobs.values().partition(|job| job.state.is_open());
     open.sort_by_key(|job| (job.state != JobState::Running, job.priority, job.id));
     ended.sort_by_key(|job| std::cmp::Reverse((job.ended_ms, job.id)));
     json!({
         "num_open": open.len(),
         "queue_full": state.queue_full,
-        "open": open.iter().take(MAX_OPEN).map(|job| job_entry(state, job)).collect::<Vec<_>>(),
+        "open": open.iter().take(MAX_OPEN).enumerate().map(|(before, job)| open_job(state, job, before, now)).collect::<Vec<_>>(),
         "ended": ended.iter().take(MAX_ENDED).map(|job| job_entry(state, job)).collect::<Vec<_>>(),
         "counts": counts(state.jobs.values().map(|job| tag(&job.state))),
     })
+}
+
+fn open_job(state: &State, job: &Job, before: usize, now: TimeMs) -> Value {
+    let mut entry = job_entry(state, job);
+    let why = (&state.control, state.lease.as_ref(), state.disk_low);
+    entry["waits_for"] = waits_for(job, before, why, now).into();
+    entry
 }
 
 pub(crate) fn job_entry(state: &State, job: &Job) -> Value {

@@ -16,8 +16,9 @@ use hone_store::Layout;
 use serde_json::{Value, json};
 use std::sync::{Mutex, PoisonError};
 
-/// A worker that gave no sign for this long is shown as stalled, never as training.
-pub(super) const STALE_MS: u64 = 10_000;
+/// A worker that gave no sign for this long is shown as stalled, never as training: with the time that readings take, within
+/// 10 s. A worker that lives gives one at least every few seconds.
+pub(super) const STALE_MS: u64 = 8_000;
 /// Points of the loss curve; `/api/history/run` has more.
 const MAX_POINTS: usize = 240;
 /// Names of files listed for a job.

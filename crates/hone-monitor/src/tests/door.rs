@@ -11,7 +11,9 @@ fn with_daemon(root: &Path, answer: Result<ControlReply, String>) -> (Monitor, A
     let asked = Arc::new(Mutex::new(Vec::new()));
     let list = asked.clone();
     let control = move |request: &ControlRequest| {
-        let ControlRequest::Command { command } = request else { panic!("only commands come this way") };
+        let ControlRequest::Command { command } = request else {
+            return Err("only commands come this way".to_string());
+        };
         list.lock().unwrap().push(command.clone());
         answer.clone()
     };
@@ -20,11 +22,15 @@ fn with_daemon(root: &Path, answer: Result<ControlReply, String>) -> (Monitor, A
 }
 
 fn send(monitor: &Monitor, path: &str, headers: &[(&str, &str)], body: &str) -> (u16, String) {
-    let mut request = monitor.agent.post(monitor.url(path));
-    for (name, value) in headers {
-        request = request.header(*name, *value);
-    }
-    let mut response = request.send(body).unwrap();
+    let once = || {
+        let mut request = monitor.agent.post(monitor.url(path));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.send(body)
+    };
+    // A refusal may come before the body was read, and then the client may see a closed connection instead of it.
+    let mut response = once().or_else(|_| once()).unwrap();
     (response.status().as_u16(), response.body_mut().read_to_string().unwrap())
 }
 
@@ -164,4 +170,77 @@ fn an_absent_inference_server_is_told() {
     let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let monitor = Monitor::start(MonitorOptions { serve_url: Some(format!("http://{gone}")), ..options(root.path()) });
     assert_eq!(send(&monitor, "/api/chat", &[JSON], "{}").0, 502);
+}
+
+#[test]
+fn what_the_daemon_says_is_wrong_is_shown() {
+    let root = tempfile::tempdir().unwrap();
+    let _store = busy_workspace(root.path());
+    let status = json!({
+        "config_error": "config.json:3: epochs: above 0", "disk_low": true, "free_bytes": 5,
+        "troubles": [{"what": "publish checkpoint-5", "error": "no room", "tries": 2, "since_ms": 1}], "pid": 4,
+    });
+    let reply = ControlReply::Pong { pid: 4, version: "1".to_string(), status: Some(status) };
+    let door = move |request: &ControlRequest| {
+        assert_eq!(*request, ControlRequest::Status, "nothing else is asked without a person");
+        Ok(reply.clone())
+    };
+    let control = Some(Arc::new(door) as crate::ControlDoor);
+    let told = Monitor::start(MonitorOptions { control, ..options(root.path()) }).source("daemon");
+    assert_eq!(
+        (&told["data"]["answers"], &told["data"]["config_error"]),
+        (&json!(true), &json!("config.json:3: epochs: above 0"))
+    );
+    assert_eq!(told["data"]["troubles"][0]["what"], "publish checkpoint-5");
+    // A daemon that does not run is no fault of this source.
+    let told = Monitor::start(options(root.path())).source("daemon");
+    assert_eq!(
+        (&told["error"], &told["data"]["answers"], &told["data"]["disk_low"]),
+        (&json!(null), &json!(false), &json!(null))
+    );
+}
+
+#[test]
+fn a_page_of_another_name_that_resolves_here_reads_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let _store = busy_workspace(root.path());
+    let asks = |monitor: &Monitor, host: &str| {
+        let request = monitor.agent.get(monitor.url("/api/unified")).header("host", host);
+        request.header("x-api-key", "secret").call().unwrap().status().as_u16()
+    };
+    let open = Monitor::start(options(root.path()));
+    for (host, status) in [
+        ("evil.example", 403),
+        ("evil.example:80", 403),
+        ("localhost.evil.example", 403),
+        ("localhost:9", 200),
+        ("[::1]:9", 200),
+    ] {
+        assert_eq!(asks(&open, host), status, "{host}");
+    }
+    // A key is what a page of another site does not have.
+    let keyed = Monitor::start(MonitorOptions { key: Some("secret".to_string()), ..options(root.path()) });
+    assert_eq!(asks(&keyed, "hone.internal"), 200);
+}
+
+#[test]
+fn skill_servers_that_do_not_answer_are_named() {
+    let root = tempfile::tempdir().unwrap();
+    let _store = busy_workspace(root.path());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let lively = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { continue };
+            let _ = stream.read(&mut [0; 1024]);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}");
+        }
+    });
+    let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let skills = vec![("binary".to_string(), lively), ("syllo".to_string(), format!("http://{gone}"))];
+    let monitor = Monitor::start(MonitorOptions { skills, ..options(root.path()) });
+    let servers = monitor.source("skill_servers")["data"]["servers"].clone();
+    assert_eq!((&servers[0]["name"], &servers[0]["answers"]), (&json!("binary"), &json!(true)));
+    assert_eq!((&servers[1]["name"], &servers[1]["answers"]), (&json!("syllo"), &json!(false)));
+    assert!(servers[1]["error"].as_str().is_some_and(|error| !error.is_empty()), "{servers}");
 }

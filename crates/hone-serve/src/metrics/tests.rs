@@ -116,3 +116,17 @@ fn labels_do_not_grow_with_what_clients_send() {
     assert_eq!(series(&metrics), before);
     assert_eq!(parse(&metrics.render("tiny"))["hone_serve_requests_total{route=\"other\",status=\"4xx\"}"], 101.0);
 }
+
+#[test]
+fn answers_are_told_apart_by_checkpoint_for_the_last_few() {
+    let metrics = Metrics::default();
+    for number in 0..20 {
+        for is_complete in [true, false, false] {
+            metrics.add_answer(&format!("checkpoint-{number}"), is_complete);
+        }
+    }
+    let samples = parse(&metrics.render("tiny"));
+    assert_eq!(samples["hone_serve_answers_total{checkpoint=\"checkpoint-19\",outcome=\"complete\"}"], 1.0);
+    assert_eq!(samples["hone_serve_answers_total{checkpoint=\"checkpoint-12\",outcome=\"failed\"}"], 2.0);
+    assert_eq!(samples.keys().filter(|name| name.starts_with("hone_serve_answers_total")).count(), 16);
+}

@@ -3,7 +3,7 @@
 use super::{Store, load_singleton};
 use anyhow::{Context, Result};
 use hone_pipeline::ids::DatasetId;
-use hone_pipeline::state::{Control, Dataset, Job, Lease, Work};
+use hone_pipeline::state::{self, Control, Dataset, Job, Lease};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::collections::BTreeMap;
 
@@ -79,22 +79,7 @@ impl QueuePage {
     #[must_use]
     pub fn waits_for(&self, job: &Job, now: u64) -> String {
         let before = self.open.iter().position(|other| other.id == job.id).unwrap_or(0);
-        let holds = |lease: &Lease| lease.work == Work::Train { job: job.id };
-        match (&self.control, &self.lease) {
-            (_, Some(lease)) if holds(lease) => "it runs".to_string(),
-            (Control::Stopping { .. }, _) => "the daemon to start again".to_string(),
-            (Control::Paused { reason }, _) => format!("`hone resume` (paused: {reason})"),
-            _ if self.disk_low => "room on the disk (`hone doctor`)".to_string(),
-            _ if job.not_before_ms > now => {
-                format!("its next try in {} s", (job.not_before_ms - now).div_ceil(1000))
-            }
-            (_, Some(lease)) if before == 0 => match lease.work {
-                Work::Evaluate { checkpoint } => format!("the evaluation of {checkpoint}"),
-                Work::Train { job } => format!("the next checkpoint of {job}"),
-            },
-            (_, None) if before == 0 => "the daemon (`hone up`)".to_string(),
-            _ => format!("{before} job{} before it", if before == 1 { "" } else { "s" }),
-        }
+        state::waits_for(job, before, (&self.control, self.lease.as_ref(), self.disk_low), now)
     }
 }
 

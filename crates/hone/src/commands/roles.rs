@@ -334,6 +334,7 @@ pub fn monitor(ws: &Workspace, args: &ListenArgs) -> Result<()> {
         admin_key: key("HONE_ADMIN_KEY"),
         control: Some(control_door(ws.root.clone())),
         rows: Some(row_door(ws)),
+        skills: config.skills.iter().map(|skill| (skill.name.clone(), skill.url.clone())).collect(),
     };
     let stop = role_stop(ws)?;
     hone_monitor::run(options, stop, |address| tracing::info!(%address, "monitor ready"))

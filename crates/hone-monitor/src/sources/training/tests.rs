@@ -46,7 +46,7 @@ fn what_happens_is_named_for_what_it_is() {
 #[test]
 fn a_dead_process_is_never_shown_as_alive() {
     let train = || lease(Work::Train { job: JobId(3) });
-    check(&[train()], true, STALE_MS + 1_000, ("stalled", "No sign of life for 11 s"));
+    check(&[train()], true, STALE_MS + 1_000, ("stalled", "No sign of life for 9 s"));
     check(&[train()], true, STALE_MS, ("training", "Training job-3"));
     check(&[train()], false, 0, ("dead", "The daemon is not running"));
     check(&[], false, 0, ("dead", "The daemon is not running"));
