@@ -1,7 +1,7 @@
-//! Routes and request shapes.
+//! Routes.
 
 use crate::error::ApiError;
-use crate::worker::{Door, VerifySample, Work};
+use crate::worker::{Door, Work};
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
@@ -10,16 +10,11 @@ use axum::http::{StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use hone_skills::{GenerateRequest, Skill, Split};
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
-use std::time::{SystemTime, UNIX_EPOCH};
+use hone_skills::Skill;
+use serde_json::json;
 
 /// The description of this API for machines; checked in beside the sources.
 pub(crate) const OPENAPI: &str = include_str!("../openapi.json");
-/// Drawn seeds stay below this, so that every JSON reader keeps them exact.
-const MAX_DRAWN_SEED: u64 = 1 << 53;
 
 pub(crate) fn router(skill: &'static dyn Skill, door: Door) -> Router {
     Router::new()
@@ -46,54 +41,23 @@ async fn refuse_announced_size(request: Request, next: Next) -> Result<Response,
     Ok(next.run(request).await)
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct GenerateBody {
-    level: u32,
-    count: usize,
-    seed: Option<u64>,
-    #[serde(default)]
-    split: Split,
-    #[serde(default)]
-    steps: bool,
-}
-
 async fn generate(State(door): State<Door>, body: Result<Bytes, BytesRejection>) -> Result<Response, ApiError> {
-    let GenerateBody { level, count, seed, split, steps } = read(body)?;
-    let seed = seed.unwrap_or_else(drawn_seed);
-    let body = door.ask(Work::Generate(GenerateRequest { level, count, seed, split, steps })).await?;
-    Ok(json_response(body))
-}
-
-#[derive(Deserialize)]
-struct VerifyBody {
-    samples: Vec<VerifySample>,
+    Ok(json_response(door.ask(Work::Generate(whole(body)?)).await?))
 }
 
 async fn verify(State(door): State<Door>, body: Result<Bytes, BytesRejection>) -> Result<Response, ApiError> {
-    let VerifyBody { samples } = read(body)?;
-    if samples.len() > crate::MAX_VERIFY_SAMPLES {
-        return Err(ApiError::TooManySamples(samples.len()));
-    }
-    Ok(json_response(door.ask(Work::Verify(samples)).await?))
+    Ok(json_response(door.ask(Work::Verify(whole(body)?)).await?))
 }
 
-fn read<T: DeserializeOwned>(body: Result<Bytes, BytesRejection>) -> Result<T, ApiError> {
+/// The body as it came: it is read as JSON by the worker, since a large one takes its time.
+fn whole(body: Result<Bytes, BytesRejection>) -> Result<Vec<u8>, ApiError> {
     let body = body.map_err(|rejection| match rejection.status() {
         StatusCode::PAYLOAD_TOO_LARGE => ApiError::BodyTooLarge,
         _ => ApiError::BodyInvalid("the body did not arrive whole".to_string()),
     })?;
-    let value: Value =
-        serde_json::from_slice(&body).map_err(|e| ApiError::BodyInvalid(format!("the body is not JSON: {e}")))?;
-    serde_json::from_value(value).map_err(|e| ApiError::RequestInvalid(e.to_string()))
+    Ok(body.into())
 }
 
 fn json_response(body: Vec<u8>) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], body).into_response()
-}
-
-/// A seed that differs from call to call; told in the answer, so that the batch can be made again.
-fn drawn_seed() -> u64 {
-    let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
-    (nanos % u128::from(MAX_DRAWN_SEED)) as u64
 }

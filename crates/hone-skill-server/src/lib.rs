@@ -11,11 +11,12 @@
 //!
 //! Errors are `{"error":{"message","code"}}`: 400 no JSON, 404 no such path, 405 no such method, 413 body too large, 422
 //! JSON that asks for what does not exist (an unknown level is never answered with another one), 429 too much at once.
-//! Samples are made and judged on one thread of their own, so that `/health` answers at any time.
+//! Bodies are read, samples made and judged on one thread of their own, so that `/health` answers at any time.
 //!
 //! Not here: keys. A server that knows none listens on loopback only.
 
 mod api;
+mod body;
 mod error;
 #[cfg(test)]
 mod tests;

@@ -1,25 +1,17 @@
-//! The one thread that makes and judges samples, behind a bounded queue. No HTTP here.
+//! The one thread that reads bodies, makes and judges samples, behind a bounded queue. No HTTP here.
 
+use crate::body::{self, VerifySample};
 use crate::error::ApiError;
-use hone_skills::{GenerateRequest, Skill, VerifyResult};
-use serde::{Deserialize, Serialize};
+use hone_skills::{Skill, VerifyResult};
+use serde::Serialize;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use tokio::sync::oneshot;
 
-/// What the thread is asked to do.
+/// What the thread is asked to do: the body of a request, as it came.
 pub(crate) enum Work {
-    Generate(GenerateRequest),
-    Verify(Vec<VerifySample>),
-}
-
-/// One answer to judge, as clients send it. Fields beyond these are ignored.
-#[derive(Debug, Deserialize)]
-pub(crate) struct VerifySample {
-    id: String,
-    level: u32,
-    metadata: serde_json::Value,
-    response: String,
+    Generate(Vec<u8>),
+    Verify(Vec<u8>),
 }
 
 /// The thread and the way to end it.
@@ -81,8 +73,12 @@ fn work(skill: &dyn Skill, jobs: &Receiver<Job>) {
 
 fn answer(skill: &dyn Skill, work: Work) -> Result<Vec<u8>, ApiError> {
     match work {
-        Work::Generate(request) => skill.generate(&request).map(|batch| to_json(&batch)).map_err(ApiError::Skill),
-        Work::Verify(samples) => {
+        Work::Generate(body) => {
+            let request = body::generate(&body)?;
+            skill.generate(&request).map(|batch| to_json(&batch)).map_err(ApiError::Skill)
+        }
+        Work::Verify(body) => {
+            let samples = body::verify(&body)?;
             let results = samples.into_iter().map(|sample| verify(skill, sample)).collect::<Result<_, _>>()?;
             Ok(to_json(&Results { results }))
         }
