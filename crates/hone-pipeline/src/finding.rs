@@ -152,8 +152,8 @@ pub struct Report {
     pub blake3: String,
     /// All problems.
     pub findings: Vec<Finding>,
-    /// Statistics, from `standard` on.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Statistics, from `standard` on; written as `null` at `quick`.
+    #[serde(default)]
     pub stats: Option<Box<TokenStats>>,
     /// How long it took.
     pub elapsed_ms: u64,

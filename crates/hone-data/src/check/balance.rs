@@ -147,7 +147,11 @@ impl Counter {
             return Vec::new();
         }
         let (own, other) = (self.balance(0), earlier.balance(0));
+        let [own_labels, other_labels] = [self, earlier].map(Counter::classes_of_answers);
+        let (own_sources, other_sources) = (classes(&self.sources), classes(&earlier.sources));
         let kinds = [
+            ("labels", &own_labels, &other_labels),
+            ("sources", &own_sources, &other_sources),
             ("roles", &own.roles, &other.roles),
             ("scripts", &own.scripts, &other.scripts),
             ("languages", &own.languages, &other.languages),
@@ -167,6 +171,17 @@ impl Counter {
         };
         kinds.into_iter().filter_map(shift).collect()
     }
+
+    /// The labels, where most answers are labels.
+    fn classes_of_answers(&self) -> BTreeMap<String, u64> {
+        let num_labelled: u64 = self.labels.values().sum();
+        if num_labelled * 2 > self.num_rows { classes(&self.labels) } else { BTreeMap::new() }
+    }
+}
+
+/// The names, where they are few. Of many different ones, two draws of the same data differ too.
+fn classes(counts: &HashMap<String, u64>) -> BTreeMap<String, u64> {
+    if counts.len() <= MAX_LISTED { most_frequent(counts) } else { BTreeMap::new() }
 }
 
 /// Half the sum of the differences of shares, and where the difference is greatest.

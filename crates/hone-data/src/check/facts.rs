@@ -95,14 +95,16 @@ pub(super) fn number_of(index: usize, text: &Text<'_>) -> u32 {
     if text.message > 0 { text.message as u32 } else { index as u32 + 1 }
 }
 
-/// The words of a row, system messages left out.
+/// The words of a row, those of system messages apart.
 pub(super) fn row_words(texts: &[Text<'_>]) -> RowWords {
     let mut row = RowWords::default();
     let last = texts.len().saturating_sub(1);
     let mut prompt: u64 = 0;
     for (index, text) in texts.iter().enumerate() {
         if text.speaker == Speaker::Role(Role::System) {
-            row.system = hash_in_order(&Words::of(text.text).hashes);
+            let words = Words::of(text.text);
+            row.system = hash_in_order(&words.hashes);
+            row.system_texts.push((number_of(index, text), words));
             continue;
         }
         let words = Words::of(text.text);

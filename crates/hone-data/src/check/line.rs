@@ -172,7 +172,7 @@ impl LineChecker {
         };
         for (i, (number, answer)) in row.texts.iter().enumerate() {
             let Some(answer_text) = text_of(*number).filter(|text| facts::is_answer(text)) else { continue };
-            for (earlier, prompt) in &row.texts[..i] {
+            for (earlier, prompt) in row.system_texts.iter().chain(&row.texts[..i]) {
                 let Some(prompt_text) = text_of(*earlier).filter(|text| !facts::is_answer(text)) else { continue };
                 let min_chars = self.settings.min_answer_chars;
                 if let Some(range) = leak::find(prompt, prompt_text.text, answer, answer_text.text, min_chars) {

@@ -1,6 +1,6 @@
 //! Rows that stand in validation data, or were accepted before. Pure but for the files that are read once.
 //!
-//! Every validation message is a *unit*. A row holds a unit when most of the unit's distinctive runs of 13 words
+//! Every validation message but a system message is a *unit*. A row, its system message included, holds a unit when most of the unit's distinctive runs of 13 words
 //! stand in it, whatever case, punctuation, line breaks and text around them, and all the unit's numbers too. A run
 //! that stands in more than [`MAX_UNITS_PER_RUN`] units is the wording of a template and not distinctive: puzzles
 //! that differ in one number do not overlap. A unit of 8 to 12 words must stand there whole; a row whose words are a
@@ -79,11 +79,13 @@ pub(super) struct Hit {
     pub found: String,
 }
 
-/// Words of the messages of a row, system messages left out.
+/// Words of the messages of a row. System messages are apart: rows share them, and no row is named after them.
 #[derive(Debug, Default)]
 pub(super) struct RowWords {
     /// Number of the message and its words.
     pub texts: Vec<(u32, Words)>,
+    /// The same of system messages.
+    pub system_texts: Vec<(u32, Words)>,
     /// Hash of the words of the system message; 0 without one.
     pub system: u64,
     /// Hash of all other words of the row but its last answer.
@@ -197,11 +199,13 @@ impl Index {
         if self.units.is_empty() {
             return None;
         }
-        row.texts.iter().filter(|(_, words)| words.len() >= MIN_WORDS).find_map(|(message, words)| {
-            let (unit, range) = self.find_in(words)?;
-            let found = describe(*message, &text(*message), words, range);
-            Some(Hit { line, place: self.units[unit as usize].place, unit: Some(unit), found })
-        })
+        row.texts.iter().chain(&row.system_texts).filter(|(_, words)| words.len() >= MIN_WORDS).find_map(
+            |(message, words)| {
+                let (unit, range) = self.find_in(words)?;
+                let found = describe(*message, &text(*message), words, range);
+                Some(Hit { line, place: self.units[unit as usize].place, unit: Some(unit), found })
+            },
+        )
     }
 
     /// The unit that a text holds, and the words of the text that are it.

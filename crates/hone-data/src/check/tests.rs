@@ -84,6 +84,8 @@ fn check(bytes: impl AsRef<[u8]>, expected: &[&str]) -> Report {
 fn accepts_a_good_file() {
     let report = check(format!("{GOOD}\n\n{GOOD}\r\n"), &[]);
     assert_eq!((report.rows, report.level), (2, Level::Quick));
+    let written = serde_json::to_value(&report).unwrap();
+    assert_eq!(written.get("stats"), Some(&serde_json::Value::Null), "programs find every key at every level");
 }
 
 #[test]

@@ -5,10 +5,14 @@ use hone_pipeline::spec;
 use serde_json::json;
 
 fn counter(rows: &[(&str, &str)]) -> Counter {
+    counter_of("s", rows)
+}
+
+fn counter_of(source: &str, rows: &[(&str, &str)]) -> Counter {
     let mut counter = Counter::default();
     let spec = spec::find("chat_sft_v1").unwrap();
     for (user, assistant) in rows {
-        let row = json!({"messages": [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}], "metadata": {"source": "s"}});
+        let row = json!({"messages": [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}], "metadata": {"source": source}});
         let json = Json::from(&row);
         counter.row(&json, &spec.texts(&json));
     }
@@ -69,4 +73,26 @@ fn another_language_than_before_is_a_shift() {
     let problems = english.shifts(&german, &settings);
     assert_eq!(problems.len(), 1, "{problems:?}");
     assert!(problems[0].message.starts_with("the languages differ from those of earlier files (distance 1.00 of 1)"));
+}
+
+#[test]
+fn other_labels_and_sources_than_before_are_shifts() {
+    let settings = ContentSettings::default();
+    let rows = |yes: usize, no: usize| [vec![("Is it so?", "yes"); yes], vec![("Is it so?", "no"); no]].concat();
+    let messages = |own: &Counter, earlier: &Counter| -> Vec<String> {
+        own.shifts(earlier, &settings).into_iter().map(|problem| problem.message).collect()
+    };
+    let even = counter_of("books", &rows(30, 30));
+    assert_eq!(messages(&even, &counter_of("books", &rows(40, 25))), [""; 0]);
+    // Half the sum of |95/100 - 1/10| and |5/100 - 9/10| is 0.85.
+    let labels = messages(&counter_of("books", &rows(95, 5)), &counter_of("books", &rows(10, 90)));
+    let expected = "the labels differ from those of earlier files (distance 0.85 of 1), most in";
+    assert!(labels.len() == 1 && labels[0].starts_with(expected), "{labels:?}");
+    let sources = messages(&counter_of("web", &rows(30, 30)), &even);
+    let expected = "the sources differ from those of earlier files (distance 1.00 of 1), most in";
+    assert!(sources.len() == 1 && sources[0].starts_with(expected), "{sources:?}");
+    // Numbers are no classes, however short they are.
+    let numbers = |from: u32| (from..from + 60).map(|n| n.to_string()).collect::<Vec<_>>();
+    let of = |numbers: &[String]| counter(&numbers.iter().map(|n| ("How many?", n.as_str())).collect::<Vec<_>>());
+    assert_eq!(messages(&of(&numbers(100)), &of(&numbers(500))), [""; 0]);
 }

@@ -283,3 +283,43 @@ fn training_data_of_a_skill_does_not_overlap_with_its_evaluation_set_and_its_eva
         }
     }
 }
+
+fn chat_with_system(system: &str, prompt: &str, answer: &str) -> String {
+    let messages = [("system", system), ("user", prompt), ("assistant", answer)];
+    let messages = messages.map(|(role, content)| serde_json::json!({"role": role, "content": content}));
+    serde_json::json!({"messages": messages}).to_string()
+}
+
+/// A system message is prompt as well: an answer or a validation text that stands there is found; one that all rows and
+/// the validation file share is no alarm.
+#[test]
+fn answers_and_validation_texts_in_system_messages_are_found_and_shared_ones_are_no_alarm() {
+    let rng = &mut ChaCha8Rng::seed_from_u64(9);
+    let folder = Folder::new();
+    let (clean, validation) = (rows(rng, PLANTED), rows(rng, PLANTED));
+    let usual = sentence(rng, 40);
+    let with_usual = |rows: &[(String, String)]| {
+        rows.iter().map(|(prompt, answer)| chat_with_system(&usual, prompt, answer)).collect::<Vec<_>>().join("\n")
+    };
+    let validation_text = with_usual(&validation);
+    for some in [10, PLANTED] {
+        let report = deep(&folder, &with_usual(&clean[..some]), Some(&validation_text));
+        for code in ["answer_in_prompt", "overlap_validation", "overlap_earlier"] {
+            assert_eq!(count(&report, code), 0, "{some} rows: {:#?}", report.findings);
+        }
+    }
+    let leaked: Vec<String> = clean
+        .iter()
+        .map(|(prompt, answer)| chat_with_system(&format!("{} {answer}", sentence(rng, 20)), prompt, answer))
+        .collect();
+    let found = count(&deep(&folder, &leaked.join("\n"), None), "answer_in_prompt") as f64 / PLANTED as f64;
+    assert!(found >= 0.95, "{found}");
+    let copied: Vec<String> = clean
+        .iter()
+        .zip(&validation)
+        .map(|((prompt, answer), (text, _))| chat_with_system(&wrapped(text), prompt, answer))
+        .collect();
+    let report = deep(&folder, &copied.join("\n"), Some(&validation_text));
+    let found = count(&report, "overlap_validation") as f64 / PLANTED as f64;
+    assert!(found >= 0.95, "{found}");
+}
