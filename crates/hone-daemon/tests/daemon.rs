@@ -355,7 +355,7 @@ fn pause_frees_the_device_and_resume_goes_on_where_it_was() {
     assert!((1..100).contains(&position), "{position}");
     assert!(paused.latest_checkpoint().unwrap().yielded);
     ws.order("step_ms", "0");
-    ws.command(Command::Resume).unwrap();
+    ws.command(Command::Resume { reason: String::new() }).unwrap();
     ws.wait_for("the rest", |state| is_completed(state, 1));
     assert_eq!(ws.rows(CheckpointId(100)), rows("a", 100));
 }
@@ -396,12 +396,16 @@ fn a_second_daemon_is_refused_and_commands_work_without_one() {
     ws.start();
     ws.command(Command::Pause { reason: "wait".to_string() }).unwrap();
     let settings: Settings = serde_json::from_slice(&std::fs::read(ws.path().join("settings.json")).unwrap()).unwrap();
-    let error = hone_daemon::apply_offline(ws.path(), &settings, &Command::Resume).unwrap_err();
+    let error =
+        hone_daemon::apply_offline(ws.path(), &settings, &Command::Resume { reason: String::new() }).unwrap_err();
     let holder = format!("pid {}", ws.daemon.as_ref().unwrap().id());
     assert!(format!("{error:#}").contains(&holder), "{error:#}");
     ws.kill();
     ws.submit("a.jsonl", &rows("a", 2));
-    assert_eq!(hone_daemon::apply_offline(ws.path(), &settings, &Command::Resume).unwrap(), "resumed");
+    assert_eq!(
+        hone_daemon::apply_offline(ws.path(), &settings, &Command::Resume { reason: String::new() }).unwrap(),
+        "resumed"
+    );
     ws.start();
     ws.wait_for("the file is trained", |state| is_completed(state, 1));
 }
@@ -588,7 +592,7 @@ fn a_bad_edit_of_the_configuration_is_told_once_and_shown_until_it_is_mended() {
     // Each order makes the daemon look again, and says nothing new.
     for _ in 0..3 {
         ws.command(Command::Pause { reason: String::new() }).unwrap();
-        ws.command(Command::Resume).unwrap();
+        ws.command(Command::Resume { reason: String::new() }).unwrap();
     }
     std::fs::write(&settings, good).unwrap();
     ws.wait_for("so is the mending", |_| count("config_mended") == 1);

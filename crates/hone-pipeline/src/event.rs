@@ -239,7 +239,11 @@ pub enum Command {
         reason: String,
     },
     /// Go on.
-    Resume,
+    Resume {
+        /// Why; callers from before name none.
+        #[serde(default)]
+        reason: String,
+    },
     /// End the running job here.
     Skip {
         /// Why.

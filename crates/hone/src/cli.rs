@@ -69,7 +69,7 @@ enum Verb {
     /// Checkpoint at the next step, free the device, wait.
     Pause(control::ReasonArgs),
     /// Go on after a pause.
-    Resume,
+    Resume(control::ReasonArgs),
     /// End the running job here; what it trained stays.
     Skip(control::ReasonArgs),
     /// Checkpoint at the next step and end the daemon.
@@ -173,7 +173,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Curriculum(verb) => curriculum::run(ws, &verb),
         Verb::Queue(args) => control::queue(ws, &args),
         Verb::Pause(args) => control::pause(ws, &args),
-        Verb::Resume => control::resume(ws),
+        Verb::Resume(args) => control::resume(ws, &args),
         Verb::Skip(args) => control::skip(ws, &args),
         Verb::Stop(args) => control::stop(ws, &args),
         Verb::Doctor => doctor::run(ws),

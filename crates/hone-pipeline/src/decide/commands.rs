@@ -14,7 +14,7 @@ use crate::state::{
 pub(super) fn command(draft: &mut Draft, command: &Command) {
     let reply = match command {
         Command::Pause { reason } => pause(draft, reason),
-        Command::Resume => resume(draft),
+        Command::Resume { reason } => resume(draft, reason),
         Command::Skip { reason } => skip(draft, reason),
         Command::Stop { reason } => stop(draft, reason),
         Command::MoveJob { job, priority } => move_job(draft, *job, *priority),
@@ -76,13 +76,14 @@ fn pause(draft: &mut Draft, reason: &str) -> Result<String, String> {
     })
 }
 
-fn resume(draft: &mut Draft) -> Result<String, String> {
+fn resume(draft: &mut Draft, reason: &str) -> Result<String, String> {
     match draft.state().control {
         Control::Running => Ok("it runs already".to_string()),
         Control::Stopping { .. } => Err("the daemon is stopping; start it again".to_string()),
         Control::Paused { .. } => {
             draft.put(Change::SetControl(Control::Running));
-            draft.info("resumed", "control", "resumed");
+            let why = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+            draft.info("resumed", "control", format!("resumed{why}"));
             Ok("resumed".to_string())
         }
     }

@@ -136,7 +136,7 @@ impl Simulation {
             self.check_always();
         }
         self.faults = false;
-        self.command(Command::Resume);
+        self.command(Command::Resume { reason: String::new() });
         self.happens(&Event::DiskSpace { free_bytes: u64::MAX });
         for _ in 0..MAX_SETTLING {
             if self.is_quiet() {
@@ -169,7 +169,7 @@ impl Simulation {
     fn honest_action(&mut self) {
         // A person looks at what was held, and trains on.
         if let Control::Paused { .. } = self.state.control {
-            return self.command(Command::Resume);
+            return self.command(Command::Resume { reason: String::new() });
         }
         match self.rng.random_range(0..6) {
             0 => self.scan(),

@@ -246,7 +246,7 @@ impl World {
                 Event::Watched { deployment: DeploymentId(number(id)), outcome }
             }
             ["pause"] => Event::Command(Command::Pause { reason }),
-            ["resume"] => Event::Command(Command::Resume),
+            ["resume"] => Event::Command(Command::Resume { reason: String::new() }),
             ["skip"] => Event::Command(Command::Skip { reason }),
             ["stop"] => Event::Command(Command::Stop { reason }),
             ["move", id, "high"] => {

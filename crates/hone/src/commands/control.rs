@@ -70,8 +70,8 @@ pub fn pause(ws: &Workspace, args: &ReasonArgs) -> Result<()> {
 }
 
 /// `hone resume`.
-pub fn resume(ws: &Workspace) -> Result<()> {
-    send(ws, Command::Resume)
+pub fn resume(ws: &Workspace, args: &ReasonArgs) -> Result<()> {
+    send(ws, Command::Resume { reason: args.reason.clone() })
 }
 
 /// `hone skip`.

@@ -21,7 +21,7 @@ impl Simulation {
             },
             30 => Command::SwitchLineage { number: self.rng.random_range(1..4), reason },
             0 | 1 => Command::Pause { reason },
-            2..9 => Command::Resume,
+            2..9 => Command::Resume { reason },
             9 | 10 => Command::Skip { reason },
             11 => Command::Stop { reason },
             12 | 13 => Command::MoveJob { job, priority: Priority::High },

@@ -346,11 +346,12 @@ fn without_a_daemon_commands_change_the_state_and_start_nothing() {
         let decision = command_offline(&world.state, &world.settings, &command, world.now);
         format!("> {name}\n{}", world.commit(&decision))
     };
-    let trace = offline("resume", Command::Resume) + &offline("stop", Command::Stop { reason: String::new() });
+    let resume = Command::Resume { reason: "lunch is over".to_string() };
+    let trace = offline("resume", resume) + &offline("stop", Command::Stop { reason: String::new() });
     expect![[r#"
         > resume
           control {"mode":"running"}
-          log Info resumed control: resumed
+          log Info resumed control: resumed: lunch is over
           reply ok: resumed
         > stop
           reply no: no daemon runs here
