@@ -139,3 +139,9 @@ fn settle(draft: &mut Draft) {
     deployment::start(draft);
     device::assign(draft);
 }
+
+/// Whether a wait until `at_ms` is over. One that seems longer than any wait is was begun before the clock was set back: it
+/// is over too.
+fn is_due(at_ms: TimeMs, now: TimeMs) -> bool {
+    at_ms <= now || at_ms - now > MAX_BACKOFF_MS
+}

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 /// other processors round differently.
 const MAX_STEPS: u64 = 1200;
 
-// budget: 500 s
+// budget: 485 s
 #[test]
 fn the_demo_learns_within_the_steps_of_its_seed() {
     if std::env::var("HONE_SLOW").is_err() {

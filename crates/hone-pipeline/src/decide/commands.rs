@@ -147,6 +147,13 @@ fn retry(draft: &mut Draft, id: JobId) -> Result<String, String> {
     if let Some(gone) = job.datasets.iter().find(gone) {
         return Err(format!("the rows of {gone} are not here any more"));
     }
+    let has_same = |other: &&Job| {
+        let counts = other.state.is_open() || other.position.rows_trained > 0;
+        counts && other.id != id && other.datasets.iter().any(|dataset| job.datasets.contains(dataset))
+    };
+    if let Some(other) = draft.state().jobs.values().find(has_same) {
+        return Err(format!("{} has rows of the same files: they would be trained twice", other.id));
+    }
     let settings = job.settings.clone().filter(|_| job.position.job_step > 0);
     let state = JobState::Queued;
     draft.put_job(Job { state, settings, tries: 0, not_before_ms: 0, skip_reason: None, ended_ms: None, ..job });

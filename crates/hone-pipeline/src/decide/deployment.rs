@@ -6,6 +6,7 @@
 //! wait for each other.
 
 use super::draft::Draft;
+use super::is_due;
 use crate::event::{Effect, WatchOutcome};
 use crate::ids::{CheckpointId, DeploymentId};
 use crate::state::{Change, CheckpointState, Deployment, DeploymentState, State, TimeMs};
@@ -131,7 +132,9 @@ fn back_to_served(draft: &mut Draft, checkpoint: CheckpointId, target: &str) {
 
 /// Starts every pending deployment that is due and whose target is free.
 pub(super) fn start(draft: &mut Draft) {
-    let pending = |d: &&Deployment| d.state == DeploymentState::Pending && !d.in_flight && d.not_before_ms <= draft.now;
+    let now = draft.now;
+    let due = |d: &Deployment| !d.in_flight && is_due(d.not_before_ms, now);
+    let pending = |d: &&Deployment| d.state == DeploymentState::Pending && due(d);
     for deployment in draft.state().deployments.active().filter(pending).cloned().collect::<Vec<_>>() {
         let id = deployment.id;
         if !draft.settings.targets.iter().any(|target| target.name == deployment.target) {

@@ -6,7 +6,7 @@
 
 use super::disk::ROOM_WAIT_MS;
 use super::draft::Draft;
-use super::{PROGRESS_EVERY_MS, evaluation, replay};
+use super::{PROGRESS_EVERY_MS, evaluation, is_due, replay};
 use crate::event::{Effect, WorkerExit};
 use crate::ids::{JobId, LeaseToken};
 use crate::state::{Change, Control, Job, JobState, Lease, Progress, State, Work};
@@ -21,7 +21,7 @@ pub(super) fn progress(draft: &mut Draft, token: LeaseToken, progress: Option<&P
     let (Work::Train { job }, Some(progress), false) = (lease.work, progress, lease.delivered) else { return };
     let Some(job) = draft.state().jobs.get(&job) else { return };
     let shown_ms = job.progress.as_ref().map_or(0, |shown| shown.at_ms);
-    if draft.now >= shown_ms + PROGRESS_EVERY_MS {
+    if draft.now >= shown_ms + PROGRESS_EVERY_MS || draft.now < shown_ms {
         let progress = Progress { at_ms: draft.now, ..progress.clone() };
         let job = Job { progress: Some(progress), ..job.clone() };
         draft.put_job(job);
@@ -40,9 +40,15 @@ pub(super) fn exited(draft: &mut Draft, token: LeaseToken, exit: &WorkerExit) {
     }
 }
 
-/// Ends a holder that is lost (no progress for a lease) or beyond its time.
+/// Ends a holder that is lost (no progress for a lease) or beyond its time. Where the clock was set back, its times begin
+/// anew: a lease never ends later than one lease from now.
 pub(super) fn check_limits(draft: &mut Draft) {
     let Some(lease) = draft.state().lease.clone() else { return };
+    let latest_ms = draft.now + draft.settings.lease_ms;
+    if lease.until_ms > latest_ms || lease.since_ms > draft.now {
+        let (until_ms, since_ms) = (lease.until_ms.min(latest_ms), lease.since_ms.min(draft.now));
+        return draft.put(Change::SetLease { lease: Some(Lease { until_ms, since_ms, ..lease }) });
+    }
     let limit_ms = lease.since_ms + draft.settings.evaluation_max_ms + draft.settings.lease_ms;
     let overdue = matches!(lease.work, Work::Evaluate { .. }) && draft.now > limit_ms;
     let reason = match () {
@@ -236,7 +242,7 @@ fn in_words(exit: &WorkerExit) -> String {
 
 fn next_job(draft: &Draft) -> Option<JobId> {
     draft.state().latest_checkpoint()?;
-    let due = |job: &&Job| job.not_before_ms <= draft.now;
+    let due = |job: &&Job| is_due(job.not_before_ms, draft.now);
     let key = |job: &&Job| (job.priority, job.state != JobState::Running, job.id);
     draft.state().jobs.active().filter(due).min_by_key(key).map(|job| job.id)
 }

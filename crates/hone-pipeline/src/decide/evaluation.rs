@@ -7,7 +7,7 @@
 
 use super::device::in_force;
 use super::draft::Draft;
-use super::{commands, deployment, rewind};
+use super::{commands, deployment, is_due, rewind};
 use crate::compare;
 use crate::config::OnRegression;
 use crate::event::WorkerExit;
@@ -70,7 +70,7 @@ pub(super) fn ended_without(draft: &mut Draft, id: CheckpointId, lease: &Lease, 
 pub(super) fn next_due(state: &State, now: TimeMs) -> Option<CheckpointId> {
     let due = |id: &CheckpointId| match state.evaluations.get(id) {
         None => true,
-        Some(evaluation) => evaluation.retry_at_ms.is_some_and(|at| at <= now),
+        Some(evaluation) => evaluation.retry_at_ms.is_some_and(|at| is_due(at, now)),
     };
     let published = |id: &CheckpointId| is_published(state, *id);
     let first = first_champion(state).filter(due);

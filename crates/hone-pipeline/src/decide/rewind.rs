@@ -13,7 +13,7 @@ use crate::state::{
     Change, Checkpoint, CheckpointState, Dataset, DatasetState, Gone, Job, JobState, Lease, Marks, Outcome, Position,
     State, Work,
 };
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub(super) fn rewind(draft: &mut Draft, to: CheckpointId, reason: &str) -> Result<String, String> {
     let target = draft.state().checkpoints.get(&to).ok_or_else(|| format!("{to} is not in the ledger"))?;
@@ -86,15 +86,18 @@ fn set_aside(
         draft.put(Change::PutDataset(Dataset { set_aside: Some(reason.to_string()), ..dataset }));
     }
     let moved = to.map(|to| go_back(draft, to, why)).unwrap_or_default();
-    let mut again = BTreeSet::new();
+    let (mut again, mut ended) = (BTreeSet::new(), BTreeSet::new());
     for (job, before) in moved {
         let job = draft.state().jobs[&job].clone();
+        if matches!(before, JobState::Completed | JobState::Skipped { .. }) {
+            ended.insert(job.id);
+        }
         if before == JobState::Completed && !ids.iter().any(|id| job.datasets.contains(id)) {
             again.insert(job.id);
             draft.put_job(Job { state: JobState::Queued, ended_ms: None, tries: 0, not_before_ms: 0, ..job });
         }
     }
-    leave_out(draft, ids, why);
+    leave_out(draft, ids, &ended, why);
     again
 }
 
@@ -149,8 +152,27 @@ pub(super) fn go_back(draft: &mut Draft, to: CheckpointId, reason: &str) -> Vec<
             draft.put_job(moved_job);
         }
     }
+    end_doubled(draft);
     choose_champion(draft, &chain, to, reason);
     moved
+}
+
+/// A job that waits while the chain holds rows of its data sets by another job, of which it was made when a data set was
+/// taken out of that one, would train them twice: it ends.
+fn end_doubled(draft: &mut Draft) {
+    let state = draft.state();
+    let begun = state.jobs.values().filter(|job| job.position.rows_trained > 0);
+    let by: BTreeMap<DatasetId, JobId> = begun.flat_map(|job| job.datasets.iter().map(|id| (*id, job.id))).collect();
+    let waits = |job: &&Job| job.state.is_open() && job.position.rows_trained == 0;
+    let holder = |job: &Job| job.datasets.iter().find_map(|id| by.get(id)).copied();
+    let doubled: Vec<(Job, JobId)> =
+        state.jobs.active().filter(waits).filter_map(|job| Some((job.clone(), holder(job)?))).collect();
+    for (job, holder) in doubled {
+        let (id, reason) = (job.id, format!("{holder} trained its rows"));
+        let state = JobState::Rewound { reason: reason.clone() };
+        draft.put_job(Job { state, ended_ms: Some(draft.now), progress: None, skip_reason: None, ..job });
+        draft.info("job_rewound", id, reason);
+    }
 }
 
 fn at_position(job: Job, position: Position, ends_job: bool, reason: &str) -> Job {
@@ -183,11 +205,13 @@ fn choose_champion(draft: &mut Draft, chain: &BTreeSet<CheckpointId>, to: Checkp
     deployment::want(draft, champion, reason);
 }
 
-/// Jobs that have one of the data sets among their own, or replay it and are not begun: they go on without.
-fn leave_out(draft: &mut Draft, ids: &[DatasetId], reason: &str) {
+/// Jobs that have one of the data sets among their own, or replay it and are not begun: they go on without. Of those that
+/// are not open, only jobs that had `ended` until now are wanted: the rest of an older one is another job's by now.
+fn leave_out(draft: &mut Draft, ids: &[DatasetId], ended: &BTreeSet<JobId>, reason: &str) {
     let concerned = |job: &&Job| ids.iter().any(|id| uses(job, *id));
     for job in draft.state().jobs.values().filter(concerned).cloned().collect::<Vec<_>>() {
-        let was_wanted = job.state.is_open() || matches!(job.state, JobState::Rewound { .. });
+        let was_wanted =
+            job.state.is_open() || (matches!(job.state, JobState::Rewound { .. }) && ended.contains(&job.id));
         let others: Vec<DatasetId> = job.datasets.iter().copied().filter(|other| !ids.contains(other)).collect();
         if others.len() == job.datasets.len() {
             if job.state.is_open() && job.position.job_step == 0 {

@@ -5,6 +5,7 @@
 //! `HONE_SEEDS` sets the number of schedules (default 1,000 with `HONE_SLOW=1`, else 30). A failure names its seed
 //! and the last events.
 
+mod checks;
 mod commands;
 mod curriculum;
 mod host;
@@ -18,12 +19,14 @@ use crate::state::*;
 use host::Host;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// Events of the random phase of a schedule.
 const NUM_ACTIONS: usize = 400;
 /// Events within which all work must come to its end once nothing fails any more.
 const MAX_SETTLING: usize = 5_000;
+/// How far a clock that is set jumps.
+const DAY_MS: TimeMs = 86_400_000;
 
 #[derive(Debug)]
 #[expect(dead_code, reason = "read through Debug when a schedule fails")]
@@ -56,7 +59,7 @@ struct Simulation {
 
 #[test]
 fn schedules_of_every_kind_end_well() {
-    // budget: 30 s
+    // budget: 45 s
     let default = if std::env::var("HONE_SLOW").is_ok_and(|slow| slow == "1") { 1_000 } else { 30 };
     let num_seeds: u64 = std::env::var("HONE_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(default);
     let mut reached: BTreeMap<&'static str, u64> = BTreeMap::new();
@@ -84,6 +87,8 @@ fn schedules_of_every_kind_end_well() {
             "rolled_back",
             "rolled_back_by_itself",
             "level_moved",
+            "shared",
+            "replayed",
         ];
         for kind in kinds {
             assert!(reached.get(kind).is_some_and(|count| *count > 0), "no schedule reached {kind}: {reached:?}");
@@ -101,6 +106,7 @@ impl Simulation {
         let curriculum = CurriculumSettings { window: 2, ..CurriculumSettings::default() };
         let on_regression = [OnRegression::Hold, OnRegression::Rewind, OnRegression::Continue][rng.random_range(0..3)];
         let watch_ms = 500 * rng.random_range(0..2);
+        let (min_rows, replay_share) = ([0, 60, 150][rng.random_range(0..3)], [0.0, 0.2][rng.random_range(0..2)]);
         let settings = crate::config::Settings {
             max_checks,
             max_queued_jobs,
@@ -109,6 +115,8 @@ impl Simulation {
             watch_ms,
             curriculum,
             on_regression,
+            min_rows,
+            replay_share,
             deep_in_background: true,
             ..fresh.settings
         };
@@ -116,7 +124,7 @@ impl Simulation {
             seed,
             rng,
             settings,
-            now: fresh.now,
+            now: fresh.now + 10 * DAY_MS,
             state: fresh.state,
             host: Host::new(),
             pending: Vec::new(),
@@ -186,12 +194,17 @@ impl Simulation {
 
     fn pass_time(&mut self) {
         self.now += self.rng.random_range(1..400);
+        if self.chance(2) {
+            self.now =
+                if self.rng.random_range(0..2) == 0 { self.now + DAY_MS } else { self.now - DAY_MS.min(self.now) };
+        }
         self.happens(&Event::Tick);
     }
 
     fn scan(&mut self) {
         for path in self.host.inbox.keys().cloned().collect::<Vec<_>>() {
-            self.happens(&Event::FileArrived { inbox_path: path, priority: Priority::Normal, schema_flag: None });
+            let priority = [Priority::High, Priority::Normal, Priority::Low][self.rng.random_range(0..3)];
+            self.happens(&Event::FileArrived { inbox_path: path, priority, schema_flag: None });
         }
     }
 
@@ -315,138 +328,6 @@ impl Simulation {
             && super::evaluation::next_due(&self.state, TimeMs::MAX).is_none()
     }
 
-    fn check_always(&self) {
-        self.check_curriculum();
-        let state = &self.state;
-        self.must(state.jobs.values().filter(|j| j.state == JobState::Running).count() <= 1, "two jobs run");
-        let is_deep = |id: &DatasetId| state.datasets[id].state == DatasetState::Accepted;
-        let num_checks = |deep: bool| {
-            let is_check = |e: &&Effect| matches!(e, Effect::Check { dataset } if is_deep(dataset) == deep);
-            self.pending.iter().filter(is_check).count()
-        };
-        self.must(num_checks(false) <= self.settings.max_checks, "too many checks");
-        self.must(num_checks(true) <= 1, "two checks in the background");
-        let num_deploys = self.pending.iter().filter(|e| matches!(e, Effect::Deploy { .. })).count();
-        self.must(num_deploys <= 1, "two orders for one target");
-        let num_live = state.deployments.values().filter(|d| d.state == DeploymentState::Live).count();
-        self.must(num_live <= 1, "two deployments are live");
-        for (serial, num_places) in self.host.places() {
-            self.must(num_places == 1, &format!("file {serial} is in {num_places} places"));
-        }
-        for id in self.host.dropped.keys() {
-            self.must(
-                matches!(state.datasets[id].state, DatasetState::Duplicate { .. }),
-                "a file was dropped for nothing",
-            );
-        }
-        if let Some(served) = self.host.served {
-            self.must(self.host.ever_published.contains(&served), "what is served was never published");
-        }
-        for id in &self.host.removed {
-            let record = &state.checkpoints[id];
-            self.must(!state.is_left_at(*id), "another lineage goes on from it, and its files went");
-            self.must(record.state == CheckpointState::Pruned, "files went before the state said so");
-            let live = state.deployments.values().any(|d| d.checkpoint == *id && d.state == DeploymentState::Live);
-            let pinned = record.marks.pinned.is_some();
-            self.must(!live && !pinned && state.champion != Some(*id), &format!("{id} is needed and its files went"));
-        }
-        self.check_head();
-        if let Some(latest) = state.latest_checkpoint() {
-            self.must(self.host.published.contains_key(&latest.id), "a checkpoint in the ledger is not there");
-            self.check_chain(latest.id);
-        }
-    }
-
-    /// What is not abandoned is the latest checkpoint and its ancestors, nothing else.
-    fn check_head(&self) {
-        let all = &self.state.checkpoints;
-        let mut chain = BTreeSet::new();
-        let mut at = self.state.latest_checkpoint().map(|c| c.id);
-        while let Some(id) = at {
-            chain.insert(id);
-            at = all[&id].parent;
-        }
-        let visible = |c: &&Checkpoint| matches!(c.state, CheckpointState::Published | CheckpointState::Pruned);
-        let goes_on: BTreeSet<_> =
-            all.values().filter(visible).filter(|c| c.marks.abandoned.is_none()).map(|c| c.id).collect();
-        self.must(chain == goes_on, &format!("the chain is {chain:?}, not abandoned are {goes_on:?}"));
-        let Some(champion) = self.state.champion else { return };
-        self.must(all[&champion].state == CheckpointState::Published, "the champion has no files");
-    }
-
-    /// The chain of the latest checkpoint holds what the jobs say, each row once. Looked at when either changes.
-    fn check_chain(&self, latest: CheckpointId) {
-        let positions: Vec<u64> = self.state.jobs.values().map(|job| job.position.rows_trained).collect();
-        if self.checked.replace(Some((latest, positions.clone()))) == Some((latest, positions)) {
-            return;
-        }
-        let contents = &self.host.published[&latest];
-        let distinct: BTreeSet<_> = contents.rows.iter().collect();
-        self.must(distinct.len() == contents.rows.len(), "rows were trained twice");
-        for job in self.state.jobs.values() {
-            let trained = contents.of(job.datasets[0]);
-            self.must(trained == job.position.rows_trained, &format!("{} has {trained} rows in the chain", job.id));
-        }
-    }
-
-    fn check_end(&self) {
-        let state = &self.state;
-        let latest = &self.host.published[&state.latest_checkpoint().unwrap().id];
-        self.must(
-            !state.checkpoints.values().any(|c| matches!(c.state, CheckpointState::Staged { .. })),
-            "still staged",
-        );
-        for dataset in state.datasets.values() {
-            let settled = match &dataset.state {
-                DatasetState::Arriving | DatasetState::Checking => false,
-                DatasetState::Rejected { .. } => dataset.filed && self.host.rejected.contains_key(&dataset.id),
-                DatasetState::Duplicate { .. } => dataset.filed && self.host.dropped.contains_key(&dataset.id),
-                DatasetState::Accepted => {
-                    let is_wanted = dataset.gone.is_none() && dataset.set_aside.is_none();
-                    self.host.folders.contains_key(&dataset.id)
-                        && !dataset.check_started
-                        && (dataset.deep_check == DeepCheck::Done || !is_wanted)
-                }
-                DatasetState::Vanished => true,
-            };
-            self.must(settled, &format!("{} is left as {:?}", dataset.id, dataset.state));
-        }
-        self.check_files();
-        self.must(state.open_exams.is_empty(), "answers were never judged");
-        for job in state.jobs.values() {
-            let (all, trained) = (state.datasets[&job.datasets[0]].rows, latest.of(job.datasets[0]));
-            let expected = match job.state {
-                JobState::Completed => all,
-                JobState::Skipped { at_row } => at_row,
-                _ => job.position.rows_trained,
-            };
-            self.must(trained == expected, &format!("{} has {trained} of {all} rows: {:?}", job.id, job.state));
-        }
-        let champion = state.champion.expect("the base model at least is champion");
-        self.must(state.evaluations.contains_key(&champion), "the champion was never evaluated");
-        let newest = state.deployments.values().next_back().unwrap();
-        let live = state.live_on("local").map(|d| d.checkpoint);
-        let given_up = matches!(newest.state, DeploymentState::Failed { .. });
-        self.must(live == Some(champion) || given_up, "the champion is not served");
-        self.must(live == self.host.served || given_up, "the target serves something else");
-    }
-
-    /// Every good content became exactly one accepted data set; no bad one did.
-    fn check_files(&self) {
-        let mut accepted: BTreeMap<u64, u64> = BTreeMap::new();
-        for (id, file) in &self.host.folders {
-            self.must(self.state.datasets[id].state == DatasetState::Accepted, "a folder is left over");
-            self.must(!file.bad, "a bad file was accepted");
-            *accepted.entry(file.content).or_default() += 1;
-        }
-        for content in self.host.good_contents() {
-            // A check that died may have rejected the only copy; then it is in rejected/.
-            let died = self.host.rejected.values().any(|file| file.content == content);
-            let count = accepted.get(&content).copied().unwrap_or(0);
-            self.must(count == 1 || (died && count == 0), &format!("content {content} is accepted {count} times"));
-        }
-    }
-
     fn count(&self, reached: &mut BTreeMap<&'static str, u64>) {
         let mut add = |name, count: usize| *reached.entry(name).or_default() += count as u64;
         let jobs = |pick: fn(&JobState) -> bool| self.state.jobs.values().filter(|job| pick(&job.state)).count();
@@ -469,6 +350,8 @@ impl Simulation {
         let promoted = |j: &&Judgement| j.outcome == Outcome::Promote && j.champion.is_some();
         add("promoted", self.state.judgements.values().filter(promoted).count());
         let rolled_back = |d: &&Deployment| d.reason.starts_with("rolled back");
+        add("shared", self.state.jobs.values().filter(|job| job.datasets.len() > 1).count());
+        add("replayed", self.state.jobs.values().filter(|job| job.replay.is_some()).count());
         add("level_moved", self.state.skill("s").moves.len());
         add("rolled_back", self.state.deployments.values().filter(rolled_back).count());
         let by_itself = |d: &&Deployment| matches!(&d.state, DeploymentState::Failed { reason } if reason.starts_with("rolled back"));

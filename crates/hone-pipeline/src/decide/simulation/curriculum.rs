@@ -30,7 +30,10 @@ impl Simulation {
             self.must((1..=3).contains(&progress.level), "a level that does not exist");
             for step in &progress.moves {
                 self.must(step.from.abs_diff(step.to) == 1, "a level was left out");
-                let at_level = progress.history.iter().filter(|e| e.level == step.from && e.at_ms <= step.at_ms);
+                // By their order: the clock may have been set in between.
+                let decided = |e: &SkillEvaluation| e.level == step.from && Some(e.checkpoint) == step.checkpoint;
+                let num_before = progress.history.iter().rposition(decided).map_or(0, |at| at + 1);
+                let at_level = progress.history[..num_before].iter().filter(|e| e.level == step.from);
                 let checkpoints: BTreeSet<_> = at_level.map(|e| e.checkpoint).collect();
                 self.must(checkpoints.len() >= 2, "a level moved on too little evidence");
             }

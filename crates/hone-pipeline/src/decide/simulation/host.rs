@@ -28,14 +28,21 @@ pub(super) struct File {
 /// What a checkpoint was trained on, row by row.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Contents {
-    pub rows: Vec<(DatasetId, u64)>,
+    pub rows: Vec<(JobId, DatasetId, u64)>,
 }
 
 impl Contents {
-    /// How many rows of a data set are in it.
-    pub fn of(&self, dataset: DatasetId) -> u64 {
-        self.rows.iter().filter(|row| row.0 == dataset).count() as u64
+    /// How many rows of a data set are in it by a job.
+    pub fn of(&self, job: JobId, dataset: DatasetId) -> u64 {
+        self.rows.iter().filter(|(by, of, _)| (*by, *of) == (job, dataset)).count() as u64
     }
+}
+
+/// Rows of a job, which are those of its data sets one after the other.
+pub(super) fn rows_of(job: &Job, state: &State, range: std::ops::Range<u64>) -> Vec<(JobId, DatasetId, u64)> {
+    let of = |id: &DatasetId| (0..state.datasets[id].rows).map(|row| (job.id, *id, row)).collect::<Vec<_>>();
+    let all = job.datasets.iter().flat_map(of);
+    all.skip(range.start as usize).take((range.end - range.start) as usize).collect()
 }
 
 /// The child with the device.
@@ -273,8 +280,7 @@ impl Host {
     }
 
     fn train(&mut self, child: &Child, job: &Job, state: &State, mood: u32) -> Vec<Event> {
-        let dataset = job.datasets[0];
-        let num_rows = state.datasets[&dataset].rows;
+        let num_rows: u64 = job.datasets.iter().map(|id| state.datasets[id].rows).sum();
         let total_steps = num_rows.div_ceil(ROWS_PER_STEP);
         let job_step = job.position.job_step + child.steps;
         let ends_job = job_step == total_steps;
@@ -292,7 +298,7 @@ impl Host {
         let parent = latest.parent.filter(|_| mood == 6).unwrap_or(latest.id);
         let rows_trained = (job_step * ROWS_PER_STEP).min(num_rows);
         let mut contents = self.published[&parent].clone();
-        contents.rows.extend((job.position.rows_trained..rows_trained).map(|row| (dataset, row)));
+        contents.rows.extend(rows_of(job, state, job.position.rows_trained..rows_trained));
         let staging = format!("staging-{}", child.token);
         self.staging.insert(staging.clone(), contents);
         let number = state.highest_number().unwrap().0 + child.steps + u64::from(mood == 7);

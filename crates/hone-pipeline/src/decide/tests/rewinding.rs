@@ -181,6 +181,26 @@ fn undo_of_one_of_several_files_trains_the_others_again() {
     assert_eq!(state_of(&world, 2), "rewound");
     assert_eq!(world.state.jobs[&JobId(3)].datasets, [DatasetId(2)]);
     assert_eq!(latest(&world), 10);
+
+    // From here on job 3 alone trains data set 2, whatever people ask for.
+    let retry = world.run("retry 2");
+    assert!(retry.contains("reply no: job-3 has rows of the same files: they would be trained twice"), "{retry}");
+    let queued = |world: &World| world.state.jobs.values().filter(|job| job.state.is_open()).count();
+    world.run("undo 2");
+    assert_eq!((state_of(&world, 3), queued(&world)), ("rewound", 0), "nothing is left of job 2");
+}
+
+#[test]
+fn the_rest_of_a_job_ends_where_the_whole_job_is_gone_back_to() {
+    let mut world = training();
+    world.settings.min_rows = 200;
+    for number in 2..=3 {
+        world.run(&format!("arrive {number}.jsonl; taken {number}; checked {number} h{number}; filed {number}"));
+    }
+    world.run("staged 1 10 0 10 80 ends; published 10; exit done; evaluated 10 loss 2; exit done; deployed 2");
+    world.run("staged 2 30 10 20 160 ends; published 30; exit done; undo 3; rewind 30");
+    assert_eq!((state_of(&world, 2), state_of(&world, 3)), ("completed", "rewound"));
+    assert_eq!(latest(&world), 30);
 }
 
 #[test]

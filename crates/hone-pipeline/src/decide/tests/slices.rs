@@ -98,6 +98,28 @@ fn progress_renews_the_lease_and_is_shown_once_a_second() {
 }
 
 #[test]
+fn a_clock_that_is_set_back_lets_nothing_wait_longer() {
+    let day_ms = 86_400_000;
+    let mut world = training();
+    world.now += day_ms;
+    world.run("alive; wait 1");
+    world.now -= day_ms;
+    let lease = |world: &World| world.state.lease.clone().unwrap();
+    // The lease begins anew: a worker that says nothing from now on is lost after one more.
+    assert!(!world.run("wait 1").contains("worker_lost"));
+    assert_eq!(lease(&world).until_ms, world.now + world.settings.lease_ms);
+    let lost = world.run(&format!("wait {}", world.settings.lease_ms + 1));
+    assert!(lost.contains("worker_lost"), "{lost}");
+    // A job that waits for its next try does not wait for a day.
+    world.now += day_ms;
+    world.run("exit crashed");
+    assert!(world.state.lease.is_none() && world.state.jobs[&JobId(1)].not_before_ms > world.now);
+    world.now -= day_ms;
+    world.run("wait 1");
+    assert_eq!(lease(&world).work, Work::Train { job: JobId(1) });
+}
+
+#[test]
 fn a_silent_worker_is_ended_and_its_job_goes_on_later() {
     check(
         training(),
