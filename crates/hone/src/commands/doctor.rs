@@ -1,12 +1,14 @@
 //! `hone doctor`: what is wrong with this host, and how to mend it. Every check looks and says; none changes anything.
 //! A check that cannot be made says `unknown`, never `ok`.
 
+use crate::commands::keys::keys_file;
 use crate::config::Config;
 use crate::exit::Refused;
 use crate::output;
 use crate::workspace::{Workspace, now_ms};
 use anyhow::Result;
 use hone_pipeline::state::{State, TimeMs};
+use hone_serve::list_keys;
 use hone_store::network_file_system;
 use serde::Serialize;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -83,7 +85,7 @@ fn with_config(ws: &Workspace, config: &Config) -> Vec<Finding> {
     let layout = ws.layout();
     let free = rustix::fs::statvfs(&ws.root).ok().map(|info| info.f_bavail.saturating_mul(info.f_frsize));
     let mut findings = vec![disk(free, config.settings.min_free_bytes)];
-    findings.push(keys(config.serve.listen, config.monitor_listen, std::env::var_os("HONE_READ_KEY").is_some()));
+    findings.push(keys(config.serve.listen, config.monitor_listen, &known_keys(ws)));
     let alive = ws.daemon_pid().is_some();
     for (role, address) in [("serve", config.serve.listen), ("monitor", config.monitor_listen)] {
         if config.roles.iter().any(|name| name == role) {
@@ -175,19 +177,45 @@ fn usable_gpu() -> String {
     }
 }
 
-fn keys(serve: SocketAddr, monitor: SocketAddr, has_read_key: bool) -> Finding {
-    let open: Vec<String> = [("serve.listen", serve), ("monitor.listen", monitor)]
-        .iter()
-        .filter(|(_, address)| !address.ip().is_loopback())
-        .map(|(key, address)| format!("{key} {address}"))
-        .collect();
-    match (open.is_empty(), has_read_key) {
-        (true, _) => ok("keys", "servers listen on loopback only"),
-        (false, true) => ok("keys", &format!("{} beyond loopback, with a key", open.join(", "))),
-        (false, false) => bad(
+/// Which servers of this host have a key to ask for.
+struct KnownKeys {
+    /// The inference server takes those of the environment and of `hone keys make`.
+    serve: Result<bool, String>,
+    /// The monitor takes the read key of the environment.
+    monitor: bool,
+}
+
+fn known_keys(ws: &Workspace) -> KnownKeys {
+    let given = |name: &str| std::env::var_os(name).is_some();
+    let serve = match given("HONE_READ_KEY") || given("HONE_ADMIN_KEY") {
+        true => Ok(true),
+        false => list_keys(&keys_file(ws)).map(|keys| !keys.is_empty()).map_err(|error| format!("{error:#}")),
+    };
+    KnownKeys { serve, monitor: given("HONE_READ_KEY") }
+}
+
+fn keys(serve: SocketAddr, monitor: SocketAddr, known: &KnownKeys) -> Finding {
+    let has_key = *known.serve.as_ref().unwrap_or(&false);
+    let beyond = [("serve.listen", serve, has_key), ("monitor.listen", monitor, known.monitor)];
+    let beyond: Vec<_> = beyond.into_iter().filter(|(_, address, _)| !address.ip().is_loopback()).collect();
+    let names = |has_key: bool| -> Vec<String> {
+        let these = beyond.iter().filter(|(.., has)| *has == has_key);
+        these.map(|(key, address, _)| format!("{key} {address}")).collect()
+    };
+    match (&known.serve, names(false), names(true)) {
+        (Err(error), ..) => bad(
+            "keys",
+            format!("the file of keys cannot be used: failed to {error}"),
+            "mend it, or remove it and make new keys by `hone keys make`",
+        ),
+        (_, open, closed) if open.is_empty() && closed.is_empty() => ok("keys", "servers listen on loopback only"),
+        (_, open, closed) if open.is_empty() => {
+            ok("keys", &format!("{} beyond loopback, with a key", closed.join(", ")))
+        }
+        (_, open, _) => bad(
             "keys",
             format!("{} would listen beyond loopback without a key", open.join(", ")),
-            "set HONE_READ_KEY and HONE_ADMIN_KEY, or listen on 127.0.0.1",
+            "`hone keys make NAME` makes one for the server; the monitor takes HONE_READ_KEY; or listen on 127.0.0.1",
         ),
     }
 }

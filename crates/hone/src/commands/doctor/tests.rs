@@ -48,9 +48,28 @@ fn a_gpu_that_cannot_be_used_is_named_with_what_to_install() {
 #[test]
 fn nothing_listens_beyond_loopback_without_a_key() {
     let (open, closed) = ("0.0.0.0:1".parse().unwrap(), "127.0.0.1:2".parse().unwrap());
-    check(&keys(open, closed, false), Health::Bad, "serve.listen 0.0.0.0:1");
-    check(&keys(open, closed, true), Health::Ok, "with a key");
-    check(&keys(closed, closed, false), Health::Ok, "loopback only");
+    let known = |serve, monitor| KnownKeys { serve: Ok(serve), monitor };
+    check(&keys(open, closed, &known(false, true)), Health::Bad, "serve.listen 0.0.0.0:1 would");
+    check(&keys(open, closed, &known(true, false)), Health::Ok, "with a key");
+    check(&keys(open, open, &known(true, false)), Health::Bad, "monitor.listen 0.0.0.0:1 would");
+    check(&keys(open, open, &known(true, true)), Health::Ok, "serve.listen 0.0.0.0:1, monitor.listen 0.0.0.0:1 beyond");
+    check(&keys(closed, closed, &known(false, false)), Health::Ok, "loopback only");
+    let broken = KnownKeys { serve: Err("read keys.json".to_string()), monitor: false };
+    check(&keys(closed, closed, &broken), Health::Bad, "read keys.json");
+}
+
+#[test]
+fn keys_that_hone_made_count() {
+    let root = tempfile::tempdir().unwrap();
+    let ws = Workspace { root: root.path().to_path_buf(), set: Vec::new(), json: false, supervised: false };
+    if ["HONE_READ_KEY", "HONE_ADMIN_KEY"].iter().any(|name| std::env::var_os(name).is_some()) {
+        return;
+    }
+    assert_eq!(known_keys(&ws).serve, Ok(false));
+    hone_serve::make_key(&keys_file(&ws), "a", hone_serve::KeyLevel::Read).unwrap();
+    assert_eq!(known_keys(&ws).serve, Ok(true));
+    hone_disk::write_atomic(&keys_file(&ws), b"{").unwrap();
+    assert!(known_keys(&ws).serve.is_err());
 }
 
 #[test]
