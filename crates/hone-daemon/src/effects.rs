@@ -45,8 +45,8 @@ pub(crate) enum Message {
     FileEvents,
     /// Only the view shows it.
     Live(LiveUpdate),
-    /// The request for data ended.
-    Generated(Result<GeneratedFile>),
+    /// The request to this skill for data ended.
+    Generated(String, Result<GeneratedFile>),
     /// This host could not do it now, and why; it is to be tried again after a while.
     Again(Effect, String),
     /// So many bytes were free when a worker ended badly, before its leftovers were removed.
@@ -192,8 +192,12 @@ impl Runner {
     pub fn generate(&mut self, order: GenerateOrder, limits: Limits) -> Result<()> {
         let env = self.env.clone();
         self.spawn("generate", move || {
-            let result = data_manager::generate_once(env.layout.root(), &order, &limits);
-            env.send(Message::Generated(result));
+            let (root, skill) = (env.layout.root(), &order.skill.name);
+            let result = data_manager::generate_once(root, &order, &limits);
+            if let Err(error) = data_manager::remember(root, skill, result.as_ref().err()) {
+                tracing::warn!(skill, "how it went is not remembered: failed to {error:#}");
+            }
+            env.send(Message::Generated(skill.clone(), result));
         })
     }
 

@@ -123,6 +123,8 @@ pub struct DataManagerConfig {
     pub priority: Priority,
     /// Share of the samples that come from levels below that of now.
     pub replay_share: f64,
+    /// Ask for worked steps before the answers, of skills that have them.
+    pub steps: bool,
     /// Which skill is asked next.
     pub order: SkillOrder,
     /// The skills.
@@ -138,6 +140,7 @@ impl Default for DataManagerConfig {
             cooldown_ms: 60_000,
             priority: Priority::Low,
             replay_share: 0.1,
+            steps: false,
             order: SkillOrder::RoundRobin,
             skills: Vec::new(),
         }

@@ -149,9 +149,9 @@ struct Daemon {
     alerter: Alerter,
     lock: OwnerLock,
     generating: bool,
-    last_generated_ms: u64,
+    /// What the data manager remembers, as of the last answer of a skill.
+    memory: Memory,
     turn: u64,
-    last_generate_problem: String,
     exit: bool,
 }
 
@@ -180,9 +180,8 @@ impl Daemon {
             alerter,
             lock,
             generating: false,
-            last_generated_ms: memory.last_ms,
             turn: memory.next_seed,
-            last_generate_problem: String::new(),
+            memory,
             exit: false,
         }
     }
@@ -259,7 +258,7 @@ impl Daemon {
                 self.timers.figures_changed();
                 Ok(())
             }
-            Message::Generated(result) => self.generated(result),
+            Message::Generated(skill, result) => self.generated(&skill, result),
             Message::Again(effect, error) => {
                 self.again(effect, &error);
                 Ok(())

@@ -159,6 +159,7 @@ pub struct SkillClient {
     timeout: Duration,
     max_answer_bytes: u64,
     tries: u32,
+    steps: bool,
 }
 
 /// Wait before the second try of a call; doubled for each further one.
@@ -168,13 +169,19 @@ impl SkillClient {
     /// A client of the server at `url` (no request is made).
     #[must_use]
     pub fn new(url: &str, timeout: Duration, max_answer_bytes: u64) -> SkillClient {
-        SkillClient { url: url.trim_end_matches('/').to_string(), timeout, max_answer_bytes, tries: 1 }
+        SkillClient { url: url.trim_end_matches('/').to_string(), timeout, max_answer_bytes, tries: 1, steps: false }
     }
 
     /// The same client, which tries a call so often in all.
     #[must_use]
     pub fn with_tries(self, tries: u32) -> SkillClient {
         SkillClient { tries, ..self }
+    }
+
+    /// The same client, which asks for worked steps before the answers of samples, of skills that have them.
+    #[must_use]
+    pub fn with_steps(self, steps: bool) -> SkillClient {
+        SkillClient { steps, ..self }
     }
 
     /// `GET /health`: true when it answers `{"status":"ok"}`.
@@ -212,7 +219,10 @@ impl SkillClient {
     /// # Errors
     /// See [`SkillError`].
     pub fn generate(&self, level: u32, count: u64, seed: u64, split: Split) -> Result<Generated, SkillError> {
-        let body = json!({ "level": level, "count": count, "seed": seed, "split": split });
+        let mut body = json!({ "level": level, "count": count, "seed": seed, "split": split });
+        if self.steps {
+            body["steps"] = true.into();
+        }
         let answer: Value = self.call("POST", "/generate", Some(&body))?;
         let generated: Generated = serde_json::from_value(older::in_the_new_shape(answer, level, seed))
             .map_err(|error| self.contract(format!("POST /generate: {error}")))?;

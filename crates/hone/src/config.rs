@@ -168,6 +168,8 @@ pub struct AutoGenerate {
     pub priority: Priority,
     /// Share of earlier levels.
     pub replay_share: f64,
+    /// With worked steps.
+    pub steps: bool,
     /// Which skill is asked next.
     pub order: SkillOrder,
 }
@@ -323,6 +325,7 @@ impl Config {
                 cooldown: values.seconds("auto_generate.cooldown_sec"),
                 priority: values.get("auto_generate.priority"),
                 replay_share: values.get("auto_generate.replay_share"),
+                steps: values.get("auto_generate.steps"),
                 order: values.get("auto_generate.order"),
             },
             housekeeping: settings::housekeeping(values),

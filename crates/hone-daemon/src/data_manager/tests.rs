@@ -46,7 +46,7 @@ fn skill(change: impl Fn(&mut Vec<Value>) + Send + 'static) -> HttpServer {
 
 fn order(server: &HttpServer) -> GenerateOrder {
     let skill = SkillEndpoint { name: "binary".to_string(), url: server.url.clone() };
-    GenerateOrder { skill, level: 1, count: 3, seed: None, replay_share: 0.1, priority: Priority::Low }
+    GenerateOrder { skill, level: 1, count: 3, seed: None, replay_share: 0.1, steps: false, priority: Priority::Low }
 }
 
 #[test]
@@ -116,7 +116,9 @@ fn it_asks_when_the_queue_runs_dry_and_the_cooldown_has_passed() {
         ..DataManagerConfig::default()
     };
     let mut state = State::default();
-    let name = |state: &State, config, turn, now| due(state, config, 1_000, turn, now).map(|skill| skill.name.clone());
+    let memory = Memory { last_ms: 1_000, ..Memory::default() };
+    let name =
+        |state: &State, config, turn, now| due(state, config, &memory, turn, now).map(|skill| skill.name.clone());
     assert_eq!(name(&state, &config, 0, 1_099), None, "the cooldown");
     assert_eq!(name(&state, &config, 0, 1_100).as_deref(), Some("a"));
     assert_eq!(name(&state, &config, 1, 1_100).as_deref(), Some("b"), "they take turns");
@@ -185,7 +187,7 @@ fn the_weakest_comes_first_and_a_rejected_one_rests() {
     let mut state = State::default();
     let a = hone_pipeline::curriculum::SkillProgress { level: 3, total_levels: 7, ..state.skill("a") };
     state.curriculum.insert("a".to_string(), a);
-    let name = |state: &State, now| due(state, &config, 0, 0, now).map(|skill| skill.name.clone());
+    let name = |state: &State, now| due(state, &config, &Memory::default(), 0, now).map(|skill| skill.name.clone());
     assert_eq!(name(&state, 5_000).as_deref(), Some("b"));
     let rejected = Dataset {
         id: hone_pipeline::ids::DatasetId(1),
@@ -210,4 +212,61 @@ fn the_weakest_comes_first_and_a_rejected_one_rests() {
     state.datasets.insert(rejected.id, rejected);
     assert_eq!(name(&state, 5_999).as_deref(), Some("a"), "b rests ten cooldowns");
     assert_eq!(name(&state, 6_000).as_deref(), Some("b"));
+}
+
+#[test]
+fn a_skill_that_gives_nothing_rests_longer_each_time_and_the_others_are_asked() {
+    let root = tempfile::tempdir().unwrap();
+    let endpoint = |name: &str| SkillEndpoint { name: name.to_string(), url: String::new() };
+    let config = DataManagerConfig {
+        enabled: true,
+        cooldown_ms: 2_000,
+        order: SkillOrder::WeakestFirst,
+        skills: vec![endpoint("down"), endpoint("well")],
+        ..DataManagerConfig::default()
+    };
+    let mut state = State::default();
+    let well = hone_pipeline::curriculum::SkillProgress { level: 3, total_levels: 7, ..state.skill("well") };
+    state.curriculum.insert("well".to_string(), well);
+    let fail = || remember(root.path(), "down", Some(&anyhow::anyhow!("ask it: nobody is there"))).unwrap();
+    // After n failures in a row: the times, from the last one on, at which it is left out and asked again.
+    for (rests_at, asked_at) in [(3_999, 4_000), (7_999, 8_000), (15_999, 16_000), (19_999, 20_000), (19_999, 20_000)] {
+        fail();
+        let memory = Memory::read(root.path());
+        let at_ms = memory.failures["down"].at_ms;
+        let name = |now| due(&state, &config, &memory, 0, now).map(|skill| skill.name.as_str());
+        assert_eq!((name(at_ms + rests_at), name(at_ms + asked_at)), (Some("well"), Some("down")));
+        assert_eq!(name(at_ms - 1), Some("down"), "a clock that was set back holds nobody up");
+    }
+    let alone = DataManagerConfig { skills: vec![endpoint("down")], ..config.clone() };
+    let memory = Memory::read(root.path());
+    let waits = why_not(&state, &alone, &memory, memory.failures["down"].at_ms + 500).unwrap();
+    assert_eq!(waits, "down gave nothing: ask it: nobody is there; asked again in 20 s");
+    remember(root.path(), "down", None).unwrap();
+    assert_eq!(Memory::read(root.path()), Memory::default(), "a file that came ends it");
+}
+
+#[test]
+fn worked_steps_are_asked_for_by_order_and_stand_in_the_provenance() {
+    use std::sync::Mutex;
+    static ASKED: Mutex<Vec<Value>> = Mutex::new(Vec::new());
+    let server = HttpServer::start(|request| match request.line.as_str() {
+        "GET /health" => (200, json!({"status": "ok"}).to_string()),
+        "POST /generate" => {
+            let body: Value = serde_json::from_slice(&request.body).unwrap();
+            ASKED.lock().unwrap().push(body["steps"].clone());
+            let samples = samples(body["seed"].as_u64().unwrap(), 3);
+            (200, json!({"skill": "binary", "version": "3", "level": 1, "samples": samples}).to_string())
+        }
+        _ => (200, verdicts(&request.body)),
+    });
+    let root = tempfile::tempdir().unwrap();
+    let steps_of = |steps| {
+        let file = generate_once(root.path(), &GenerateOrder { steps, ..order(&server) }, &Limits::default()).unwrap();
+        let file = root.path().join("inbox").join(file.inbox_path);
+        Sidecar::read(&hone_store::datasets::sidecar_of(&file)).unwrap().provenance.unwrap()["steps"].clone()
+    };
+    assert_eq!((steps_of(false), steps_of(true)), (Value::Null, json!(true)));
+    // Servers that know no `steps` are not bothered with it.
+    assert_eq!(*ASKED.lock().unwrap(), [Value::Null, json!(true)]);
 }

@@ -2,6 +2,8 @@
 
 pub mod row_door;
 pub mod show;
+#[cfg(test)]
+mod tests;
 
 use crate::commands::roles::loop_config;
 use crate::exit::UsageError;
@@ -9,9 +11,9 @@ use crate::output;
 use crate::workspace::Workspace;
 use anyhow::{Result, bail};
 use clap::Subcommand;
-use hone_daemon::data_manager::{self, GenerateOrder, generate_once};
+use hone_daemon::data_manager::{self, GenerateOrder, Memory, generate_once};
 use hone_daemon::skill::SkillClient;
-use hone_daemon::{DataManagerConfig, Limits, clock};
+use hone_daemon::{DataManagerConfig, Limits, SkillEndpoint, clock};
 use hone_pipeline::wire::ControlRequest;
 use serde_json::json;
 use std::time::Duration;
@@ -36,6 +38,9 @@ pub enum DataVerb {
         /// The seed (default: the next one).
         #[arg(long)]
         seed: Option<u64>,
+        /// With worked steps before the answers, of skills that have them (default: auto_generate.steps).
+        #[arg(long)]
+        steps: bool,
         /// Now, whatever the queue and the cooldown say.
         #[arg(long)]
         force: bool,
@@ -51,9 +56,9 @@ pub fn run(ws: &Workspace, verb: &DataVerb) -> Result<()> {
     match verb {
         DataVerb::Show(args) => show::run(ws, args),
         DataVerb::Status => status(ws),
-        DataVerb::Generate { skill, level, count, seed, force } => {
-            let asked = Asked { skill: skill.as_deref(), level: *level, count: *count, seed: *seed, force: *force };
-            generate(ws, &asked)
+        DataVerb::Generate { skill, level, count, seed, steps, force } => {
+            let (level, count, seed, steps, force) = (*level, *count, *seed, *steps, *force);
+            generate(ws, &Asked { skill: skill.as_deref(), level, count, seed, steps, force })
         }
     }
 }
@@ -64,6 +69,7 @@ struct Asked<'a> {
     level: Option<u32>,
     count: Option<u64>,
     seed: Option<u64>,
+    steps: bool,
     force: bool,
 }
 
@@ -71,8 +77,8 @@ fn status(ws: &Workspace) -> Result<()> {
     ws.require()?;
     let config = ws.config()?;
     let (manager, limits) = (loop_config(&config).data_manager, Limits::default());
-    let state = ws.state()?;
-    let verdict = data_manager::why_not(&state, &manager, data_manager::last_generated_ms(&ws.root), clock::now_ms());
+    let (state, memory) = (ws.state()?, Memory::read(&ws.root));
+    let verdict = data_manager::why_not(&state, &manager, &memory, clock::now_ms());
     let skills: Vec<_> = manager
         .skills
         .iter()
@@ -81,7 +87,8 @@ fn status(ws: &Workspace) -> Result<()> {
             let health = client
                 .health()
                 .map_or_else(|error| error.to_string(), |ok| if ok { "ok" } else { "not ok" }.to_string());
-            json!({"name": skill.name, "url": skill.url, "level": state.skill(&skill.name).level, "health": health})
+            json!({"name": skill.name, "url": skill.url, "level": state.skill(&skill.name).level, "health": health,
+                "failure": memory.failures.get(&skill.name)})
         })
         .collect();
     if ws.json {
@@ -101,7 +108,25 @@ fn status(ws: &Workspace) -> Result<()> {
     let rows: Vec<Vec<String>> =
         skills.iter().map(|s| ["name", "url", "level", "health"].iter().map(|key| text(&s[*key])).collect()).collect();
     output::table(&["skill", "url", "level", "health"], &rows);
+    for (skill, failure) in memory.failures.iter().filter(|(name, _)| manager.skills.iter().any(|s| s.name == **name)) {
+        output::line(&format!("{skill} gave nothing, {} times in a row: {}", failure.tries, failure.reason));
+    }
     Ok(())
+}
+
+/// The skill of that name, or the first one; else what to do.
+fn find<'a>(manager: &'a DataManagerConfig, name: Option<&str>) -> Result<&'a SkillEndpoint, String> {
+    let names: Vec<&str> = manager.skills.iter().map(|skill| skill.name.as_str()).collect();
+    let found = match name {
+        Some(name) => manager.skills.iter().find(|skill| skill.name == name),
+        None => manager.skills.first(),
+    };
+    found.ok_or_else(|| match name {
+        Some(name) if !names.is_empty() => {
+            format!("generate data: no skill {name:?} is configured (configured: {})", names.join(", "))
+        }
+        _ => "generate data: no skill is configured; add one to `skills` in config.json".to_string(),
+    })
 }
 
 fn generate(ws: &Workspace, asked: &Asked) -> Result<()> {
@@ -109,18 +134,10 @@ fn generate(ws: &Workspace, asked: &Asked) -> Result<()> {
     let config = ws.config()?;
     let (config, state) = (loop_config(&config), ws.state()?);
     let manager = config.data_manager;
-    let endpoint = match asked.skill {
-        Some(name) => manager.skills.iter().find(|s| s.name == name),
-        None => manager.skills.first(),
-    };
-    let Some(endpoint) = endpoint else {
-        let message = "generate data: no such skill is configured; add it to `skills` in config.json";
-        return Err(UsageError(message.to_string()).into());
-    };
+    let endpoint = find(&manager, asked.skill).map_err(UsageError)?;
     if !asked.force {
         let by_hand = DataManagerConfig { enabled: true, ..manager.clone() };
-        let last_ms = data_manager::last_generated_ms(&ws.root);
-        if let Some(reason) = data_manager::why_not(&state, &by_hand, last_ms, clock::now_ms()) {
+        if let Some(reason) = data_manager::why_not(&state, &by_hand, &Memory::read(&ws.root), clock::now_ms()) {
             bail!("generate data: {reason} (hint: --force does it now)");
         }
     }
@@ -130,6 +147,7 @@ fn generate(ws: &Workspace, asked: &Asked) -> Result<()> {
         count: asked.count.unwrap_or(manager.count),
         seed: asked.seed,
         replay_share: if asked.level.is_some() { 0.0 } else { manager.replay_share },
+        steps: asked.steps || manager.steps,
         priority: manager.priority,
     };
     let file = generate_once(&ws.root, &order, &config.limits)?;

@@ -284,6 +284,7 @@ pub fn loop_config(config: &Config) -> LoopConfig {
             cooldown_ms: ms(config.auto_generate.cooldown),
             priority: config.auto_generate.priority,
             replay_share: config.auto_generate.replay_share,
+            steps: config.auto_generate.steps,
             order: config.auto_generate.order,
             skills: config.skills.iter().map(|s| SkillEndpoint { name: s.name.clone(), url: s.url.clone() }).collect(),
         },
