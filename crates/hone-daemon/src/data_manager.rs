@@ -118,7 +118,7 @@ pub fn generate_once(root: &Path, order: &GenerateOrder, limits: &Limits) -> Res
         of_other_levels.extend(of_level);
         version = generated.version;
     }
-    let quality = quality::check(&samples, &QualityProfile::of(skill), &client)
+    let quality = quality::check(&samples, &order.skill.quality, &client)
         .with_context(|| format!("use the samples of {skill}"))?;
     let (inbox_path, rows) = place(root, order, seed, (&version, &samples, &quality))?;
     Ok(GeneratedFile { inbox_path, rows, seed, version, quality })
@@ -236,7 +236,7 @@ fn place(
     if order.steps {
         provenance["steps"] = true.into();
     }
-    let schema_id = Some(QualityProfile::of(skill).schema_id.to_string());
+    let schema_id = Some(order.skill.quality.schema_id.clone());
     let sidecar = Sidecar { schema_id, provenance: Some(provenance), ..Sidecar::default() };
     let name = format!("{skill}-l{level}-{seed}.jsonl");
     let inbox_path = inbox::place_bytes(root, &name, &bytes, order.priority, &sidecar)?;

@@ -1,6 +1,7 @@
 //! What the daemon is told by its caller. Plain values, already validated; nothing here reads a file or the
 //! environment.
 
+use crate::data_manager::QualityProfile;
 use crate::notify::Notifier;
 use anyhow::Result;
 use hone_pipeline::config::Settings;
@@ -157,13 +158,23 @@ pub enum SkillOrder {
     WeakestFirst,
 }
 
-/// Where a skill is served.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Where a skill is served, and what its samples must be like.
+#[derive(Clone, Debug, PartialEq)]
 pub struct SkillEndpoint {
     /// Name within hone, e.g. `binary`.
     pub name: String,
     /// Base URL, e.g. `http://127.0.0.1:8090`.
     pub url: String,
+    /// Bounds of generated samples.
+    pub quality: QualityProfile,
+}
+
+impl SkillEndpoint {
+    /// A skill with the bounds that hone has for its name.
+    #[must_use]
+    pub fn new(name: &str, url: &str) -> SkillEndpoint {
+        SkillEndpoint { name: name.to_string(), url: url.to_string(), quality: QualityProfile::of(name) }
+    }
 }
 
 /// Named limits of the effects: reaching one is an answer, never an endless wait.

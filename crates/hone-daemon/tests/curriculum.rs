@@ -116,7 +116,7 @@ fn a_learner_drives_the_levels_up_and_down_with_the_real_servers() {
         let mut settings = Settings { retry_backoff_ms: 1, ..Settings::default() };
         settings.train.save_steps = 2;
         settings.curriculum.skills = names.map(str::to_string).to_vec();
-        let skill = |(name, url): (&&str, &String)| SkillEndpoint { name: name.to_string(), url: url.clone() };
+        let skill = |(name, url): (&&str, &String)| SkillEndpoint::new(name, url);
         let skills = names.iter().zip(&urls).map(skill).collect();
         let data_manager =
             DataManagerConfig { enabled: true, count: 10, cooldown_ms: 1, skills, ..DataManagerConfig::default() };

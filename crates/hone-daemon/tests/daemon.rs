@@ -496,7 +496,7 @@ fn data_is_asked_for_when_the_queue_runs_dry_and_is_trained_like_any_other() {
     let settings_file = ws.path().join("settings.json");
     let load_settings = move || {
         let settings: Settings = serde_json::from_slice(&std::fs::read(&settings_file)?)?;
-        let skills = vec![SkillEndpoint { name: "s".to_string(), url: url.clone() }];
+        let skills = vec![SkillEndpoint::new("s", &url)];
         let (enabled, count) = (true, 3);
         let data_manager = DataManagerConfig { enabled, count, skills, ..DataManagerConfig::default() };
         Ok(LoopConfig { settings, data_manager, ..LoopConfig::default() })

@@ -14,7 +14,8 @@ mod tests;
 pub use render::{commented_file, json_schema, markdown};
 
 use anyhow::Result;
-use hone_daemon::{Alerts, Housekeeping, SkillOrder};
+use hone_daemon::data_manager::QualityProfile;
+use hone_daemon::{Alerts, Housekeeping, SkillEndpoint, SkillOrder};
 use hone_pipeline::config::Settings;
 use hone_pipeline::content::ContentSettings;
 use hone_pipeline::finding::SchemaOrigin;
@@ -144,13 +145,41 @@ pub struct Config {
     pub check_timeout: Duration,
 }
 
-/// A skill server that the data manager asks.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+/// A skill server that the data manager asks. What is left out of its bounds is what [`QualityProfile`] has for its name.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize)]
 pub struct Skill {
     /// Its name; `hone skill serve NAME` when it is one of hone's own.
     pub name: String,
     /// Base URL.
     pub url: String,
+    /// Schema that its files are held against.
+    pub schema_id: Option<String>,
+    /// Longest question.
+    pub max_question_chars: Option<usize>,
+    /// Longest answer.
+    pub max_answer_chars: Option<usize>,
+    /// Fewest different answers, as a share.
+    pub min_distinct_answers: Option<f64>,
+    /// Most samples with one and the same answer, as a share.
+    pub max_same_answer: Option<f64>,
+}
+
+impl Skill {
+    /// As the daemon knows it.
+    #[must_use]
+    pub fn endpoint(&self) -> SkillEndpoint {
+        let Skill { name, url, schema_id, max_question_chars, max_answer_chars, min_distinct_answers, max_same_answer } =
+            self;
+        let known = QualityProfile::of(name);
+        let quality = QualityProfile {
+            max_question_chars: max_question_chars.unwrap_or(known.max_question_chars),
+            max_answer_chars: max_answer_chars.unwrap_or(known.max_answer_chars),
+            min_distinct_answers: min_distinct_answers.unwrap_or(known.min_distinct_answers),
+            max_same_answer: max_same_answer.unwrap_or(known.max_same_answer),
+            schema_id: schema_id.clone().unwrap_or(known.schema_id),
+        };
+        SkillEndpoint { quality, ..SkillEndpoint::new(name, url) }
+    }
 }
 
 /// When the data manager asks for data.

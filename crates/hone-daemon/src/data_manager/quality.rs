@@ -1,7 +1,7 @@
 //! The quality check of generated samples, before they become a file: format, length, diversity, balance, content.
 //!
-//! Bounds belong to a profile, by the skill's name; a skill without one of its own has the default. The content check asks
-//! the skill itself: its own answers must verify.
+//! Bounds belong to the skill's profile: what is configured for it, else what hone knows of its own skills by their names,
+//! else wide ones. The content check asks the skill itself: its own answers must verify.
 
 use crate::skill::{Sample, SkillClient, VerifySample};
 use anyhow::{Result, bail};
@@ -15,7 +15,7 @@ const MAX_PROBLEMS: usize = 5;
 const MAX_VERIFIED: usize = 100;
 
 /// Bounds of a skill.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct QualityProfile {
     /// Longest question in characters.
     pub max_question_chars: usize,
@@ -26,11 +26,11 @@ pub struct QualityProfile {
     /// Most samples that may have one and the same answer, as a share (looked at from 20 samples on).
     pub max_same_answer: f64,
     /// The schema that its files are held against.
-    pub schema_id: &'static str,
+    pub schema_id: String,
 }
 
 impl QualityProfile {
-    /// The bounds of a skill.
+    /// The bounds of a skill for which none are configured.
     #[must_use]
     pub fn of(skill: &str) -> QualityProfile {
         let default = QualityProfile {
@@ -38,7 +38,7 @@ impl QualityProfile {
             max_answer_chars: 16_000,
             min_distinct_answers: 0.0,
             max_same_answer: 0.9,
-            schema_id: "chat_sft_v1",
+            schema_id: "chat_sft_v1".to_string(),
         };
         match skill {
             // 155 problems in several wordings at level 1; an answer is a short line, with worked steps a few.
@@ -55,7 +55,7 @@ impl QualityProfile {
                 max_answer_chars: 2_000,
                 min_distinct_answers: 0.9,
                 max_same_answer: 0.1,
-                schema_id: "syllo_v1",
+                schema_id: "syllo_v1".to_string(),
             },
             _ => default,
         }

@@ -45,7 +45,7 @@ fn skill(change: impl Fn(&mut Vec<Value>) + Send + 'static) -> HttpServer {
 }
 
 fn order(server: &HttpServer) -> GenerateOrder {
-    let skill = SkillEndpoint { name: "binary".to_string(), url: server.url.clone() };
+    let skill = SkillEndpoint::new("binary", &server.url);
     GenerateOrder { skill, level: 1, count: 3, seed: None, replay_share: 0.1, steps: false, priority: Priority::Low }
 }
 
@@ -107,7 +107,7 @@ fn a_question_that_two_levels_share_comes_once() {
 
 #[test]
 fn it_asks_when_the_queue_runs_dry_and_the_cooldown_has_passed() {
-    let endpoint = |name: &str| SkillEndpoint { name: name.to_string(), url: String::new() };
+    let endpoint = |name: &str| SkillEndpoint::new(name, "");
     let config = DataManagerConfig {
         enabled: true,
         threshold: 1,
@@ -176,7 +176,7 @@ fn one_answer_for_all_is_no_training_data() {
 
 #[test]
 fn the_weakest_comes_first_and_a_rejected_one_rests() {
-    let endpoint = |name: &str| SkillEndpoint { name: name.to_string(), url: String::new() };
+    let endpoint = |name: &str| SkillEndpoint::new(name, "");
     let config = DataManagerConfig {
         enabled: true,
         cooldown_ms: 100,
@@ -217,7 +217,7 @@ fn the_weakest_comes_first_and_a_rejected_one_rests() {
 #[test]
 fn a_skill_that_gives_nothing_rests_longer_each_time_and_the_others_are_asked() {
     let root = tempfile::tempdir().unwrap();
-    let endpoint = |name: &str| SkillEndpoint { name: name.to_string(), url: String::new() };
+    let endpoint = |name: &str| SkillEndpoint::new(name, "");
     let config = DataManagerConfig {
         enabled: true,
         cooldown_ms: 2_000,
@@ -269,4 +269,31 @@ fn worked_steps_are_asked_for_by_order_and_stand_in_the_provenance() {
     assert_eq!((steps_of(false), steps_of(true)), (Value::Null, json!(true)));
     // Servers that know no `steps` are not bothered with it.
     assert_eq!(*ASKED.lock().unwrap(), [Value::Null, json!(true)]);
+}
+
+#[test]
+fn bounds_are_configuration() {
+    let root = tempfile::tempdir().unwrap();
+    let server = skill(|_| {});
+    // Under the name of one of hone's own skills, and all answers are the same: as for yes or no where nearly all are yes.
+    let mut skill = SkillEndpoint::new("binary", &server.url);
+    (skill.quality.max_same_answer, skill.quality.min_distinct_answers) = (1.0, 0.0);
+    skill.quality.schema_id = "sharegpt_v1".to_string();
+    let order = GenerateOrder { skill, count: 20, ..order(&server) };
+    let file = generate_once(root.path(), &order, &Limits::default()).unwrap();
+    let file = root.path().join("inbox").join(file.inbox_path);
+    let sidecar = Sidecar::read(&hone_store::datasets::sidecar_of(&file)).unwrap();
+    assert_eq!(sidecar.schema_id.as_deref(), Some("sharegpt_v1"));
+}
+
+#[test]
+fn worked_steps_of_binary_keep_its_bounds() {
+    let binary = hone_skills::find("binary").unwrap();
+    for level in 1..=7 {
+        let (count, split) = (500, hone_skills::Split::Train);
+        let request = hone_skills::GenerateRequest { level, count, seed: 3, split, steps: true };
+        let samples = binary.generate(&request).unwrap().samples;
+        let longest = samples.iter().map(|sample| sample.answer().chars().count()).max().unwrap();
+        assert!(longest <= QualityProfile::of("binary").max_answer_chars, "level {level}: {longest}");
+    }
 }

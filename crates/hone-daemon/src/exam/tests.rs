@@ -46,7 +46,7 @@ fn skill(broken: &'static str) -> HttpServer {
 
 fn config(url: &str) -> LoopConfig {
     let mut config = LoopConfig::default();
-    config.data_manager.skills = vec![SkillEndpoint { name: "mine".to_string(), url: url.to_string() }];
+    config.data_manager.skills = vec![SkillEndpoint::new("mine", url)];
     config.settings.curriculum.eval_samples = 4;
     config
 }

@@ -27,7 +27,7 @@ fn world(url: &str) -> (tempfile::TempDir, Layout, LoopConfig, State) {
     let layout = Layout::new(folder.path());
     layout.create_folders().unwrap();
     let mut config = LoopConfig::default();
-    config.data_manager.skills = vec![SkillEndpoint { name: "mine".to_string(), url: url.to_string() }];
+    config.data_manager.skills = vec![SkillEndpoint::new("mine", url)];
     let mut state = State::default();
     state.apply(&Change::PutCheckpoint(Checkpoint {
         id: ID,

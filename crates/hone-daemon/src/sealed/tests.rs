@@ -39,7 +39,7 @@ fn skill(version: &Arc<AtomicU64>, drawn: &Arc<AtomicU64>) -> HttpServer {
 fn world(url: &str, level: u32) -> (tempfile::TempDir, LoopConfig, State) {
     let folder = tempfile::tempdir().unwrap();
     let mut config = LoopConfig { sealed_questions: 5, ..LoopConfig::default() };
-    config.data_manager.skills = vec![SkillEndpoint { name: "mine".to_string(), url: url.to_string() }];
+    config.data_manager.skills = vec![SkillEndpoint::new("mine", url)];
     let mut state = State::default();
     state.curriculum.insert("mine".to_string(), SkillProgress { level, ..SkillProgress::new("mine") });
     (folder, config, state)

@@ -22,7 +22,7 @@ fn skill() -> HttpServer {
 fn each_level_that_is_reached_is_a_file_and_one_that_cannot_be_had_is_named() {
     let (server, folder) = (skill(), tempfile::tempdir().unwrap());
     let mut config = LoopConfig::default();
-    config.data_manager.skills = vec![SkillEndpoint { name: "mine".to_string(), url: server.url.clone() }];
+    config.data_manager.skills = vec![SkillEndpoint::new("mine", &server.url)];
     config.settings.curriculum.eval_samples = 1;
     let mut state = State::default();
     let progress = hone_pipeline::curriculum::SkillProgress { level: 2, ..state.skill("mine") };
@@ -53,8 +53,7 @@ fn the_sealed_questions_of_a_level_are_what_rows_are_held_against() {
     std::fs::write(hone_store::datasets::sidecar_of(&path), sidecar.to_string()).unwrap();
     let mut config = LoopConfig::default();
     // Nobody listens there: it is not asked.
-    config.data_manager.skills =
-        vec![SkillEndpoint { name: "mine".to_string(), url: "http://127.0.0.1:9".to_string() }];
+    config.data_manager.skills = vec![SkillEndpoint::new("mine", "http://127.0.0.1:9")];
     let files = write_skill_sets(&layout, &State::default(), &config, &folder.path().join("sets")).unwrap();
     assert_eq!(files.iter().map(|file| &file.path).collect::<Vec<_>>(), [&path]);
     let rows = hone_data::rows(&path, SCHEMA_ID).unwrap().collect::<anyhow::Result<Vec<_>>>().unwrap();

@@ -46,7 +46,7 @@ fn daemon(root: &Path) -> Result<()> {
         let limits = Limits { earlier_child_wait_ms: 5_000, ..Limits::default() };
         // The URL of a skill `s`, where there is one.
         let skill = std::fs::read_to_string(&skill_file).ok();
-        let skills = skill.into_iter().map(|url| SkillEndpoint { name: "s".to_string(), url }).collect();
+        let skills = skill.into_iter().map(|url| SkillEndpoint::new("s", &url)).collect();
         let data_manager = DataManagerConfig { skills, ..DataManagerConfig::default() };
         Ok(LoopConfig { settings, limits, data_manager, ..LoopConfig::default() })
     };

@@ -3,7 +3,7 @@
 use super::data::row_door::row_door;
 use super::init::identity_of;
 use super::keys::keys_file;
-use crate::config::Config;
+use crate::config::{Config, Skill};
 use crate::exit::UsageError;
 use crate::output;
 use crate::workspace::{CONTROL_TIMEOUT, Workspace, now_ms};
@@ -12,7 +12,7 @@ use clap::{Args, Subcommand};
 use hone_daemon::alerts::Alerter;
 use hone_daemon::notify::Notifier;
 use hone_daemon::supervisor::{self, Role, SupervisorEvent, SupervisorOptions};
-use hone_daemon::{DaemonOptions, DataManagerConfig, Limits, LoopConfig, SkillEndpoint};
+use hone_daemon::{DaemonOptions, DataManagerConfig, Limits, LoopConfig};
 use hone_monitor::{ControlDoor, MonitorOptions};
 use hone_pipeline::finding::SchemaOrigin;
 use hone_pipeline::state::{LogEntry, LogSeverity};
@@ -286,7 +286,7 @@ pub fn loop_config(config: &Config) -> LoopConfig {
             replay_share: config.auto_generate.replay_share,
             steps: config.auto_generate.steps,
             order: config.auto_generate.order,
-            skills: config.skills.iter().map(|s| SkillEndpoint { name: s.name.clone(), url: s.url.clone() }).collect(),
+            skills: config.skills.iter().map(Skill::endpoint).collect(),
         },
     }
 }

@@ -45,8 +45,19 @@ pub enum Kind {
     Object,
     /// A list of words out of these; a word that ends in `:` allows any suffix.
     Words(&'static [&'static str]),
-    /// A list of objects with these text fields; the flag says whether a field is required.
-    Records(&'static [(&'static str, bool)]),
+    /// A list of objects with these fields.
+    Records(&'static [Field]),
+}
+
+/// A field of the objects of a list.
+#[derive(Clone, Copy, Debug)]
+pub struct Field {
+    /// Its name.
+    pub name: &'static str,
+    /// Whether it must be there.
+    pub required: bool,
+    /// Type and range.
+    pub kind: Kind,
 }
 
 /// One configuration key.
@@ -72,6 +83,14 @@ impl Key {
 
 const fn key(path: &'static str, kind: Kind, default: &'static str, doc: &'static str) -> Key {
     Key { path, kind, default, doc }
+}
+
+const fn required(name: &'static str) -> Field {
+    Field { name, required: true, kind: Kind::Text }
+}
+
+const fn optional(name: &'static str, kind: Kind) -> Field {
+    Field { name, required: false, kind }
 }
 
 const fn int(min: u64, max: u64) -> Kind {
@@ -128,7 +147,7 @@ pub const KEYS: &[Key] = &[
     key("curriculum.demote_below", float(0.0, 1.0), "0.5", "Average accuracy below which the level before is trained again."),
     key("curriculum.max_cut_share", float(0.0, 1.0), "0.1", "Share of answers cut by the token limit above which an evaluation moves no level."),
     key("curriculum.max_unparsed_share", float(0.0, 1.0), "0.1", "Share of unparsable answers above which an evaluation does not count for the next level."),
-    key("skills", Kind::Records(&[("name", true), ("url", true)]), "[]", "Skill servers: [{\"name\": \"binary\", \"url\": \"http://127.0.0.1:8090\"}]."),
+    key("skills", Kind::Records(SKILL_FIELDS), "[]", "Skill servers: [{\"name\": \"binary\", \"url\": \"http://127.0.0.1:8090\"}]. The other fields are bounds of the samples that it generates (docs/skills.md)."),
     key("roles", Kind::Words(&["daemon", "monitor", "serve", "skill:"]), "[\"daemon\", \"monitor\", \"serve\"]", "What `hone up` runs on this host; `skill:NAME` runs a skill server of hone."),
     key("validation.level", Kind::Choice(&["quick", "standard", "deep"]), "\"standard\"", "Content-check level before queueing."),
     key("validation.deep_in_background", Kind::Bool, "true", "Check accepted files at `deep` as well, one at a time and with low priority, while they wait or are trained."),
@@ -229,18 +248,29 @@ pub const ELSEWHERE: &[(&str, &str)] = &[
     ("devices", "one device trains: set `device`; `trainer.command` runs a program on several (docs/trainer.md)"),
 ];
 
-/// Fields of a deployment target; whether each is required.
-const TARGET_FIELDS: &[(&str, bool)] = &[
-    ("name", true),
-    ("url", true),
-    ("transport", false),
-    ("serve_root", false),
-    ("destination", false),
-    ("rsh", false),
-    ("stage", false),
-    ("switch", false),
-    ("verify", false),
-    ("rollback", false),
+/// Fields of a skill.
+const SKILL_FIELDS: &[Field] = &[
+    required("name"),
+    required("url"),
+    optional("schema_id", Kind::Choice(SCHEMAS)),
+    optional("max_question_chars", int(1, 10_000_000)),
+    optional("max_answer_chars", int(1, 10_000_000)),
+    optional("min_distinct_answers", float(0.0, 1.0)),
+    optional("max_same_answer", float(0.0, 1.0)),
+];
+
+/// Fields of a deployment target.
+const TARGET_FIELDS: &[Field] = &[
+    required("name"),
+    required("url"),
+    optional("transport", Kind::Text),
+    optional("serve_root", Kind::Text),
+    optional("destination", Kind::Text),
+    optional("rsh", Kind::Text),
+    optional("stage", Kind::Text),
+    optional("switch", Kind::Text),
+    optional("verify", Kind::Text),
+    optional("rollback", Kind::Text),
 ];
 
 /// Ids of the schema gate's registry (held equal to it by a test).

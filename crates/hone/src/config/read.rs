@@ -1,6 +1,6 @@
 //! From `config.json`, the environment and `--set` to checked values, with every problem named.
 
-use super::keys::{ELSEWHERE, KEYS, Key, Kind};
+use super::keys::{ELSEWHERE, Field, KEYS, Key, Kind};
 use super::{Given, Origin, Problem};
 use jsonc_parser::ast;
 use jsonc_parser::common::Ranged;
@@ -269,8 +269,8 @@ pub fn allowed(kind: Kind) -> String {
             format!("a list of {}", words.iter().map(|w| word_form(w)).collect::<Vec<_>>().join(", "))
         }
         Kind::Records(fields) => {
-            let names: Vec<&str> = fields.iter().map(|(name, _)| *name).collect();
-            format!("a list of objects with the texts {}", names.join(", "))
+            let names: Vec<&str> = fields.iter().map(|field| field.name).collect();
+            format!("a list of objects with {}", names.join(", "))
         }
     }
 }
@@ -293,20 +293,20 @@ fn is_word(words: &[&str], text: &str) -> bool {
         .any(|word| if word.ends_with(':') { text.len() > word.len() && text.starts_with(word) } else { *word == text })
 }
 
-fn check_record(fields: &[(&str, bool)], value: &Value) -> Vec<String> {
+fn check_record(fields: &[Field], value: &Value) -> Vec<String> {
     let Some(row) = value.as_object() else { return vec![format!("found {}; allowed: an object", shorten(value))] };
-    let names: Vec<&str> = fields.iter().map(|(field, _)| *field).collect();
+    let names: Vec<&str> = fields.iter().map(|field| field.name).collect();
     let mut faults = Vec::new();
     for (name, value) in row {
-        if !names.contains(&name.as_str()) {
+        let Some(field) = fields.iter().find(|field| field.name == name) else {
             let nearest = nearest_word(&names, &Value::String(name.clone()));
             faults.push(format!("unknown field {name:?}; allowed: {}{nearest}", names.join(", ")));
-        } else if value.as_str().is_none_or(|s| s.trim().is_empty()) {
-            faults.push(format!("{name}: found {}; allowed: a text", shorten(value)));
-        }
+            continue;
+        };
+        faults.extend(check(field.kind, value).into_iter().map(|fault| format!("{name}: {}", fault.message)));
     }
-    let missing = fields.iter().filter(|(name, required)| *required && !row.contains_key(*name));
-    faults.extend(missing.map(|(name, _)| format!("{name} is missing")));
+    let missing = fields.iter().filter(|field| field.required && !row.contains_key(field.name));
+    faults.extend(missing.map(|field| format!("{} is missing", field.name)));
     faults
 }
 

@@ -94,7 +94,14 @@ fn insert(properties: &mut Map<String, Value>, parts: &[&str], schema: Value) {
 }
 
 fn schema_of(key: &Key) -> Value {
-    let mut schema = match key.kind {
+    let mut schema = schema_of_kind(key.kind);
+    schema["description"] = Value::String(key.doc.to_string());
+    schema["default"] = key.default_value();
+    schema
+}
+
+fn schema_of_kind(kind: Kind) -> Value {
+    match kind {
         Kind::Bool => json!({"type": "boolean"}),
         Kind::Int { min, max: u64::MAX } => json!({"type": "integer", "minimum": min}),
         Kind::Int { min, max } => json!({"type": "integer", "minimum": min, "maximum": max}),
@@ -111,12 +118,9 @@ fn schema_of(key: &Key) -> Value {
         Kind::Words(_) => json!({"type": "array", "items": {"type": "string"}}),
         Kind::Records(fields) => {
             let properties: Map<String, Value> =
-                fields.iter().map(|(name, _)| ((*name).to_string(), json!({"type": "string"}))).collect();
-            let required: Vec<&str> = fields.iter().filter(|(_, required)| *required).map(|(name, _)| *name).collect();
+                fields.iter().map(|field| (field.name.to_string(), schema_of_kind(field.kind))).collect();
+            let required: Vec<&str> = fields.iter().filter(|field| field.required).map(|field| field.name).collect();
             json!({"type": "array", "items": {"type": "object", "properties": properties, "required": required, "additionalProperties": false}})
         }
-    };
-    schema["description"] = Value::String(key.doc.to_string());
-    schema["default"] = key.default_value();
-    schema
+    }
 }

@@ -50,8 +50,27 @@ fn records_name_the_entry_and_the_field() {
         r#"{"deployment": {"targets": [{"name": "a", "url": "http://x"}, {"name": "b"}]}, "skills": [{"name": "binary", "link": "x"}]}"#,
         expect![[r#"
             config.json:1: deployment.targets[1]: url is missing
-            config.json:1: skills[0]: unknown field "link"; allowed: name, url
+            config.json:1: skills[0]: unknown field "link"; allowed: name, url, schema_id, max_question_chars, max_answer_chars, min_distinct_answers, max_same_answer
             config.json:1: skills[0]: url is missing"#]],
+    );
+}
+
+#[test]
+fn a_skill_has_the_bounds_that_are_configured_and_else_those_of_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let skills = r#"{"skills": [{"name": "syllo", "url": "http://a", "max_answer_chars": 9}, {"name": "yes-no", "url": "http://b", "max_same_answer": 1, "schema_id": "sharegpt_v1"}]}"#;
+    hone_disk::write_atomic(&dir.path().join("config.json"), skills.as_bytes()).unwrap();
+    let (_, config) = read_all(dir.path(), &[], &[]).unwrap();
+    let [syllo, yes_no] = [0, 1].map(|index: usize| config.skills[index].endpoint().quality);
+    assert_eq!(syllo, QualityProfile { max_answer_chars: 9, ..QualityProfile::of("syllo") });
+    let expected =
+        QualityProfile { max_same_answer: 1.0, schema_id: "sharegpt_v1".to_string(), ..QualityProfile::of("yes-no") };
+    assert_eq!(yes_no, expected);
+    check(
+        r#"{"skills": [{"name": "a", "url": "http://a", "max_same_answer": 2, "schema_id": "chat"}]}"#,
+        expect![[r#"
+            config.json:1: skills[0]: max_same_answer: found 2; allowed: a number from 0 to 1
+            config.json:1: skills[0]: schema_id: found "chat"; allowed: "chat_sft_v1", "syllo_v1", "completion_v1", "sharegpt_v1", "alpaca_v1" (nearest: "chat_sft_v1")"#]],
     );
 }
 

@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn a_skill_that_is_not_configured_is_named_with_those_that_are() {
     let with = |names: &[&str]| {
-        let skill = |name: &&str| SkillEndpoint { name: name.to_string(), url: String::new() };
+        let skill = |name: &&str| SkillEndpoint::new(name, "");
         DataManagerConfig { skills: names.iter().map(skill).collect(), ..DataManagerConfig::default() }
     };
     let two = with(&["binary", "syllo"]);
