@@ -158,7 +158,10 @@ pub fn why_not(state: &State, config: &DataManagerConfig, memory: &Memory, now: 
         }
         // What it measures may move a level. A slice in training is an open job, which `threshold` counts.
         () if is_evaluating(state) => Some("a checkpoint is being evaluated".to_string()),
-        () if now < due_ms => Some(format!("the cooldown ends in {} s", (due_ms - now).div_ceil(1_000))),
+        // After a clock that was set back the last time seems to be still to come: it holds nobody up.
+        () if memory.last_ms <= now && now < due_ms => {
+            Some(format!("the cooldown ends in {} s", (due_ms - now).div_ceil(1_000)))
+        }
         () => {
             let rests = config.skills.iter().map(|skill| rest(state, config, memory, &skill.name, now));
             let Rest { until_ms, why } = rests.collect::<Option<Vec<_>>>()?.into_iter().min_by_key(|r| r.until_ms)?;
@@ -196,13 +199,12 @@ struct Rest {
 fn rest(state: &State, config: &DataManagerConfig, memory: &Memory, skill: &str, now: TimeMs) -> Option<Rest> {
     let of_skill = |d: &&Dataset| d.provenance.as_ref().is_some_and(|p| p["skill"] == skill);
     let rejected = match state.datasets.values().rev().find(of_skill) {
-        Some(Dataset { state: DatasetState::Rejected { .. }, arrived_ms, .. }) => {
+        Some(Dataset { state: DatasetState::Rejected { .. }, arrived_ms, .. }) if *arrived_ms <= now => {
             let until_ms = arrived_ms + REST_AFTER_REJECTION * config.cooldown_ms;
             Some(Rest { until_ms, why: format!("the last file of {skill} was rejected") })
         }
         _ => None,
     };
-    // After a clock that was set back a failure seems to be still to come: it holds nobody up.
     let failed = memory.failures.get(skill).filter(|failure| failure.at_ms <= now).map(|failure| Rest {
         until_ms: failure.at_ms + failure.rest_ms(config.cooldown_ms),
         why: format!("{skill} gave nothing: {}", failure.reason),

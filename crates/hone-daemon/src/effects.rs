@@ -45,6 +45,8 @@ pub(crate) enum Message {
     FileEvents,
     /// Only the view shows it.
     Live(LiveUpdate),
+    /// Something odd for the event log; the same is told once.
+    Warn { kind: &'static str, subject: String, message: String },
     /// The request to this skill for data ended.
     Generated(String, Result<GeneratedFile>),
     /// This host could not do it now, and why; it is to be tried again after a while.

@@ -11,6 +11,9 @@ pub(crate) mod tests;
 use crate::options::{Limits, LoopConfig, SkillEndpoint};
 use crate::skill::{Sample, SkillClient, SkillError, Split, VerifyResult, VerifySample};
 use anyhow::{Context, Result};
+use hone_data::profile::Profile;
+use hone_data::tokenize::ChatContext;
+use hone_data::{Example, Message, Row, RowId};
 use hone_pipeline::config::ProfileSettings;
 use hone_pipeline::curriculum::{SkillEvaluation, SkillProgress};
 use hone_pipeline::event::Event;
@@ -202,6 +205,35 @@ pub(crate) fn verify(
         results.extend(client.verify(&asked)?);
     }
     Ok(results)
+}
+
+/// What a right answer of an exam needs, in tokens, where that is more than `max_tokens`: such an answer counts as cut,
+/// however well the model does.
+///
+/// # Errors
+/// The model's tokenizer cannot be read, or the profile is unknown.
+pub(crate) fn need_beyond(exam: &Exam, model_dir: &Path, config: &LoopConfig) -> Result<Option<usize>> {
+    let (train, max_tokens) = (&config.settings.train, config.limits.max_answer_tokens);
+    let profile = hone_data::profile::find(&train.profile).context("find the profile")?;
+    let answers: Vec<String> = exam.samples.iter().filter_map(|sample| right_answer(&*profile, sample)).collect();
+    // One more ends the turn. A token has a byte at least: only what might be too long is counted.
+    let long: Vec<&String> = answers.iter().filter(|answer| answer.len() >= max_tokens).collect();
+    if long.is_empty() {
+        return Ok(None);
+    }
+    let ctx = ChatContext::from_dir(model_dir, &train.profile, &train.chat_template_kwargs)?;
+    let counts = long.iter().map(|answer| Ok(ctx.tokenizer.encode(answer)?.len() + 1));
+    let most = counts.collect::<Result<Vec<usize>>>()?.into_iter().max();
+    Ok(most.filter(|need| *need > max_tokens))
+}
+
+/// As the profile decorates it for training.
+fn right_answer(profile: &dyn Profile, sample: &Sample) -> Option<String> {
+    let messages: Vec<Message> = serde_json::from_value(json!(sample.messages)).ok()?;
+    let example = Example::Chat { messages, tools: None };
+    let row = profile.apply(&Row { line: 1, id: RowId::of_name(&sample.id), example });
+    let Example::Chat { messages, .. } = row.example else { return None };
+    messages.last().map(|message| message.content.clone())
 }
 
 /// Whether the limit of tokens ended an answer.

@@ -237,7 +237,7 @@ impl Default for Limits {
             skill_call_ms: 60_000,
             skill_tries: 3,
             skill_max_answer_bytes: 256 << 20,
-            max_answer_tokens: 256,
+            max_answer_tokens: 768,
             exit_wait_ms: 10_000,
         }
     }

@@ -149,6 +149,8 @@ struct Daemon {
     alerter: Alerter,
     lock: OwnerLock,
     generating: bool,
+    /// Warnings that were told.
+    warned: HashSet<String>,
     /// What the data manager remembers, as of the last answer of a skill.
     memory: Memory,
     turn: u64,
@@ -180,6 +182,7 @@ impl Daemon {
             alerter,
             lock,
             generating: false,
+            warned: HashSet::new(),
             turn: memory.next_seed,
             memory,
             exit: false,
@@ -259,6 +262,10 @@ impl Daemon {
                 Ok(())
             }
             Message::Generated(skill, result) => self.generated(&skill, result),
+            Message::Warn { kind, subject, message } => match self.warned.insert(message.clone()) {
+                true => self.note(LogSeverity::Warning, kind, &subject, message),
+                false => Ok(()),
+            },
             Message::Again(effect, error) => {
                 self.again(effect, &error);
                 Ok(())

@@ -259,18 +259,35 @@ impl<'a> Session<'a> {
         taken.collect()
     }
 
-    /// Answers questions that no earlier try has answered; each answer is kept as soon as its round ends.
+    /// Answers questions that no earlier try has answered; each answer is kept as soon as its round ends. An answer is cut
+    /// where the model's context ends as well; a question that fills it has an empty answer, cut before it began.
     fn answer_open(
         &mut self,
         open: &[(&String, &Question)],
         max_tokens: usize,
         answers: &mut HashMap<String, Answer>,
     ) -> Result<()> {
-        let requests = open.iter().map(|(_, question)| question_request(&self.ctx, question, max_tokens));
-        let requests = requests.collect::<Result<Vec<GenRequest>>>()?;
+        let max_context = Config::from_dir(self.model_dir).map_err(|e| refuse(e.into()))?.max_positions;
+        let (mut asked, mut requests) = (Vec::new(), Vec::new());
+        for (key, question) in open.iter().copied() {
+            let mut request = question_request(&self.ctx, question, max_tokens)?;
+            request.max_tokens = max_tokens.min(max_context.saturating_sub(request.prompt.len()));
+            if request.max_tokens > 0 {
+                asked.push((key, question));
+                requests.push(request);
+                continue;
+            }
+            let (id, finish_reason) = (question.id.clone(), "length".to_string());
+            let answer = Answer { id, text: String::new(), finish_reason, num_tokens: 0 };
+            self.kept.add_answer(key, &answer)?;
+            answers.insert(key.clone(), answer);
+        }
+        if requests.is_empty() {
+            return Ok(());
+        }
         let mut engine = Engine::new(self.model_dir, &self.engine_options(&requests)).context("load the engine")?;
         for (index, (round, open)) in
-            requests.chunks(QUESTIONS_PER_ROUND).zip(open.chunks(QUESTIONS_PER_ROUND)).enumerate()
+            requests.chunks(QUESTIONS_PER_ROUND).zip(asked.chunks(QUESTIONS_PER_ROUND)).enumerate()
         {
             self.check_time("the questions")?;
             self.sign_of_life(format!("answering: {} of {}", index * QUESTIONS_PER_ROUND, requests.len()));

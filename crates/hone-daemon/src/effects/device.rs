@@ -179,6 +179,7 @@ pub(super) fn evaluation(env: &Env, given: Given, id: CheckpointId, token: Lease
     let mut results = None;
     let run = |results: &mut Option<Results>| -> Result<Option<ChildEnd>> {
         let mut request = requests::evaluate(&env.layout, &given.state, &given.config, id, token)?;
+        exams.iter().for_each(|exam| tell_need(env, &given, exam, &request.model_dir));
         request.questions = [exam::questions(&exams), sealed::questions(&sealed)].concat();
         if request.suites.is_empty() && request.kept_back.is_empty() && request.questions.is_empty() {
             nothing_to_evaluate(env, &given, id, token, request.manifest_hash);
@@ -208,6 +209,25 @@ pub(super) fn evaluation(env: &Env, given: Given, id: CheckpointId, token: Lease
         env.event(Event::Evaluated { token, evaluation });
     }
     env.event(Event::WorkerExited { token, exit });
+}
+
+/// People hear of a limit below which no right answer of a skill fits.
+fn tell_need(env: &Env, given: &Given, exam: &Exam, model_dir: &std::path::Path) {
+    let Exam { skill, level, .. } = exam;
+    match exam::need_beyond(exam, model_dir, &given.config) {
+        Ok(None) => {}
+        Ok(Some(need)) => env.send(Message::Warn {
+            kind: "answer_limit_low",
+            subject: format!("{skill}/{level}"),
+            message: format!(
+                "a right answer of {skill} level {level} has {need} tokens, more than evaluation.max_answer_tokens ({}): it \
+                 counts as cut; set evaluation.max_answer_tokens to {need} or more",
+                given.config.limits.max_answer_tokens
+            ),
+        }),
+        // The evaluation itself tells what is wrong with the model's folder.
+        Err(error) => tracing::debug!(skill, level, "its right answers are not counted: failed to {error:#}"),
+    }
 }
 
 /// What an `eval-job` ended with.

@@ -124,3 +124,38 @@ fn a_checkpoint_is_examined_once_at_a_level() {
     state.curriculum.get_mut("mine").unwrap().visit = 2;
     assert_eq!(prepare(&state, &config, (CheckpointId(9), LeaseToken(5)), &|| {}).len(), 1);
 }
+
+#[test]
+fn a_right_answer_that_the_limit_cuts_is_told_with_what_it_needs() {
+    let model = tempfile::tempdir().unwrap();
+    // A vocabulary of single bytes and little else: "yes" is three tokens and the end of the turn.
+    let tokenizer = hone_data::tiny::build_tokenizer(std::iter::once("zzz".to_string()), 300).unwrap();
+    hone_disk::write_json(&model.path().join("tokenizer.json"), &tokenizer).unwrap();
+    hone_disk::write_json(&model.path().join("tokenizer_config.json"), &hone_data::tiny::tokenizer_config()).unwrap();
+    let server = skill("nothing");
+    let mut config = config(&server.url);
+    let exams = prepare(&at_level_2(), &config, (CheckpointId(9), LeaseToken(5)), &|| {});
+    let mut need = |max_answer_tokens| {
+        config.limits.max_answer_tokens = max_answer_tokens;
+        need_beyond(&exams[0], model.path(), &config).unwrap()
+    };
+    assert_eq!((need(2), need(3), need(4)), (Some(4), Some(4), None));
+    config.limits.max_answer_tokens = 768;
+    assert_eq!(need_beyond(&exams[0], Path::new("/nowhere"), &config).unwrap(), None, "nothing so short is counted");
+}
+
+/// The reason for the default of `evaluation.max_answer_tokens`.
+#[test]
+fn no_right_answer_of_hones_own_skills_has_as_many_bytes_as_the_default_has_tokens() {
+    let limit = Limits::default().max_answer_tokens;
+    for name in hone_skills::names() {
+        let own = hone_skills::find(&name).unwrap();
+        for level in 1..=own.info().total_levels {
+            let split = hone_skills::Split::Eval;
+            let request = hone_skills::GenerateRequest { level, count: 500, seed: 11, split, steps: true };
+            let samples = own.generate(&request).unwrap().samples;
+            let longest = samples.iter().map(|sample| sample.answer().len()).max().unwrap();
+            assert!(longest < limit, "{name} level {level}: {longest} bytes");
+        }
+    }
+}

@@ -124,6 +124,23 @@ fn results_name_checkpoint_suite_and_template_by_hash() {
 }
 
 #[test]
+fn answers_end_where_the_models_context_does() {
+    let workspace = Workspace::new(Dtype::F32);
+    let mut request = request(&workspace, Vec::new());
+    // The model has a context of 128 tokens.
+    request.max_answer_tokens = 1_000;
+    let question = |id: &str, text: String| {
+        let messages = json!([{"role": "user", "content": text}]);
+        Question { id: id.to_string(), messages }
+    };
+    request.questions = vec![question("short", "Say hello.".to_string()), question("long", "hello ".repeat(300))];
+    let WorkerMessage::Evaluated { answers, .. } = evaluate(&request, &mut |_| {}).unwrap() else { panic!() };
+    let [short, long] = &answers[..] else { panic!("{answers:?}") };
+    assert!((1..128).contains(&short.num_tokens), "{short:?}");
+    assert_eq!((long.id.as_str(), long.text.as_str(), long.finish_reason.as_str()), ("long", "", "length"));
+}
+
+#[test]
 fn results_under_another_profile_have_another_fingerprint() {
     let workspace = Workspace::new(Dtype::F32);
     let mut hashes = BTreeSet::new();

@@ -178,7 +178,7 @@ pub const KEYS: &[Key] = &[
     key("replay.max_datasets", int(1, 100_000), "32", "Earlier data sets that one job takes such rows from, at most."),
     key("evaluation.max_minutes", int(1, 10_000), "10", "Time limit of one evaluation."),
     key("evaluation.sealed_questions", int(0, 10_000), "200", "Questions of the fixed set that every checkpoint answers for each level that a skill has reached (`validation/skills/`), drawn once from the skill's `eval` split; 0 = none."),
-    key("evaluation.max_answer_tokens", int(1, 1_000_000), "256", "Longest answer to a skill's question in an evaluation, in tokens; a longer one counts as cut."),
+    key("evaluation.max_answer_tokens", int(1, 1_000_000), "768", "Longest answer to a skill's question in an evaluation, in tokens; a longer one counts as cut. No right answer of hone's own skills has so many bytes, whatever the vocabulary; an event tells where one of another skill has more tokens."),
     key("evaluation.max_errored_share", float(0.0, 1.0), "0.05", "No verdict where more of a suite's answers could not be generated or checked."),
     key("evaluation.max_unusable_share", float(0.0, 1.0), "0.5", "No promotion where more of a suite's answers are cut, empty or unparsable."),
     key("promotion.policy", Kind::Choice(&["better", "not_worse", "manual"]), "\"not_worse\"", "When a checkpoint takes the champion's place: better over all suites together and worse on none; not worse on any suite and better on one; only by `hone deploy N`."),
