@@ -3,22 +3,25 @@
 mod pool;
 mod prefixes;
 mod running;
+mod whole;
 
-use crate::request::{FinishReason, GenEvent, GenEventKind, GenRequest, Output, Refusal, RequestId};
-use anyhow::{Context, Result, bail, ensure};
+use crate::request::{GenEvent, GenEventKind, GenRequest, Refusal, RequestId};
+use anyhow::{Context, Result, ensure};
 use hone_data::Tokenizer;
 use hone_model::device::WeightFormat;
 use hone_model::{CACHE_BLOCK, Config, Decoder, DecoderOptions, FormatLoss, HostWeights, Region, WeightSource};
 use pool::Pool;
 use prefixes::{Prefixes, num_common};
 use running::Running;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::path::Path;
+
+pub use whole::AfterStep;
 
 /// Context of a slot when none is asked for and the model's own limit is higher.
 const DEFAULT_MAX_CONTEXT: usize = 2048;
-/// Once this many prompt tokens entered the cache in one step, further requests wait for the next step, so that long
-/// prompts do not keep running answers waiting.
+/// So many prompt tokens enter the cache in one step at most: the rest of a longer prompt, and further requests, wait for the
+/// next step, so that long prompts do not keep running answers waiting.
 const PROMPT_TOKENS_PER_STEP: usize = 512;
 
 /// Sizes and device of an engine.
@@ -85,11 +88,21 @@ impl Engine {
     pub fn new(model_dir: &Path, options: &EngineOptions) -> Result<Engine> {
         let config = Config::from_dir(model_dir)?;
         let tokenizer = Tokenizer::from_dir(model_dir)?;
-        let format = match options.weights {
-            Some(format) => format,
-            None => WeightFormat::stored(model_dir)?,
-        };
+        let format = options.weights.map_or_else(|| WeightFormat::stored(model_dir), Ok)?;
         Engine::build(&config, WeightSource::Folder(model_dir), tokenizer, options, format)
+    }
+
+    /// Bytes that [`Engine::new`] will take on the device for weights, cache and buffers.
+    ///
+    /// # Errors
+    /// As there, but for the weights and the device, which are not touched.
+    pub fn planned_bytes(model_dir: &Path, options: &EngineOptions) -> Result<u64> {
+        let config = Config::from_dir(model_dir)?;
+        let format = options.weights.map_or_else(|| WeightFormat::stored(model_dir), Ok)?;
+        let (max_context, num_blocks) = plan_cache(&config, options)?;
+        let whole = Decoder::planned_bytes(&config, &DecoderOptions { slots: options.slots, max_context, format })?;
+        let blocks_less = options.slots.saturating_mul(max_context.div_ceil(CACHE_BLOCK)) - num_blocks;
+        Ok(whole - (blocks_less * CACHE_BLOCK) as u64 * Decoder::bytes_per_token(&config))
     }
 
     /// What holding the weights of a model directory in `format` costs on a passage; `None` where the files hold them in it
@@ -193,7 +206,8 @@ impl Engine {
     }
 
     /// Generates one token for every running request, then admits waiting requests into free slots, where each gets its
-    /// first token. Events of one request are in order.
+    /// first token with the end of its prompt. At most 512 prompt tokens are taken in: a longer prompt needs several steps.
+    /// Events of one request are in order.
     ///
     /// # Errors
     /// Only for faults of the engine as a whole (the device); the engine should then be dropped.
@@ -250,57 +264,16 @@ impl Engine {
         &self.tokenizer
     }
 
-    /// Answers all requests, batched, in their order. More requests than fit the queue are fed as room appears.
-    ///
-    /// # Errors
-    /// The engine has requests of its own running; a request is refused, or the model's numbers fail on it (both by index);
-    /// a fault of the device. The engine is idle afterwards, and no answer is given for any.
-    pub fn generate(&mut self, requests: &[GenRequest]) -> Result<Vec<Output>> {
-        ensure!(self.idle(), "the engine is busy with other requests");
-        let result = self.generate_all(requests);
-        self.waiting.clear();
-        for slot in 0..self.running.len() {
-            if let Some(running) = self.running[slot].take() {
-                self.release(slot, &running);
-            }
-        }
-        result
-    }
-
-    fn generate_all(&mut self, requests: &[GenRequest]) -> Result<Vec<Output>> {
-        let mut outputs: HashMap<usize, Output> = HashMap::new();
-        let mut next = 0;
-        while next < requests.len() || !self.idle() {
-            while next < requests.len() && self.waiting.len() < self.max_waiting {
-                self.submit(RequestId(next as u64), requests[next].clone())
-                    .with_context(|| format!("request {next}"))?;
-                next += 1;
-            }
-            for event in self.step()? {
-                let index = event.id.0 as usize;
-                let output = outputs.entry(index).or_insert_with(Output::empty);
-                match event.kind {
-                    GenEventKind::Token { text, token, logprobs } => {
-                        output.text += &text;
-                        output.num_tokens += 1;
-                        output.ids.push(token);
-                        output.logprobs.extend(logprobs);
-                    }
-                    GenEventKind::Finished { reason, .. } => output.reason = reason,
-                    GenEventKind::Failed { message } => bail!("request {index}: {message}"),
-                }
-            }
-        }
-        Ok((0..requests.len()).map(|i| outputs.remove(&i).expect("every request ends with an answer")).collect())
-    }
-
     fn running(&self) -> impl Iterator<Item = &Running> {
         self.running.iter().flatten()
     }
 
     fn advance(&mut self, events: &mut Vec<GenEvent>) -> Result<()> {
         let slots = self.running.iter().enumerate();
-        let tokens: Vec<(usize, u32)> = slots.filter_map(|(slot, r)| Some((slot, r.as_ref()?.last_token))).collect();
+        let tokens: Vec<(usize, u32)> = slots
+            .filter(|(slot, _)| !self.takes_in(*slot))
+            .filter_map(|(slot, running)| Some((slot, running.as_ref()?.last_token)))
+            .collect();
         let logits = self.decoder.decode(&tokens).context("decode")?;
         for ((slot, _), logits) in tokens.into_iter().zip(logits) {
             self.take_logits(slot, logits, events);
@@ -308,9 +281,20 @@ impl Engine {
         Ok(())
     }
 
+    /// Whether the request in a slot still waits for the end of its prompt. At most one does.
+    fn takes_in(&self, slot: usize) -> bool {
+        self.running[slot].as_ref().is_some_and(|running| self.decoder.length(slot) < running.prompt().len())
+    }
+
     fn admit(&mut self, events: &mut Vec<GenEvent>) -> Result<()> {
-        let mut num_tokens = 0;
-        while num_tokens < PROMPT_TOKENS_PER_STEP {
+        let mut left = PROMPT_TOKENS_PER_STEP;
+        if let Some(slot) = (0..self.running.len()).find(|slot| self.takes_in(*slot)) {
+            left = left.saturating_sub(self.take_in(slot, left, events)?);
+            if self.takes_in(slot) {
+                return Ok(());
+            }
+        }
+        while left > 0 {
             let Some(slot) = self.running.iter().position(Option::is_none) else { break };
             let Some((id, request)) = self.waiting.pop_front() else { break };
             let need = request.prompt.len() + request.max_tokens;
@@ -319,14 +303,31 @@ impl Engine {
                 self.waiting.push_front((id, request));
                 break;
             };
-            num_tokens += request.prompt.len() - held;
             self.decoder.attach(slot, region, held);
             self.regions[slot] = Some(region);
-            let logits = self.decoder.prefill(slot, &request.prompt[held..]).context("take in a prompt")?;
             self.running[slot] = Some(Running::new(id, request, &self.tokenizer));
-            self.take_logits(slot, logits, events);
+            left = left.saturating_sub(self.take_in(slot, left, events)?);
+            if self.takes_in(slot) {
+                break;
+            }
         }
         Ok(())
+    }
+
+    /// Takes in as much of a prompt as `most` tokens allow, and how much that was; with the prompt's end comes the first token.
+    fn take_in(&mut self, slot: usize, most: usize, events: &mut Vec<GenEvent>) -> Result<usize> {
+        let held = self.decoder.length(slot);
+        let running = self.running[slot].as_ref().expect("only a slot with a request takes in a prompt");
+        let rest = &running.prompt()[held..];
+        let count = part_of_prompt(held, rest.len(), most);
+        if count == 0 {
+            return Ok(0);
+        }
+        let logits = self.decoder.prefill(slot, &rest[..count]).context("take in a prompt")?;
+        if count == rest.len() {
+            self.take_logits(slot, logits, events);
+        }
+        Ok(count)
     }
 
     /// Room for a sequence, with as many of the prompt's first tokens as stand in the cache already. `None`: no room before
@@ -403,6 +404,17 @@ impl Engine {
     }
 }
 
+/// How many of the next `rest` tokens of a prompt, of which `held` are in the cache, to take in with at most `most`. Parts end
+/// where sequences may be taken over, and no part is so small that its rows are computed otherwise than in one piece.
+fn part_of_prompt(held: usize, rest: usize, most: usize) -> usize {
+    if rest <= most {
+        return rest;
+    }
+    let end = (held + most).min(held + rest - prefixes::FEWEST_COMPUTED) / prefixes::STEP * prefixes::STEP;
+    let count = end.saturating_sub(held);
+    if count < prefixes::FEWEST_COMPUTED { 0 } else { count }
+}
+
 /// Tokens of a request at most, and blocks of the cache.
 fn plan_cache(config: &Config, options: &EngineOptions) -> Result<(usize, usize)> {
     let per_token = Decoder::bytes_per_token(config);
@@ -432,13 +444,6 @@ impl std::fmt::Debug for Engine {
             .field("num_running", &self.num_running())
             .field("num_waiting", &self.num_waiting())
             .finish_non_exhaustive()
-    }
-}
-
-impl Output {
-    fn empty() -> Output {
-        let reason = FinishReason::Length;
-        Output { text: String::new(), reason, num_tokens: 0, ids: Vec::new(), logprobs: Vec::new() }
     }
 }
 

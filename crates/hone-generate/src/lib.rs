@@ -6,13 +6,16 @@
 //!
 //! This crate knows no HTTP, no chat templates and no checkpoints: prompts arrive as token ids.
 
+#![cfg_attr(test, expect(clippy::disallowed_methods, reason = "tests write fixtures"))]
+
 mod engine;
 mod grammar;
+pub mod memory;
 mod request;
 mod sample;
 mod stop;
 
-pub use engine::{Engine, EngineOptions};
+pub use engine::{AfterStep, Engine, EngineOptions};
 pub use grammar::{Grammar, GrammarError, Grammars, compact_json_schema};
 pub use hone_model::FormatLoss;
 pub use hone_model::device::WeightFormat;

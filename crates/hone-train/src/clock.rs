@@ -1,4 +1,5 @@
-//! The wall clock and the memory of this process: the only place of this crate that reads them.
+//! The wall clock and the memory of this process: the only place of this crate that reads them. What the machine has left
+//! tells `hone_generate::memory`.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -18,19 +19,6 @@ pub fn resident_bytes() -> u64 {
 #[must_use]
 pub fn peak_resident_bytes() -> u64 {
     field("/proc/self/status", "VmHWM:")
-}
-
-/// Memory that this process could still take, in bytes: what the system has available, and what the limit of its control
-/// group leaves; 0 where the system does not tell.
-#[must_use]
-pub fn available_bytes() -> u64 {
-    let number = |path: &str| std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<u64>().ok());
-    let system = field("/proc/meminfo", "MemAvailable:");
-    let used = number("/sys/fs/cgroup/memory.current").unwrap_or(0);
-    match number("/sys/fs/cgroup/memory.max") {
-        Some(limit) => system.min(limit.saturating_sub(used)),
-        None => system,
-    }
 }
 
 /// A field in kB, as bytes.

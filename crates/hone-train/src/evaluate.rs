@@ -9,7 +9,7 @@ use anyhow::{Context, Result, anyhow};
 use hone_data::pack::pack;
 use hone_data::tokenize::{ChatContext, TokenRow, prompt_ids, tokenize};
 use hone_data::{Message, RowId};
-use hone_generate::{Engine, EngineOptions, FinishReason, GenRequest};
+use hone_generate::{Engine, EngineOptions, FinishReason, GenRequest, Output};
 use hone_model::{Batch, Config, HostWeights, Scorer, TrainerOptions, device};
 use hone_pipeline::config::TrainSettings;
 use hone_pipeline::state::SuiteResult;
@@ -26,8 +26,8 @@ pub(crate) mod tests;
 const BATCH_TOKENS: usize = 2048;
 /// Questions that are answered side by side.
 const ANSWER_SLOTS: usize = 16;
-/// Questions between two looks at the clock.
-const QUESTIONS_PER_ROUND: usize = 64;
+/// Longest silence while answers are generated.
+const ALIVE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A suite as tokens.
 struct Suite {
@@ -259,7 +259,7 @@ impl<'a> Session<'a> {
         taken.collect()
     }
 
-    /// Answers questions that no earlier try has answered; each answer is kept as soon as its round ends. An answer is cut
+    /// Answers questions that no earlier try has answered; each answer is kept as soon as it is complete. An answer is cut
     /// where the model's context ends as well; a question that fills it has an empty answer, cut before it began.
     fn answer_open(
         &mut self,
@@ -286,27 +286,30 @@ impl<'a> Session<'a> {
             return Ok(());
         }
         let mut engine = Engine::new(self.model_dir, &self.engine_options(&requests)).context("load the engine")?;
-        for (index, (round, open)) in
-            requests.chunks(QUESTIONS_PER_ROUND).zip(asked.chunks(QUESTIONS_PER_ROUND)).enumerate()
-        {
-            self.check_time("the questions")?;
-            self.sign_of_life(format!("answering: {} of {}", index * QUESTIONS_PER_ROUND, requests.len()));
-            for ((key, question), output) in open.iter().zip(engine.generate(round).context("answer questions")?) {
-                let finish_reason = match output.reason {
-                    FinishReason::Stop => "stop",
-                    FinishReason::Length => "length",
-                };
-                let answer = Answer {
-                    id: question.id.clone(),
-                    text: output.text,
-                    finish_reason: finish_reason.to_string(),
-                    num_tokens: output.num_tokens as u64,
-                };
+        self.check_time("the questions")?;
+        let num_open = requests.len();
+        self.sign_of_life(format!("answering: 0 of {num_open}"));
+        let (mut num_done, mut told) = (0, Instant::now());
+        let mut after_step = |ended: Vec<(usize, Output)>| {
+            let is_news = !ended.is_empty() || told.elapsed() >= ALIVE_INTERVAL;
+            for (index, output) in ended {
+                let (key, question) = asked[index];
+                let answer = answer_of(question, output);
                 self.kept.add_answer(key, &answer)?;
-                answers.insert((*key).clone(), answer);
+                answers.insert(key.clone(), answer);
+                num_done += 1;
             }
-        }
-        Ok(())
+            if num_done == num_open {
+                return Ok(());
+            }
+            self.check_time("the questions")?;
+            if is_news {
+                self.sign_of_life(format!("answering: {num_done} of {num_open}"));
+                told = Instant::now();
+            }
+            Ok(())
+        };
+        engine.generate_each(&requests, &mut after_step).context("answer questions")
     }
 
     /// A cache slot holds the longest question and its answer, not the model's whole context.
@@ -316,7 +319,7 @@ impl<'a> Session<'a> {
             threads: self.settings.threads,
             slots: ANSWER_SLOTS.min(requests.len()),
             max_context: requests.iter().map(|r| r.prompt.len() + r.max_tokens).max().unwrap_or(0),
-            max_waiting: QUESTIONS_PER_ROUND,
+            max_waiting: ANSWER_SLOTS,
             ..EngineOptions::default()
         }
     }
@@ -329,8 +332,33 @@ impl<'a> Session<'a> {
         if self.started.elapsed() <= Duration::from_millis(self.max_ms) {
             return Ok(());
         }
-        let limit = self.max_ms;
-        Err(Refusal(format!("the evaluation took more than its {limit} ms and ended within {what}")).into())
+        let limit = limit_in_words(self.max_ms);
+        Err(Refusal(format!(
+            "the evaluation took more than its {limit} and ended within {what} (hint: what is done is kept; raise \
+             evaluation.max_minutes, or lower evaluation.sealed_questions)"
+        ))
+        .into())
+    }
+}
+
+/// `10 min`, `1.5 min`, `30 s`.
+fn limit_in_words(ms: u64) -> String {
+    match ms {
+        0..60_000 => format!("{} s", ms / 1000),
+        _ => format!("{} min", (ms as f64 / 6000.0).round() / 10.0),
+    }
+}
+
+fn answer_of(question: &Question, output: Output) -> Answer {
+    let finish_reason = match output.reason {
+        FinishReason::Stop => "stop",
+        FinishReason::Length => "length",
+    };
+    Answer {
+        id: question.id.clone(),
+        text: output.text,
+        finish_reason: finish_reason.to_string(),
+        num_tokens: output.num_tokens as u64,
     }
 }
 

@@ -11,6 +11,7 @@ use crate::{clock, refuse, rows};
 use anyhow::{Result, bail};
 use hone_data::pack::pack;
 use hone_data::{ChatContext, TokenRow};
+use hone_generate::memory::{SHARE_OF_AVAILABLE, available_bytes};
 use hone_model::device::{self, Device};
 use hone_model::{AdamW, Batch, Config, HostWeights, Trainer, TrainerOptions};
 use hone_pipeline::config::TrainSettings;
@@ -19,9 +20,6 @@ use hone_pipeline::wire::TrainFile;
 use serde::Serialize;
 use std::path::Path;
 use std::time::{Duration, Instant};
-
-/// Share of the available memory that a run may plan for when no limit is configured.
-const SHARE_OF_AVAILABLE: f64 = 0.9;
 
 /// The size of a job.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -258,7 +256,7 @@ fn memory_limit(settings: &TrainSettings, device: &dyn Device) -> u64 {
     let share = |free: u64| (free as f64 * SHARE_OF_AVAILABLE) as u64;
     match (device.free_memory(), settings.max_memory_bytes) {
         (Some(free), _) => share(free),
-        (None, 0) => share(clock::available_bytes()),
+        (None, 0) => share(available_bytes()),
         (None, bytes) => bytes,
     }
 }

@@ -2,9 +2,10 @@
 //! a random one, whose logits depend on everything before.
 
 use super::*;
-use crate::request::{LogitRule, Sampling, Usage};
+use crate::request::{FinishReason, LogitRule, Output, Sampling, Usage};
 use hone_data::tiny;
 use serde_json::json;
+use std::collections::HashMap;
 
 /// End token of the tiny tokenizer.
 const END: u32 = 2;
@@ -177,9 +178,14 @@ fn log_probabilities_are_reported() {
 
 /// A model whose logits depend on the whole context, so that mixed-up slots or positions show.
 fn random_engine(options: &EngineOptions) -> Engine {
+    random_engine_of(64, options)
+}
+
+/// The same with a context of so many tokens.
+fn random_engine_of(max_positions: usize, options: &EngineOptions) -> Engine {
     let config = Config::from_json(&json!({
         "model_type": "qwen3", "vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": max_positions,
         "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "tie_word_embeddings": true,
     }))
     .unwrap();
@@ -364,6 +370,53 @@ fn a_long_prompt_leaves_the_others_for_the_next_step() {
 }
 
 #[test]
+fn others_get_their_tokens_while_a_long_prompt_is_taken_in() {
+    let mut engine = random_engine_of(4096, &on_cpu(2));
+    let ids = |count: u32| (0..count).map(|i| 3 + (i * 31) % 256).collect::<Vec<u32>>();
+    let short = GenRequest { prompt: ids(5), max_tokens: 100, ..GenRequest::default() };
+    engine.submit(RequestId(1), short).unwrap();
+    engine.step().unwrap();
+    // 1,300 tokens of at most 512 a step: the end of the prompt comes in the third one.
+    engine.submit(RequestId(2), GenRequest { prompt: ids(1300), max_tokens: 2, ..GenRequest::default() }).unwrap();
+    let tokens_of = |events: &[GenEvent], id: u64| events.iter().filter(|event| event.id == RequestId(id)).count();
+    for step in 1..=3 {
+        let events = engine.step().unwrap();
+        assert_eq!(tokens_of(&events, 1), 1, "step {step}");
+        assert_eq!(tokens_of(&events, 2), usize::from(step == 3), "step {step}");
+    }
+    // One that is given up on its way leaves its slot, and what it brought serves the next one.
+    engine.submit(RequestId(3), GenRequest { prompt: ids(2000), max_tokens: 2, ..GenRequest::default() }).unwrap();
+    engine.cancel(RequestId(2));
+    engine.step().unwrap();
+    assert!(engine.cancel(RequestId(3)));
+    assert_eq!(engine.num_running(), 1);
+}
+
+#[test]
+fn a_prompt_in_parts_has_the_bits_of_one_in_one_piece() {
+    let mut engine = random_engine_of(4096, &on_cpu(1));
+    let prompt: Vec<u32> = (0..1301_u32).map(|i| 3 + (i * 31 + i / 7) % 256).collect();
+    let mut logits_by = |most: usize| {
+        let region = engine.pool.allocate(prompt.len() + 1).unwrap();
+        engine.decoder.attach(0, region, 0);
+        let (mut held, mut logits) = (0, Vec::new());
+        while held < prompt.len() {
+            let count = part_of_prompt(held, prompt.len() - held, most);
+            assert!((1..=most).contains(&count), "{count} of {most} at {held}");
+            logits = engine.decoder.prefill(0, &prompt[held..held + count]).unwrap();
+            held += count;
+        }
+        engine.pool.free(region);
+        logits.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+    };
+    let whole = logits_by(usize::MAX / 2);
+    for most in [PROMPT_TOKENS_PER_STEP, 1300, 100, 37] {
+        assert!(logits_by(most) == whole, "parts of {most}");
+    }
+    assert_eq!(part_of_prompt(48, 100, 12), 0, "a part of a few rows waits for the next step");
+}
+
+#[test]
 fn numbers_that_are_no_probabilities_fail_the_request() {
     // An infinite weight: where the last token is another one, its product with 0 is no number.
     let mut engine = scripted_with(">abc", &[(b'a', b'b', f32::INFINITY)], &options(1));
@@ -481,4 +534,31 @@ fn a_profile_ends_answers_at_its_marks_and_holds_its_tags_back() {
     let [LogitRule { token: 259, schedule }] = &held.rules[..] else { panic!("{:?}", held.rules) };
     assert_eq!(schedule[..3], [(4, 640.0), (8, 160.0), (12, 120.0)]);
     assert!(schedule[3].0 > 1_000_000 && schedule[3].1 == 80.0 && schedule.len() == 4);
+}
+
+#[test]
+fn memory_is_planned_to_the_byte_before_anything_is_loaded() {
+    use hone_model::Dtype;
+    let dir = tempfile::tempdir().unwrap();
+    let json = json!({
+        "model_type": "llama", "vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64,
+        "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": false,
+    });
+    let config = Config::from_json(&json).unwrap();
+    let write = |name: &str, text: String| std::fs::write(dir.path().join(name), text).unwrap();
+    write("config.json", json.to_string());
+    let tokenizer = tiny::build_tokenizer(std::iter::once("a".to_owned()), tiny::MIN_VOCAB_SIZE).unwrap();
+    write("tokenizer.json", tokenizer.to_string());
+    write("tokenizer_config.json", tiny::tokenizer_config().to_string());
+    let mut file = std::fs::File::create(dir.path().join("model.safetensors")).unwrap();
+    HostWeights::random(&config, 1).write(&config, Dtype::F32, &mut file).unwrap();
+    // A cache of 100 tokens for four slots, and one that holds all that the slots can take.
+    for cache_bytes in [100 * Decoder::bytes_per_token(&config), 0] {
+        for weights in [None, Some(WeightFormat::Int8)] {
+            let options = EngineOptions { cache_bytes, weights, ..on_cpu(4) };
+            let planned = Engine::planned_bytes(dir.path(), &options).unwrap();
+            assert_eq!(Engine::new(dir.path(), &options).unwrap().bytes(), planned, "{options:?}");
+        }
+    }
 }

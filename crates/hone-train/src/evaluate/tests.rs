@@ -100,7 +100,9 @@ fn an_evaluation_ends_at_its_time_limit_and_says_so() {
     std::thread::sleep(Duration::from_millis(1));
     let error = evaluate(&request, &mut |_| {}).unwrap_err();
     assert!(error.chain().any(|cause| cause.is::<Refusal>()));
-    assert!(format!("{error:#}").contains("more than its 0 ms"), "{error:#}");
+    assert!(format!("{error:#}").contains("more than its 0 s"), "{error:#}");
+    assert!(format!("{error:#}").contains("evaluation.max_minutes"), "{error:#}");
+    assert_eq!([600_000, 90_000, 30_000].map(limit_in_words), ["10 min", "1.5 min", "30 s"]);
 }
 
 #[test]
@@ -172,6 +174,33 @@ fn phases(request: &EvalRequest) -> (Vec<String>, WorkerMessage) {
     });
     phases.retain(|phase| phase.starts_with("evaluating") || phase.starts_with("answering"));
     (phases, message.unwrap())
+}
+
+#[test]
+fn a_try_that_is_killed_within_the_questions_loses_only_answers_under_way() {
+    let workspace = Workspace::new(Dtype::F32);
+    let mut request = request(&workspace, Vec::new());
+    // More than are answered side by side: the first ones are complete before the last one begins.
+    let messages = json!([{"role": "user", "content": "Say hello."}]);
+    let questions = (0..ANSWER_SLOTS + 2).map(|i| Question { id: format!("q{i}"), messages: messages.clone() });
+    request.questions = questions.collect();
+    let alone = evaluate(&request, &mut |_| {}).unwrap();
+    request.keep_dir = Some(workspace.root().join("kept"));
+    // The parent goes away with the first news of an answer.
+    let killed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let mut reports = 0;
+        evaluate(&request, &mut |message| {
+            let WorkerMessage::Alive { phase } = message else { return };
+            reports += usize::from(phase.starts_with("answering"));
+            assert!(reports < 2 || phase.starts_with("answering: 0"), "killed");
+        })
+    }));
+    assert!(killed.is_err());
+    let num_kept = kept_answers(&request).unwrap().len();
+    assert!((1..request.questions.len()).contains(&num_kept), "{num_kept}");
+    let (phases, again) = phases(&request);
+    assert_eq!(phases[0], format!("answering: 0 of {}", request.questions.len() - num_kept));
+    assert_eq!(again, alone);
 }
 
 #[test]
