@@ -11,6 +11,9 @@ mod upload;
 
 pub use upload::{Part, Received};
 
+/// Folder beside the blobs in which rsync keeps what a broken transfer brought.
+pub const RSYNC_PARTIAL_DIR: &str = "rsync-partial";
+
 /// The folder. Each file's name is the BLAKE3 (lower-case hex) of its bytes.
 #[derive(Clone, Debug)]
 pub struct BlobDir {

@@ -361,7 +361,7 @@ pub struct ServerDeployment {
     pub checkpoint: CheckpointId,
     /// Its manifest hash.
     pub manifest_hash: String,
-    /// `loaded`, `serving`, `previous` or `failed`.
+    /// `loaded`, `staged` (verified; the switch loads it), `serving`, `previous` or `failed`.
     pub state: String,
     /// Why it failed, else empty.
     pub error: String,

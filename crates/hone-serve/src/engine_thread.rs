@@ -3,11 +3,16 @@
 //! prompt was made for admits it, or it is told to prepare again.
 //!
 //! Nothing is cancelled by message: a request whose receiver is gone is forgotten before the next step.
+//!
+//! Where memory does not allow a second model the door holds admissions: requests wait here, the running ones end, the
+//! model is dropped, and a switch lets those that waited go on. A model whose engine fails is dropped at once; its requests
+//! are told, and the door loads it again.
 
 use crate::clock::now_ms;
 use crate::error::ApiError;
 use crate::metrics::{EngineState, Metrics};
 use crate::served::Served;
+use anyhow::anyhow;
 use hone_generate::{Engine, GenEventKind, GenRequest, Refusal, RequestId};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -33,6 +38,15 @@ pub enum EngineOrder {
         /// Told when it is so.
         done: oneshot::Sender<()>,
     },
+    /// Tell when at most the serving model is in memory.
+    Settle(oneshot::Sender<()>),
+    /// Let new requests wait from now on, and tell when no model is in memory any more. Ended by `Switch` or `GiveUp`.
+    Hold(oneshot::Sender<()>),
+    /// Nothing serves: whoever waits is told so.
+    GiveUp(ApiError),
+    /// The next step of the serving model fails.
+    #[cfg(test)]
+    Fail,
 }
 
 /// A request with all its choices.
@@ -84,25 +98,55 @@ pub struct Serving {
 
 struct Model {
     loaded: Loaded,
+    /// Whether it admits requests: at most one does.
+    serves: bool,
+    /// Whether its engine had a fault: it computes nothing any more.
+    is_faulty: bool,
     running: HashMap<RequestId, (usize, mpsc::Sender<ChoiceEvent>)>,
 }
 
-struct EngineThread {
+struct EngineThread<'a> {
     serving: watch::Sender<Option<Serving>>,
     metrics: Arc<Metrics>,
-    /// The serving model is the last one.
     models: Vec<Model>,
     next_id: u64,
     /// Of the models that are gone.
     past_prefixes: (u64, u64),
+    /// Requests that wait for the next model, while admissions are held. As many as there are places at most.
+    held: Option<Vec<GenerateOrder>>,
+    /// Told when no model is left.
+    emptied: Option<oneshot::Sender<()>>,
+    /// Told when at most one model is left.
+    settled: Vec<oneshot::Sender<()>>,
+    /// Whether the serving model failed and `on_fault` has not taken it yet.
+    fault_to_tell: bool,
+    on_fault: &'a mut dyn FnMut() -> bool,
 }
 
-/// Body of the thread: ends when the last sender is gone.
-pub fn run(mut orders: mpsc::Receiver<EngineOrder>, serving: watch::Sender<Option<Serving>>, metrics: Arc<Metrics>) {
-    let mut thread = EngineThread { serving, metrics, models: Vec::new(), next_id: 0, past_prefixes: (0, 0) };
+/// Body of the thread: ends when the last sender is gone. `on_fault` is told that the serving model failed and serves no
+/// more; where it answers false it is told again.
+pub fn run(
+    mut orders: mpsc::Receiver<EngineOrder>,
+    serving: watch::Sender<Option<Serving>>,
+    metrics: Arc<Metrics>,
+    on_fault: &mut dyn FnMut() -> bool,
+) {
+    let mut thread = EngineThread {
+        serving,
+        metrics,
+        models: Vec::new(),
+        next_id: 0,
+        past_prefixes: (0, 0),
+        held: None,
+        emptied: None,
+        settled: Vec::new(),
+        fault_to_tell: false,
+        on_fault,
+    };
     loop {
         thread.drop_drained();
         thread.report();
+        thread.tell();
         if thread.is_idle() {
             match orders.blocking_recv() {
                 Some(order) => thread.take(order),
@@ -117,13 +161,11 @@ pub fn run(mut orders: mpsc::Receiver<EngineOrder>, serving: watch::Sender<Optio
             }
         }
         thread.forget_abandoned();
-        for model in &mut thread.models {
-            model.step(&thread.metrics);
-        }
+        thread.step();
     }
 }
 
-impl EngineThread {
+impl EngineThread<'_> {
     fn is_idle(&self) -> bool {
         self.models.iter().all(|model| model.running.is_empty())
     }
@@ -132,22 +174,57 @@ impl EngineThread {
         match order {
             EngineOrder::Generate(order) => self.admit(order),
             EngineOrder::Switch { model, done } => self.switch(*model, done),
+            EngineOrder::Settle(done) => self.settled.push(done),
+            EngineOrder::Hold(done) => self.hold(done),
+            EngineOrder::GiveUp(error) => self.give_up(&error),
+            #[cfg(test)]
+            EngineOrder::Fail => {
+                self.models.iter_mut().filter(|model| model.serves).for_each(|model| model.is_faulty = true);
+            }
         }
     }
 
     fn switch(&mut self, loaded: Loaded, done: oneshot::Sender<()>) {
         info!(checkpoint = %loaded.served.checkpoint, deployment = loaded.served.deployment, "serving model switched");
         let serving = Serving { served: loaded.served.clone(), since_ms: now_ms() };
-        self.models.push(Model { loaded, running: HashMap::new() });
+        for model in &mut self.models {
+            model.serves = false;
+        }
+        self.models.push(Model { loaded, serves: true, is_faulty: false, running: HashMap::new() });
         self.serving.send_replace(Some(serving));
         let _ = done.send(());
+        // Their prompts were made for another model: they are told so.
+        for order in self.held.take().unwrap_or_default() {
+            self.admit(order);
+        }
+    }
+
+    /// What is running ends on its model, which is then dropped. What served last goes on to be what prompts are made for.
+    fn hold(&mut self, done: oneshot::Sender<()>) {
+        info!("no room for a second model: requests wait until the next one is loaded");
+        for model in &mut self.models {
+            model.serves = false;
+        }
+        self.held.get_or_insert_default();
+        self.emptied = Some(done);
+    }
+
+    fn give_up(&mut self, error: &ApiError) {
+        self.serving.send_replace(None);
+        for order in self.held.take().unwrap_or_default() {
+            let _ = order.admitted.send(Admission::Refused(error.clone()));
+        }
     }
 
     fn admit(&mut self, order: GenerateOrder) {
+        if let Some(held) = &mut self.held {
+            held.retain(|order| !order.admitted.is_closed());
+            return held.push(order);
+        }
         // What was abandoned before this order came must not stand in its way.
         self.forget_abandoned();
         let GenerateOrder { served, requests, admitted } = order;
-        let answer = match self.models.last_mut() {
+        let answer = match self.models.iter_mut().find(|model| model.serves) {
             Some(model) if Arc::ptr_eq(&model.loaded.served, &served) => model.submit(requests, &mut self.next_id),
             _ => Admission::Stale,
         };
@@ -168,13 +245,21 @@ impl EngineThread {
         }
     }
 
+    fn step(&mut self) {
+        for model in &mut self.models {
+            model.step(&self.metrics);
+        }
+        if self.models.iter().any(|model| model.serves && model.is_faulty) {
+            self.serving.send_replace(None);
+            self.fault_to_tell = true;
+        }
+    }
+
+    /// A model that serves no more goes when its requests have ended, a faulty one at once.
     fn drop_drained(&mut self) {
-        let last = self.models.len().saturating_sub(1);
-        let mut index = 0;
         let past = &mut self.past_prefixes;
         self.models.retain(|model| {
-            let keep = index == last || !model.running.is_empty();
-            index += 1;
+            let keep = !model.is_faulty && (model.serves || !model.running.is_empty());
             if !keep {
                 // A counter never goes back.
                 let counts = model.loaded.engine.prefix_counts();
@@ -184,14 +269,31 @@ impl EngineThread {
         });
     }
 
+    /// Tells the door what it waits for.
+    fn tell(&mut self) {
+        if self.models.is_empty()
+            && let Some(done) = self.emptied.take()
+        {
+            let _ = done.send(());
+        }
+        if self.models.len() <= 1 {
+            for done in self.settled.drain(..) {
+                let _ = done.send(());
+            }
+        }
+        if self.fault_to_tell {
+            self.fault_to_tell = !(self.on_fault)();
+        }
+    }
+
     fn report(&self) {
         let engines = || self.models.iter().map(|model| &model.loaded.engine);
-        let last = self.models.last().map(|model| &model.loaded.engine);
+        let serving = self.models.iter().find(|model| model.serves).map(|model| &model.loaded.engine);
         self.metrics.set_engine(&EngineState {
             running: engines().map(Engine::num_running).sum(),
             waiting: engines().map(Engine::num_waiting).sum(),
             models: self.models.len(),
-            cache_use: last.map_or(0.0, Engine::cache_use),
+            cache_use: serving.map_or(0.0, Engine::cache_use),
             prefix: engines()
                 .map(Engine::prefix_counts)
                 .fold(self.past_prefixes, |sum, more| (sum.0 + more.0, sum.1 + more.1)),
@@ -225,13 +327,13 @@ impl Model {
             return;
         }
         let events = match self.loaded.engine.step() {
-            Ok(events) => events,
-            Err(problem) => {
+            Ok(events) if !self.is_faulty => events,
+            result => {
+                let problem = result.err().unwrap_or_else(|| anyhow!("a fault of a test"));
                 error!(checkpoint = %self.loaded.served.checkpoint, "failed to generate: {problem:#}");
                 // Dropping the senders tells every client that its answer ended early.
-                for (id, _) in self.running.drain() {
-                    self.loaded.engine.cancel(id);
-                }
+                self.running.clear();
+                self.is_faulty = true;
                 return;
             }
         };

@@ -33,6 +33,10 @@ pub struct ServeOptions {
     pub keys_file: Option<PathBuf>,
     /// Bytes of keys and values for all requests together; 0 = every slot can hold `max_context` tokens.
     pub cache_bytes: u64,
+    /// Bytes that models with their caches may take together: while a new one is loaded beside the old one there are two,
+    /// and without room for them requests wait during a switch. 0 = what the machine, its control group or its GPU has
+    /// available.
+    pub max_memory_bytes: u64,
     /// An answer may take this long from the arrival of its request; 0 = as long as it takes.
     pub request_timeout_ms: u64,
     /// Largest JSON body in bytes.
@@ -68,6 +72,7 @@ impl ServeOptions {
             keys: Keys::default(),
             keys_file: None,
             cache_bytes: 0,
+            max_memory_bytes: 0,
             request_timeout_ms: 600_000,
             max_body_bytes: 8 << 20,
             max_blob_bytes: 64 << 30,

@@ -12,7 +12,7 @@
 use crate::access::Access;
 use crate::app::App;
 use crate::door::files::Files;
-use crate::door::{DOOR_QUEUE, Door, DoorOptions, DoorView};
+use crate::door::{DOOR_QUEUE, Door, DoorOptions, DoorOrder, DoorView};
 use crate::engine_thread::{self, ORDER_QUEUE};
 use crate::keys::KeySet;
 use crate::metrics::Metrics;
@@ -96,12 +96,18 @@ fn start_threads(options: ServeOptions, access: Access) -> Result<(App, Vec<Join
         },
         model_name: options.model_name.clone(),
         keep_deployments: options.keep_deployments,
+        max_memory_bytes: options.max_memory_bytes,
     };
     let door = Door::open(door_options, files, engine_sender.clone(), serving.clone(), view_sender)?;
     let (model_name, engine_metrics) = (options.model_name.clone(), metrics.clone());
+    // Held weakly: the door ends when its last asker is gone, and holds an end of the engine's channel itself.
+    let faults = door_sender.downgrade();
+    let mut on_fault = move || faults.upgrade().is_none_or(|door| door.try_send(DoorOrder::Reload).is_ok());
     let threads = vec![
         spawn("hone-prepare", move || prepare::run(prepare_orders, &model_name, &limits))?,
-        spawn("hone-engine", move || engine_thread::run(engine_orders, serving_sender, engine_metrics))?,
+        spawn("hone-engine", move || {
+            engine_thread::run(engine_orders, serving_sender, engine_metrics, &mut on_fault);
+        })?,
         spawn("hone-door", move || door.run(door_orders))?,
     ];
     let app = App {

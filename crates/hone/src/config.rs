@@ -233,6 +233,14 @@ pub struct Serve {
     pub min_free_bytes: u64,
     /// Memory for keys and values of all requests together, in MiB.
     pub cache_mb: u64,
+    /// Memory that models with their caches may take together, in MiB; 0 = what is available.
+    pub max_memory_mb: u64,
+    /// Tokens of an answer whose request names no limit; 0 = what the context leaves.
+    pub default_max_tokens: usize,
+    /// Deployments kept beside the serving and the previous one.
+    pub keep_deployments: usize,
+    /// Largest file of a deployment in MiB.
+    pub max_blob_mb: u64,
     /// How long an answer may take, in seconds; 0 = as long as it takes.
     pub request_timeout_sec: u64,
     /// How long running answers may go on after a stop, in seconds.
@@ -324,6 +332,10 @@ impl Config {
             threads: values.get("serve.threads"),
             min_free_bytes: values.get("serve.min_free_bytes"),
             cache_mb: values.get("serve.cache_mb"),
+            max_memory_mb: values.get("serve.max_memory_mb"),
+            default_max_tokens: values.get("serve.default_max_tokens"),
+            keep_deployments: values.get("serve.keep_deployments"),
+            max_blob_mb: values.get("serve.max_blob_mb"),
             request_timeout_sec: values.get("serve.request_timeout_sec"),
             drain_sec: values.get("serve.drain_sec"),
             max_body_mb: values.get("serve.max_body_mb"),

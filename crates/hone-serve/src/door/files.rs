@@ -10,7 +10,7 @@
 use crate::error::ApiError;
 use anyhow::{Context, Result, ensure};
 use axum::http::StatusCode;
-use hone_disk::blobs::BlobDir;
+use hone_disk::blobs::{BlobDir, RSYNC_PARTIAL_DIR};
 use hone_pipeline::wire::{DeployRequest, WIRE_FORMAT_VERSION};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -146,12 +146,15 @@ impl Files {
     }
 
     /// Removes blobs that no record names and whose last change (also a link made to them) is older than `grace_ms`:
-    /// younger ones may be on their way into a deployment. Returns how many.
+    /// younger ones may be on their way into a deployment. So are what broken transfers of rsync left. Returns how many.
     pub fn prune_blobs(&self, records: &BTreeMap<u64, Record>, now_ms: u64, grace_ms: u64) -> Result<usize> {
         let wanted: BTreeSet<&str> =
             records.values().flat_map(|record| &record.request.files).map(|file| file.blake3.as_str()).collect();
         let mut removed = 0;
-        for (name, path) in entries(&self.root.join("blobs"))? {
+        let partial = self.root.join(RSYNC_PARTIAL_DIR);
+        let partial = if partial.is_dir() { entries(&partial)? } else { Vec::new() };
+        let partial = partial.into_iter().map(|(_, path)| (String::new(), path));
+        for (name, path) in entries(&self.root.join("blobs"))?.into_iter().chain(partial) {
             let Ok(metadata) = path.metadata() else { continue };
             let changed_ms = (metadata.ctime().max(0) as u64) * 1000;
             if !wanted.contains(name.as_str()) && changed_ms.saturating_add(grace_ms) <= now_ms {

@@ -1,5 +1,7 @@
 //! The files of the door: what is refused, staged, found damaged, pruned.
 
+mod reload;
+
 use super::files::{Files, Record, check_request, is_hash};
 use hone_disk::blobs::Part;
 use hone_pipeline::ids::CheckpointId;
@@ -122,11 +124,16 @@ fn unused_blobs_go_after_their_grace() {
     .unwrap()
     .1;
     files.blobs().receive_part(&other, Part { offset: 0, total: 6 }, &mut &b"unused"[..]).unwrap();
+    // What a broken rsync left, even of a blob that is there by now.
+    let partial = dir.path().join("rsync-partial");
+    hone_disk::create_dir(&partial).unwrap();
+    hone_disk::write_atomic(&partial.join(ABC), b"ab").unwrap();
     let record = files.stage(1, &request(&[("a", 3, ABC)]), 0).unwrap();
     let records = BTreeMap::from([(1, record)]);
     let now = crate::clock::now_ms();
     assert_eq!(files.prune_blobs(&records, now, 3_600_000).unwrap(), 0);
-    assert_eq!(files.prune_blobs(&records, now + 3_700_000, 3_600_000).unwrap(), 1);
+    assert_eq!(files.prune_blobs(&records, now + 3_700_000, 3_600_000).unwrap(), 2);
+    assert_eq!(std::fs::read_dir(&partial).unwrap().count(), 0);
     assert!(files.blobs().contains(ABC) && !files.blobs().contains(&other));
 }
 

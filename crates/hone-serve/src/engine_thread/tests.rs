@@ -17,6 +17,8 @@ struct Rig {
     orders: mpsc::Sender<EngineOrder>,
     serving: watch::Receiver<Option<Serving>>,
     metrics: Arc<Metrics>,
+    /// A message for each fault that the door was told.
+    faults: std::sync::mpsc::Receiver<()>,
     thread: JoinHandle<()>,
 }
 
@@ -26,8 +28,19 @@ impl Rig {
         let (sender, serving) = watch::channel(None);
         let metrics = Arc::new(Metrics::default());
         let thread_metrics = metrics.clone();
-        let thread = std::thread::spawn(move || run(receiver, sender, thread_metrics));
-        Rig { orders, serving, metrics, thread }
+        let (told, faults) = std::sync::mpsc::channel();
+        let mut tries = 0;
+        // The door is busy the first time.
+        let mut on_fault = move || {
+            tries += 1;
+            tries > 1 && told.send(()).is_ok()
+        };
+        let thread = std::thread::spawn(move || run(receiver, sender, thread_metrics, &mut on_fault));
+        Rig { orders, serving, metrics, faults, thread }
+    }
+
+    fn order(&self, order: EngineOrder) {
+        self.orders.blocking_send(order).ok().unwrap();
     }
 
     fn switch(&self, loaded: Loaded) -> Arc<Served> {
@@ -164,4 +177,70 @@ fn ending_the_thread_ends_every_answer() {
         finished |= matches!(event.kind, GenEventKind::Finished { .. });
     }
     assert!(!finished, "an answer that was cut is not called finished");
+}
+
+#[test]
+fn no_third_model_is_loaded_before_the_first_is_gone() {
+    let rig = Rig::start();
+    let old = rig.switch(loaded(1));
+    let mut flying = rig.admitted(&old, vec![request(LONG)]);
+    rig.switch(loaded(2));
+    let (done, mut settled) = oneshot::channel();
+    rig.order(EngineOrder::Settle(done));
+    assert!(matches!(flying.blocking_recv().unwrap().kind, GenEventKind::Token { .. }));
+    assert!(settled.try_recv().is_err(), "the old model still answers");
+    assert_eq!(tokens(&mut flying).len(), LONG - 1);
+    settled.blocking_recv().unwrap();
+    rig.end();
+}
+
+#[test]
+fn held_requests_wait_for_the_next_model_and_running_ones_end() {
+    let rig = Rig::start();
+    let old = rig.switch(loaded(1));
+    let next = loaded(2);
+    let mut flying = rig.admitted(&old, vec![request(LONG)]);
+    let (done, mut emptied) = oneshot::channel();
+    rig.order(EngineOrder::Hold(done));
+    let (admitted, mut admission) = oneshot::channel();
+    rig.order(EngineOrder::Generate(GenerateOrder { served: old.clone(), requests: vec![request(3)], admitted }));
+    assert!(matches!(flying.blocking_recv().unwrap().kind, GenEventKind::Token { .. }));
+    assert!(emptied.try_recv().is_err(), "the model goes when its answers have ended");
+    assert_eq!(tokens(&mut flying).len(), LONG - 1);
+    emptied.blocking_recv().unwrap();
+    assert!(rig.metrics.render("tiny").contains("hone_serve_models 0\n"));
+    assert!(admission.try_recv().is_err(), "it waits");
+    let new = rig.switch(next);
+    assert!(matches!(admission.blocking_recv().unwrap(), Admission::Stale), "to be prepared for the new model");
+    assert_eq!(tokens(&mut rig.admitted(&new, vec![request(3)])).len(), 3);
+
+    // Nothing could be loaded: whoever waits is told.
+    let (done, emptied) = oneshot::channel();
+    rig.order(EngineOrder::Hold(done));
+    emptied.blocking_recv().unwrap();
+    let (admitted, admission) = oneshot::channel();
+    rig.order(EngineOrder::Generate(GenerateOrder { served: new, requests: vec![request(3)], admitted }));
+    rig.order(EngineOrder::GiveUp(ApiError::unavailable("nothing loads")));
+    assert!(matches!(admission.blocking_recv().unwrap(), Admission::Refused(error) if error.status == 503));
+    assert!(rig.serving.borrow().is_none());
+    rig.end();
+}
+
+#[test]
+fn a_faulty_engine_is_dropped_and_the_door_is_told() {
+    let rig = Rig::start();
+    let served = rig.switch(loaded(1));
+    let mut flying = rig.admitted(&served, vec![request(LONG)]);
+    rig.order(EngineOrder::Fail);
+    let mut finished = false;
+    while let Some(event) = flying.blocking_recv() {
+        finished |= matches!(event.kind, GenEventKind::Finished { .. });
+    }
+    assert!(!finished, "the answer broke off");
+    assert!(matches!(rig.generate(&served, vec![request(1)]), Admission::Stale));
+    rig.faults.recv().unwrap();
+    assert!(rig.serving.borrow().is_none(), "nothing serves until it is loaded again");
+    let again = rig.switch(loaded(1));
+    assert_eq!(tokens(&mut rig.admitted(&again, vec![request(3)])).len(), 3);
+    rig.end();
 }

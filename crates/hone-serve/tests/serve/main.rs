@@ -6,5 +6,6 @@ mod fixture;
 mod limits;
 mod manners;
 mod model;
+mod pause;
 mod peer;
 mod safety;
