@@ -16,9 +16,10 @@ use hone_disk::{hash_file, manifest};
 use hone_pipeline::ids::CheckpointId;
 use hone_pipeline::wire::{DeployFile, DeployRequest, ServerDeployment};
 use std::path::Path;
+use tracing::warn;
 
 /// Names of the finished steps, in order. The server verifies, loads and tries in one call, so `verify`, `load`
-/// and `smoke` end at the same time.
+/// and `smoke` end at the same time; where it has no room for two models, `load` and `smoke` end with `switch`.
 pub const STEPS: [&str; 6] = ["stage", "verify", "load", "smoke", "switch", "confirm"];
 
 /// How often one try of a deployment goes on after a broken upload.
@@ -71,11 +72,10 @@ pub trait DeployTarget {
     /// # Errors
     /// See [`DeployError`].
     fn list(&self) -> Result<Vec<ServerDeployment>, DeployError>;
-    /// Serve what was served before.
-    ///
-    /// # Errors
-    /// See [`DeployError`].
-    fn rollback(&self) -> Result<ServerDeployment, DeployError>;
+    /// Serve what was served before, by the target's own way back; `None` where a deployment of it is the way.
+    fn rollback(&self) -> Option<Result<(), DeployError>> {
+        None
+    }
 }
 
 /// Brings the files of `model_dir` named in `request` to `target` and makes it serve them. `on_step` is told each
@@ -96,12 +96,48 @@ pub fn push(
     if created.state == "failed" {
         return Err(DeployError::Permanent(format!("the server refused it: {}", created.error)));
     }
-    for step in ["verify", "load", "smoke"] {
-        on_step(step);
-    }
+    // Where there is no room for two models the switch loads it.
+    let (before, with_switch) = STEPS[1..5].split_at(if created.state == "staged" { 1 } else { 3 });
+    before.iter().for_each(|step| on_step(step));
     let switched = target.switch(created.id)?;
-    on_step("switch");
+    with_switch.iter().for_each(|step| on_step(step));
     refuse_other(&switched, request, "switched to")?;
+    confirm(target, request, on_step)
+}
+
+/// Makes `target` serve again what it served before, which `request` describes, by its own way back. `None` where it has
+/// none, or where it does not lead there: a [`push`] does.
+pub fn go_back(
+    target: &dyn DeployTarget,
+    request: &DeployRequest,
+    on_step: &mut dyn FnMut(&str),
+) -> Option<ServerDeployment> {
+    // A try before this one may have led there and ended before it was noted: going back twice would lead away.
+    let is_there = target.list().is_ok_and(|list| list.iter().any(|found| refuse_other(found, request, "").is_ok()));
+    if !is_there {
+        match target.rollback()? {
+            Ok(()) => on_step("switch"),
+            Err(error) => {
+                warn!("the target's own way back failed, the checkpoint is deployed anew: {error}");
+                return None;
+            }
+        }
+    }
+    match confirm(target, request, on_step) {
+        Ok(serving) => Some(serving),
+        Err(error) => {
+            warn!("the target's own way back leads elsewhere, the checkpoint is deployed anew: {error}");
+            None
+        }
+    }
+}
+
+/// Asks what serves now.
+fn confirm(
+    target: &dyn DeployTarget,
+    request: &DeployRequest,
+    on_step: &mut dyn FnMut(&str),
+) -> Result<ServerDeployment, DeployError> {
     let serving = target.list()?.into_iter().find(|deployment| deployment.state == "serving");
     let serving = serving.ok_or_else(|| DeployError::Transient("the server serves nothing".to_string()))?;
     refuse_other(&serving, request, "serves")?;

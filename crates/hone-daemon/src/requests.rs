@@ -219,9 +219,11 @@ fn evaluated_rows(state: &State, config: &LoopConfig, alone: bool) -> Vec<Datase
     if alone || enough { datasets } else { Vec::new() }
 }
 
-/// The files `validation/*.jsonl`, by name. The schema is that of the sidecar, else the configured one where the
-/// first row fits it, else the one that the first row does fit.
-pub(crate) fn suites(layout: &Layout, config: &LoopConfig) -> Result<Vec<TrainFile>> {
+/// The files `validation/*.jsonl`, by name, each with its schema.
+///
+/// # Errors
+/// The folder or a sidecar cannot be read.
+pub fn suites(layout: &Layout, config: &LoopConfig) -> Result<Vec<TrainFile>> {
     let folder = layout.validation();
     let mut suites = Vec::new();
     for entry in std::fs::read_dir(&folder).with_context(|| format!("list {}", folder.display()))? {
@@ -230,15 +232,25 @@ pub(crate) fn suites(layout: &Layout, config: &LoopConfig) -> Result<Vec<TrainFi
         if name.starts_with('.') || !name.ends_with(".jsonl") || !path.is_file() {
             continue;
         }
-        let sidecar = Sidecar::read(&sidecar_of(&path)).with_context(|| format!("use the suite {name}"))?;
-        let schema_id = match sidecar.schema_id {
-            Some(id) => id,
-            None => schema_of_first_row(&path, config.schema_id.as_deref().unwrap_or(DEFAULT_SCHEMA_ID)),
-        };
-        suites.push(TrainFile { name: name.to_string(), path: path.clone(), schema_id });
+        suites.push(suite(&path, config)?);
     }
     suites.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(suites)
+}
+
+/// A file as a suite. Its schema is that of the sidecar, else the configured one where the first row fits it, else the one
+/// that the first row does fit.
+///
+/// # Errors
+/// The sidecar cannot be read.
+pub fn suite(path: &Path, config: &LoopConfig) -> Result<TrainFile> {
+    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    let sidecar = Sidecar::read(&sidecar_of(path)).with_context(|| format!("use the suite {name}"))?;
+    let schema_id = match sidecar.schema_id {
+        Some(id) => id,
+        None => schema_of_first_row(path, config.schema_id.as_deref().unwrap_or(DEFAULT_SCHEMA_ID)),
+    };
+    Ok(TrainFile { name, path: path.to_path_buf(), schema_id })
 }
 
 fn schema_of_first_row(path: &Path, configured: &str) -> String {

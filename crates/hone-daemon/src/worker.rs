@@ -96,7 +96,7 @@ impl ChildHandle {
     }
 
     fn started(&self, child: &mut Child) -> Result<()> {
-        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).context("read the child's process id")?;
+        let pid = group_of(child).context("read the child's process id")?;
         let mut shared = self.lock();
         shared.group = Some(pid);
         shared.stdin = child.stdin.take();
@@ -219,8 +219,7 @@ fn limit_memory(child: &Child, max_bytes: u64) {
     if max_bytes > 0 {
         use rustix::process::{Resource, Rlimit, prlimit};
         let limit = Rlimit { current: Some(max_bytes), maximum: Some(max_bytes) };
-        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-        if let Err(error) = prlimit(pid, Resource::As, limit) {
+        if let Err(error) = prlimit(group_of(child), Resource::As, limit) {
             tracing::debug!("a child runs without a memory limit: failed to set it: {error}");
         }
     }
@@ -228,7 +227,13 @@ fn limit_memory(child: &Child, max_bytes: u64) {
     let _ = (child, max_bytes);
 }
 
-fn kill_group(group: Option<Pid>) {
+/// The process group of a child that was started in one of its own and is not reaped.
+pub(crate) fn group_of(child: &Child) -> Option<Pid> {
+    i32::try_from(child.id()).ok().and_then(Pid::from_raw)
+}
+
+/// Ends all processes of a group at once.
+pub(crate) fn kill_group(group: Option<Pid>) {
     if let Some(group) = group {
         // Fails only when nothing of the group is left.
         let _ = kill_process_group(group, Signal::KILL);

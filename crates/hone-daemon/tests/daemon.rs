@@ -11,6 +11,8 @@ mod owner;
 mod stuck;
 #[path = "daemon/systemd.rs"]
 mod systemd;
+#[path = "daemon/targets.rs"]
+mod targets;
 #[path = "../src/testing.rs"]
 mod testing;
 

@@ -95,10 +95,6 @@ impl DeployTarget for Http {
         let path = "/admin/deployments";
         parse(path, &self.call("GET", path, Body::Empty, self.call_timeout)?)
     }
-
-    fn rollback(&self) -> Result<ServerDeployment, DeployError> {
-        self.post("/admin/rollback", &json!({}), self.load_timeout)
-    }
 }
 
 fn parse<T: DeserializeOwned>(path: &str, answer: &Answer) -> Result<T, DeployError> {

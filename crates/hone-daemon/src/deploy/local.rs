@@ -47,10 +47,6 @@ impl DeployTarget for Local {
     fn list(&self) -> Result<Vec<ServerDeployment>, DeployError> {
         self.door.list()
     }
-
-    fn rollback(&self) -> Result<ServerDeployment, DeployError> {
-        self.door.rollback()
-    }
 }
 
 fn host_trouble(error: anyhow::Error) -> DeployError {

@@ -1,6 +1,7 @@
 //! A target whose files come by the real `rsync` over ssh. Only what the door says is missing travels, each blob under
-//! its hash; rsync's own temporary names keep half a file from ever being seen as a blob, its partial folder lets a
-//! broken transfer go on. Everything else goes through the door, which verifies every blob before it is used.
+//! its hash; rsync's own temporary names keep half a file from ever being seen as a blob. What a broken transfer brought
+//! stays in `rsync-partial/` beside the blobs (the server prunes it) and is not sent again. Everything else goes through the
+//! door, which verifies every blob before it is used.
 
 use super::http::Http;
 use super::program;
@@ -12,6 +13,9 @@ use std::time::Duration;
 
 /// rsync's exit codes after which another try gives the same: usage, protocol, unsupported, refused options.
 const HOPELESS: [i32; 4] = [1, 2, 4, 6];
+
+/// Where rsync keeps what broken transfers brought, in the serve root.
+const PARTIAL_DIR: &str = hone_disk::blobs::RSYNC_PARTIAL_DIR;
 
 /// A server behind ssh.
 pub struct Rsync {
@@ -33,9 +37,10 @@ impl Rsync {
 
     fn command(&self, hash: &str, file: &Path) -> Command {
         let mut command = Command::new("rsync");
-        // Links are followed: the blob is the bytes. A model's file is sent once, so a delta would find nothing.
-        command.args(["--copy-links", "--whole-file", "--times"]);
-        command.arg(format!("--partial-dir={}/rsync-partial", path_of(&self.destination)));
+        // Links are followed: the blob is the bytes. A delta is made only to what a broken transfer left: with
+        // `--whole-file`, which is also rsync's choice between two folders of one machine, that would be sent again.
+        command.args(["--copy-links", "--no-whole-file", "--times"]);
+        command.arg(format!("--partial-dir={}/{PARTIAL_DIR}", path_of(&self.destination)));
         if let Some(rsh) = &self.rsh {
             command.arg("-e").arg(rsh);
         }
@@ -69,10 +74,6 @@ impl DeployTarget for Rsync {
 
     fn list(&self) -> Result<Vec<ServerDeployment>, DeployError> {
         self.door.list()
-    }
-
-    fn rollback(&self) -> Result<ServerDeployment, DeployError> {
-        self.door.rollback()
     }
 }
 

@@ -11,7 +11,9 @@ use crate::testing::{HttpServer, Request};
 use cut_line::CutLine;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -194,6 +196,28 @@ fn a_line_that_brings_hardly_anything_over_is_left_for_another_try() {
     assert!(!door.arrived.is_empty(), "the next try goes on from here");
 }
 
+#[test]
+fn what_a_server_loads_in_its_switch_is_noted_then() {
+    let bench = bench();
+    let (folder, request) = bench.checkpoint(3, "w");
+    let staged = json!({
+        "id": 1, "checkpoint": 3, "manifest_hash": request.manifest_hash, "state": "staged", "error": "", "created_ms": 0,
+    });
+    let serving = staged.to_string().replace("staged", "serving");
+    let mut door = bench.door.lock().unwrap();
+    door.trouble.insert("POST /admin/deployments".to_string(), (200, staged.to_string()));
+    door.trouble.insert("POST /admin/deployments/1/switch".to_string(), (200, serving.clone()));
+    door.trouble.insert("GET /admin/deployments".to_string(), (200, format!("[{serving}]")));
+    drop(door);
+    let mut steps = Vec::new();
+    let log = |steps: &mut Vec<String>, step: &str| {
+        let switched = bench.door.lock().unwrap().log.iter().any(|line| line.ends_with("/switch"));
+        steps.push(format!("{step} {switched}"));
+    };
+    push(&bench.http(), &request, &folder, &mut |step| log(&mut steps, step)).unwrap();
+    assert_eq!(steps, ["stage false", "verify false", "load true", "smoke true", "switch true", "confirm true"]);
+}
+
 /// `rsync` runs the remote shell as `RSH HOST rsync --server …`; this one drops the host and runs the rest here.
 const RSH: &str = "#!/bin/sh\nshift\nexec \"$@\"\n";
 
@@ -227,6 +251,104 @@ fn rsync_brings_blobs_under_their_names() {
     std::fs::write(&rsh, "#!/bin/sh\necho no route >&2\nexit 255\n").unwrap();
     let error = push(&target, &request, &folder, &mut |_| {}).unwrap_err();
     assert!(matches!(&error, DeployError::Transient(reason) if reason.contains("no route")), "{error}");
+}
+
+/// A remote shell over TCP: the command is the first line of the connection.
+const TCP_RSH: &str = "#!/bin/bash
+shift
+exec 3<>/dev/tcp/HOST/PORT
+echo \"$*\" >&3
+cat <&0 >&3 &
+cat <&3
+kill $!
+";
+
+/// Runs one command of each connection, with the connection as its input and output.
+fn shell_server() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let (mut line, mut byte) = (Vec::new(), [0]);
+            while stream.read_exact(&mut byte).is_ok() && byte[0] != b'\n' {
+                line.push(byte[0]);
+            }
+            let end = || Stdio::from(std::os::fd::OwnedFd::from(stream.try_clone().unwrap()));
+            let mut shell = std::process::Command::new("sh");
+            shell.arg("-c").arg(String::from_utf8(line).unwrap()).stdin(end()).stdout(end()).stderr(Stdio::null());
+            let mut child = shell.spawn().unwrap();
+            drop(shell);
+            drop(stream);
+            child.wait().unwrap();
+        }
+    });
+    format!("http://{address}")
+}
+
+#[test]
+fn rsync_goes_on_where_the_line_was_cut() {
+    use std::os::unix::fs::PermissionsExt;
+    let is_here = |program: &str| std::process::Command::new(program).arg("--version").output().is_ok();
+    if !is_here("rsync") || !is_here("bash") {
+        return;
+    }
+    let bench = bench();
+    let (serve_root, rsh) = (bench.dir.path().join("serve"), bench.dir.path().join("rsh"));
+    std::fs::create_dir_all(serve_root.join("blobs")).unwrap();
+    // No connection brings more than 600 kB over, and the file has a megabyte that does not repeat itself.
+    let line = CutLine::start(&shell_server(), 600_000);
+    let (host, port) = line.url.trim_start_matches("http://").split_once(':').unwrap();
+    std::fs::write(&rsh, TCP_RSH.replace("HOST", host).replace("PORT", port)).unwrap();
+    std::fs::set_permissions(&rsh, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let weights: String = (0..130_000_u32).map(|n| format!("{:08x}", n.wrapping_mul(2_654_435_761))).collect();
+    let (folder, request) = bench.checkpoint(3, &weights);
+    let hash = &request.files.iter().find(|file| file.path == "model.safetensors").unwrap().blake3;
+    let target = Rsync::new(bench.http(), &format!("inference:{}", serve_root.display()), rsh.to_str(), TIMEOUT);
+    let blob = MissingBlob { hash: hash.clone(), arrived: 0 };
+    let put = || target.put(&blob, &folder.join("model.safetensors"));
+    assert!(matches!(put(), Err(DeployError::Transient(_))));
+    let (blob, partial) = (serve_root.join("blobs").join(hash), serve_root.join("rsync-partial").join(hash));
+    // The far end notices the cut in its own time.
+    let start = std::time::Instant::now();
+    while !partial.exists() {
+        assert!(start.elapsed() < TIMEOUT, "what arrived is kept");
+        std::thread::yield_now();
+    }
+    assert!(!blob.exists(), "half a file is no blob");
+    put().expect("the rest fits one connection");
+    assert!(std::fs::read(blob).unwrap() == weights.as_bytes());
+    assert!(!partial.exists());
+}
+
+#[test]
+fn a_target_goes_back_by_its_own_program_and_is_asked_where_it_led() {
+    let bench = bench();
+    let (folder, request) = bench.checkpoint(3, "weights of 3");
+    let there = |name: &str| bench.dir.path().join(name);
+    let served = |number: u64, hash: &str| format!("{{\"checkpoint\": {number}, \"manifest_hash\": \"{hash}\"}}");
+    std::fs::write(there("before"), served(3, &request.manifest_hash)).unwrap();
+    std::fs::write(there("served"), served(4, "x")).unwrap();
+    let programs = |rollback: Option<&str>| Programs {
+        stage: "exit 1".to_string(),
+        switch: "exit 1".to_string(),
+        verify: format!("cat {}", there("served").display()),
+        rollback: rollback.map(str::to_string),
+    };
+    let go_back = |rollback: Option<&str>| {
+        let mut steps = Vec::new();
+        let target = Command::new(&programs(rollback), "http://x", &request, &folder, TIMEOUT);
+        let serving = go_back(&target, &request, &mut |step| steps.push(step.to_string()));
+        (serving.map(|serving| serving.checkpoint), steps)
+    };
+    assert_eq!(go_back(None), (None, vec![]), "it has no way of its own");
+    assert_eq!(go_back(Some("exit 1")), (None, vec![]));
+    assert_eq!(go_back(Some("true")), (None, vec!["switch".to_string()]), "it led elsewhere");
+    let copy =
+        format!("test \"$HONE_CHECKPOINT\" = 3 && cp {} {}", there("before").display(), there("served").display());
+    assert_eq!(go_back(Some(&copy)), (Some(CheckpointId(3)), vec!["switch".to_string(), "confirm".to_string()]));
+    // Twice would lead away again.
+    assert_eq!(go_back(Some("exit 1")), (Some(CheckpointId(3)), vec!["confirm".to_string()]));
 }
 
 #[test]
@@ -267,9 +389,39 @@ fn a_program_never_outlives_its_limit() {
     endless.arg("-c").arg("exec sleep 1000");
     let ended = program::run("sh", &mut endless, Duration::from_millis(50)).unwrap();
     assert_eq!((ended.code, ended.reason().as_str()), (None, "it was ended after its 0 s"));
+    // Nor does what it started: `sleep` is a child of the shell here, and holds its pipes.
+    let mut endless = std::process::Command::new("sh");
+    endless.arg("-c").arg("sleep 1000 & echo $!; wait; true");
+    let ended = program::run("sh", &mut endless, Duration::from_millis(500)).unwrap();
+    assert_eq!(ended.code, None);
+    wait_for_end_of(ended.stdout.trim());
+    // What goes on by the program's own will is not waited for.
+    let mut starter = std::process::Command::new("sh");
+    starter.arg("-c").arg("sleep 1000 & echo $!");
+    let ended = program::run("sh", &mut starter, TIMEOUT).unwrap();
+    assert_eq!(ended.code, Some(0));
+    let pid = ended.stdout.trim().to_string();
+    assert!(is_running(&pid), "a server that a switch starts is not killed");
+    assert!(std::process::Command::new("kill").arg(&pid).status().unwrap().success());
     let mut chatty = std::process::Command::new("sh");
     chatty.arg("-c").arg("head -c 1000000 /dev/zero; exit 3");
     assert_eq!(program::run("sh", &mut chatty, TIMEOUT).unwrap().code, Some(3));
+}
+
+/// Whether a process is there and not only waits to be reaped.
+fn is_running(pid: &str) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['Z', 'X']))
+}
+
+#[track_caller]
+fn wait_for_end_of(pid: &str) {
+    assert!(pid.parse::<u32>().is_ok(), "{pid:?}");
+    let start = std::time::Instant::now();
+    while is_running(pid) {
+        assert!(start.elapsed() < TIMEOUT, "{pid} goes on");
+        std::thread::yield_now();
+    }
 }
 
 #[test]

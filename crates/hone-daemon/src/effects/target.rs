@@ -81,7 +81,12 @@ fn look(env: &Env, given: &Given, id: DeploymentId) -> Result<Option<WatchOutcom
 
 fn push(env: &Env, given: &Given, id: DeploymentId, on_step: &mut dyn FnMut(&str)) -> Result<(), DeployError> {
     let order = Order::of(env, given, id)?;
-    deploy::push(&*order.target(env, given), &order.request, &order.model_dir, on_step).map(drop)
+    let target = order.target(env, given);
+    let goes_back = given.state.served_before(&order.place.name) == Some(order.request.checkpoint);
+    if goes_back && deploy::go_back(&*target, &order.request, on_step).is_some() {
+        return Ok(());
+    }
+    deploy::push(&*target, &order.request, &order.model_dir, on_step).map(drop)
 }
 
 /// A deployment with all that it is made of.
