@@ -12,6 +12,7 @@ use rusqlite::Connection;
 use std::path::Path;
 
 mod full;
+mod promotions;
 mod reload;
 
 fn job(id: u64) -> Job {
@@ -385,63 +386,4 @@ fn the_first_page_of_a_hundred_thousand_jobs_reads_only_what_it_shows() {
     assert_eq!((page.open.len(), page.counts["queued"]), (50, 100_000));
     // The promise is 100 ms; a loaded machine gets ten times as long, a scan of all bodies takes longer still.
     assert!(elapsed.as_millis() < 1_000, "{elapsed:?}");
-}
-
-#[test]
-fn a_reader_sees_one_champion_at_every_instant_of_many_promotions() {
-    // budget: 30 s
-    let num_promotions = if std::env::var("HONE_SLOW").is_ok_and(|slow| slow == "1") { 500 } else { 20 };
-    let dir = tempfile::tempdir().unwrap();
-    let mut store = Store::create(dir.path()).unwrap();
-    let deployment = |number: u64, state| Deployment {
-        id: DeploymentId(number),
-        checkpoint: CheckpointId(number),
-        target: "local".to_string(),
-        state,
-        tries: 0,
-        not_before_ms: 0,
-        reason: String::new(),
-        created_ms: number,
-        steps: Vec::new(),
-        in_flight: false,
-        live_since_ms: Some(number),
-        watch_until_ms: None,
-    };
-    // What one decision commits when a deployment takes the place of the one before.
-    let promote = |store: &mut Store, number: u64| {
-        let mut changes = vec![Change::SetChampion { checkpoint: Some(CheckpointId(number)) }];
-        if number > 0 {
-            changes.push(Change::PutDeployment(deployment(number - 1, DeploymentState::Superseded)));
-        }
-        changes.push(Change::PutDeployment(deployment(number, DeploymentState::Live)));
-        store.commit(&changes).unwrap();
-    };
-    promote(&mut store, 0);
-    let reader = Store::open_read_only(dir.path()).unwrap();
-    let done = std::sync::atomic::AtomicBool::new(false);
-    let num_reads = std::thread::scope(|scope| {
-        // Reads without a pause: more often than a thousand times a second.
-        let done = &done;
-        let polls = scope.spawn(move || {
-            let (mut last, mut num_reads) = (CheckpointId(0), 0);
-            while !done.load(std::sync::atomic::Ordering::SeqCst) {
-                let state = reader.load().unwrap();
-                let champion = state.champion.expect("there is a champion");
-                let is_live = |d: &&Deployment| d.state == DeploymentState::Live;
-                let live: Vec<CheckpointId> =
-                    state.deployments.values().filter(is_live).map(|d| d.checkpoint).collect();
-                assert_eq!(live, [champion], "exactly one, and the champion");
-                assert!(champion >= last, "never back");
-                (last, num_reads) = (champion, num_reads + 1);
-            }
-            num_reads
-        });
-        for number in 1..=num_promotions {
-            promote(&mut store, number);
-        }
-        done.store(true, std::sync::atomic::Ordering::SeqCst);
-        polls.join().unwrap()
-    });
-    assert!(num_reads > 0);
-    assert_eq!(store.load().unwrap().champion, Some(CheckpointId(num_promotions)));
 }
