@@ -87,11 +87,11 @@ impl Conversation {
     }
 
     fn retry(&mut self) -> Entry {
-        self.messages.pop_if(|last| last["role"] == "assistant");
-        match self.messages.is_empty() {
-            true => Entry::Remark("there is nothing to answer yet".to_string()),
-            false => Entry::Answer,
+        if self.messages.is_empty() {
+            return Entry::Remark("there is nothing to answer yet".to_string());
         }
+        self.messages.pop_if(|last| last["role"] == "assistant");
+        Entry::Answer
     }
 
     /// As the server takes them.
@@ -102,11 +102,6 @@ impl Conversation {
 
     fn answered(&mut self, text: &str) {
         self.messages.push(json!({"role": "assistant", "content": text}));
-    }
-
-    /// No answer came: the message is not part of the conversation.
-    fn unanswered(&mut self) {
-        self.messages.pop();
     }
 }
 
@@ -169,18 +164,24 @@ pub fn run(ws: &Workspace, args: &ChatArgs) -> Result<()> {
         if input.lock().read_line(&mut line).context("read the terminal")? == 0 {
             return Ok(());
         }
+        let before = conversation.messages.clone();
         match conversation.enter(&line) {
             Entry::Nothing => {}
             Entry::Quit => return Ok(()),
             Entry::Remark(text) => output::note(&text),
             Entry::Answer => match answer(&client, &model, &conversation, args, &interrupt) {
+                Ok((reply, true)) if reply.text.is_empty() => {
+                    conversation.messages = before;
+                    output::note("[stopped before the first word; the message is forgotten]");
+                }
                 Ok((reply, stopped)) => {
                     conversation.answered(&reply.text);
                     let mark = if stopped { "stopped; " } else { "" };
                     output::note(&format!("[{mark}{}]", reply.fingerprint));
                 }
                 Err(error) => {
-                    conversation.unanswered();
+                    // A new message is no part of it, a message that was to be answered again stays with its answer.
+                    conversation.messages = before;
                     output::error(&format!("failed to {error:#}"));
                 }
             },

@@ -1,8 +1,8 @@
 //! The command line: verbs, flags, and which function answers each.
 
 use crate::commands::{
-    checkpoints, compare, control, curriculum, data, deploy, doctor, eval, export, history, init, keys, model, plan,
-    roles, selftest, show, status, submit, train,
+    checkpoints, compare, control, curriculum, data, deploy, doctor, eval, explain, export, history, init, keys, model,
+    plan, roles, selftest, show, status, submit, train,
 };
 use crate::exit;
 use crate::workspace::{Workspace, find_root};
@@ -97,7 +97,7 @@ enum Verb {
     /// What was deployed where, when and why.
     Deployments,
     /// Which files, jobs, evaluations and decisions led to a checkpoint.
-    Explain(checkpoints::ExplainArgs),
+    Explain(explain::ExplainArgs),
     /// Training curves for other tools: TensorBoard event files, CSV.
     Export(export::ExportArgs),
     /// Train on from an earlier checkpoint; later ones stay in the ledger, abandoned.
@@ -187,7 +187,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Deploy(args) => deploy::deploy(ws, &args),
         Verb::Rollback(args) => deploy::rollback(ws, &args),
         Verb::Deployments => deploy::list(ws),
-        Verb::Explain(args) => checkpoints::explain(ws, &args),
+        Verb::Explain(args) => explain::explain(ws, &args),
         Verb::Export(args) => export::run(ws, &args),
         Verb::Rewind(args) => history::rewind(ws, &args),
         Verb::Undo(args) => history::undo(ws, &args),

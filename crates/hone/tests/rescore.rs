@@ -29,6 +29,14 @@ fn kept_answers_are_scored_again_without_the_weights() {
     let evaluated = |status: &serde_json::Value| status["champion"] == 0 && status["lease"].is_null();
     rig.wait("checkpoint-0 is evaluated", Duration::from_secs(60), evaluated);
     rig.stop_daemon_gently();
+    // By hand it is what the daemon found, questions included.
+    let status = rig.hone(&["explain", "0", "--json"]).json();
+    let by_daemon = status["chain"][0]["evaluation"]["suites"].as_array().unwrap();
+    let evaluated = rig.hone(&["eval", "0", "--json"]).json();
+    let by_hand = evaluated["suites"].as_array().unwrap();
+    assert!(by_hand.iter().any(|suite| suite["suite"] == "binary/1" && suite["shares"].is_object()), "{evaluated}");
+    assert_eq!(by_hand, by_daemon);
+
     let weights = rig.base_model().join("model.safetensors");
     std::fs::rename(&weights, weights.with_extension("away")).unwrap();
 

@@ -143,6 +143,22 @@ impl AnswerOutcome {
     }
 }
 
+/// Shares of all answers to a suite that say how far its score can be believed.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Shares {
+    /// Ended by the limit of tokens.
+    pub cut: f64,
+    /// Nothing was answered.
+    pub empty: f64,
+    /// Nothing that the checker could read.
+    pub unparsable: f64,
+    /// Not generated or not checked.
+    pub errored: f64,
+}
+
+/// Standard deviations on either side of a 95 % interval.
+const Z_95: f64 = 1.959_963_985;
+
 impl SuiteResult {
     /// How many answers ended so.
     #[must_use]
@@ -158,9 +174,51 @@ impl SuiteResult {
             (None, _) => {
                 format!("{suite}: loss {mean_nll:.4}, token accuracy {:.1} %", token_accuracy * 100.0)
             }
-            (Some(_), Some(right)) => format!("{suite}: {:.1} % of {rows} answers right", right * 100.0),
+            (Some(_), Some(right)) => {
+                let (low, high) = self.interval().map_or((0.0, 100.0), |(low, high)| (low * 100.0, high * 100.0));
+                let shares = self.shares().map(Shares::in_words).unwrap_or_default();
+                format!("{suite}: {:.1} % ({low:.1} to {high:.1}) of {rows} answers right; {shares}", right * 100.0)
+            }
             (Some(_), None) => format!("{suite}: none of {rows} answers could be judged"),
         }
+    }
+
+    /// What became of answers that are neither right nor wrong, as shares of all; `None` for losses and without answers.
+    #[must_use]
+    pub fn shares(&self) -> Option<Shares> {
+        let all = self.answers.as_ref().filter(|answers| !answers.is_empty())?.len() as f64;
+        let share = |outcome| self.num_answers(outcome) as f64 / all;
+        Some(Shares {
+            cut: share(AnswerOutcome::Cut),
+            empty: share(AnswerOutcome::Empty),
+            unparsable: share(AnswerOutcome::Unparsable),
+            errored: share(AnswerOutcome::Errored),
+        })
+    }
+
+    /// The 95 % interval of its score: Wilson's for the share of right answers, else that of the mean loss per token over
+    /// rows (by the linearised error of a ratio). `None` where there is too little to tell.
+    #[must_use]
+    pub fn interval(&self) -> Option<(f64, f64)> {
+        match &self.answers {
+            Some(answers) => {
+                let judged = answers.len() as f64 - self.num_answers(AnswerOutcome::Errored) as f64;
+                self.share_right().map(|right| wilson(right, judged))
+            }
+            None => self.loss_interval(),
+        }
+    }
+
+    fn loss_interval(&self) -> Option<(f64, f64)> {
+        let num_rows = self.row_nll.len() as f64;
+        let tokens: f64 = self.row_nll.iter().map(|(_, tokens)| f64::from(*tokens)).sum();
+        if num_rows < 2.0 || tokens == 0.0 {
+            return None;
+        }
+        let mean = self.row_nll.iter().map(|(nll, _)| nll).sum::<f64>() / tokens;
+        let squares: f64 = self.row_nll.iter().map(|(nll, tokens)| (nll - mean * f64::from(*tokens)).powi(2)).sum();
+        let error = (squares * num_rows / (num_rows - 1.0)).sqrt() / tokens;
+        Some((mean - Z_95 * error, mean + Z_95 * error))
     }
 
     /// The share of right answers among those that are right or not; `None` without such.
@@ -169,6 +227,23 @@ impl SuiteResult {
         let judged = self.answers.as_ref()?.len() as u64 - self.num_answers(AnswerOutcome::Errored);
         (judged > 0).then(|| self.num_answers(AnswerOutcome::Right) as f64 / judged as f64)
     }
+}
+
+impl Shares {
+    /// `cut 1.0 %, empty 0.0 %, …`.
+    fn in_words(self) -> String {
+        let [cut, empty, unparsable, errored] =
+            [self.cut, self.empty, self.unparsable, self.errored].map(|share| format!("{:.1} %", share * 100.0));
+        format!("cut {cut}, empty {empty}, unparsable {unparsable}, errored {errored}")
+    }
+}
+
+/// Wilson's interval of a share among so many.
+fn wilson(share: f64, count: f64) -> (f64, f64) {
+    let (z2, whole) = (Z_95 * Z_95, 1.0 + Z_95 * Z_95 / count);
+    let middle = (share + z2 / (2.0 * count)) / whole;
+    let half = Z_95 * (share * (1.0 - share) / count + z2 / (4.0 * count * count)).sqrt() / whole;
+    ((middle - half).max(0.0), (middle + half).min(1.0))
 }
 
 /// Which of two checkpoints is better, and by what evidence.

@@ -23,9 +23,6 @@ fn lines_are_messages_and_commands_change_the_conversation() {
     assert_eq!(chat.enter("/retry"), Entry::Answer);
     assert_eq!(roles(&chat), "system user");
     chat.answered("good day");
-    assert_eq!(chat.enter("more"), Entry::Answer);
-    chat.unanswered();
-    assert_eq!(roles(&chat), "system user assistant");
     assert_eq!(chat.enter("/reset"), Entry::Remark("a new conversation".to_string()));
     assert_eq!(roles(&chat), "system");
     assert_eq!(chat.enter("/system"), Entry::Remark("no system message".to_string()));

@@ -1,8 +1,8 @@
-//! The ledger: `hone checkpoints`, `hone explain`.
+//! The ledger: `hone checkpoints`.
 
 mod files;
 
-use crate::commands::{control, deploy};
+use crate::commands::{control, scores};
 use crate::exit::UsageError;
 use crate::output;
 use crate::workspace::Workspace;
@@ -61,13 +61,6 @@ enum CheckpointsVerb {
     },
 }
 
-/// `hone explain N`.
-#[derive(Args, Debug)]
-pub struct ExplainArgs {
-    /// The checkpoint.
-    id: String,
-}
-
 /// `hone checkpoints …`.
 pub fn run(ws: &Workspace, args: &CheckpointsArgs) -> Result<()> {
     match &args.verb {
@@ -102,7 +95,7 @@ fn list(ws: &Workspace) -> Result<()> {
     Ok(())
 }
 
-fn entry(state: &State, checkpoint: &Checkpoint) -> Value {
+pub(super) fn entry(state: &State, checkpoint: &Checkpoint) -> Value {
     json!({
         "checkpoint": checkpoint,
         "evaluation": state.evaluations.get(&checkpoint.id).map(summary),
@@ -112,22 +105,15 @@ fn entry(state: &State, checkpoint: &Checkpoint) -> Value {
     })
 }
 
-/// An evaluation without what it has per row; a suite of questions has its share of right answers instead.
+/// An evaluation without what it has per row.
 #[must_use]
 pub fn summary(evaluation: &Evaluation) -> Value {
     let mut value = serde_json::to_value(evaluation).expect("our own values serialise");
-    if let Some(suites) = value.get_mut("suites").and_then(Value::as_array_mut) {
-        for (suite, result) in suites.iter_mut().filter_map(Value::as_object_mut).zip(&evaluation.suites) {
-            suite.remove("row_nll");
-            if suite.remove("answers").is_some() {
-                suite.insert("share_right".to_string(), json!(result.share_right()));
-            }
-        }
-    }
+    value["suites"] = evaluation.suites.iter().map(scores::summary).collect();
     value
 }
 
-fn live_on(state: &State, id: CheckpointId) -> Vec<String> {
+pub(super) fn live_on(state: &State, id: CheckpointId) -> Vec<String> {
     let live = state.deployments.values().filter(|d| d.checkpoint == id && d.state == DeploymentState::Live);
     live.map(|d| d.target.clone()).collect()
 }
@@ -209,94 +195,4 @@ fn show(ws: &Workspace, id: &str) -> Result<()> {
         output::line(&serde_json::to_string_pretty(&value)?);
     }
     Ok(())
-}
-
-/// `hone explain N`.
-pub fn explain(ws: &Workspace, args: &ExplainArgs) -> Result<()> {
-    let state = ws.state()?;
-    let mut chain = vec![find(&state, &args.id)?];
-    while let Some(parent) = chain.last().and_then(|c| c.parent).and_then(|p| state.checkpoints.get(&p)) {
-        chain.push(parent);
-    }
-    if ws.json {
-        let entries: Vec<Value> = chain.iter().map(|c| explained(&state, c)).collect();
-        output::json(&json!({"lineage": state.lineage, "chain": entries}));
-        return Ok(());
-    }
-    for checkpoint in chain {
-        explain_one(&state, checkpoint);
-    }
-    Ok(())
-}
-
-fn explained(state: &State, checkpoint: &Checkpoint) -> Value {
-    let job = checkpoint.job.and_then(|id| state.jobs.get(&id));
-    let datasets: Vec<_> = job.iter().flat_map(|j| &j.datasets).filter_map(|id| state.datasets.get(id)).collect();
-    let deployments: Vec<_> = state.deployments.values().filter(|d| d.checkpoint == checkpoint.id).collect();
-    let mut value = entry(state, checkpoint);
-    value["job"] = json!(job);
-    value["datasets"] = json!(datasets);
-    value["deployments"] = json!(deployments);
-    value
-}
-
-fn explain_one(state: &State, checkpoint: &Checkpoint) {
-    let from = checkpoint.parent.map_or("the base model".to_string(), |p| format!("from {p}"));
-    output::line(&format!("{} {from}", checkpoint.id));
-    if let Some(job) = checkpoint.job.and_then(|id| state.jobs.get(&id)) {
-        output::line(&format!(
-            "├─ {} step {} of {}, {} rows trained, rows digest {}",
-            job.id,
-            checkpoint.position.job_step,
-            checkpoint.position.total_steps,
-            checkpoint.position.rows_trained,
-            checkpoint.rows_digest.get(..12).unwrap_or("-")
-        ));
-        for dataset in job.datasets.iter().filter_map(|id| state.datasets.get(id)) {
-            let hash = dataset.blake3.as_deref().and_then(|h| h.get(..12)).unwrap_or("-");
-            let kept_back = dataset.keep_back.map_or(String::new(), |keep| {
-                format!(", {:.0} % of them but at most {} never trained", keep.share * 100.0, keep.max_rows)
-            });
-            let what = format!("{} rows{kept_back}, {hash}", dataset.rows);
-            output::line(&format!("│  └─ {} {} ({what})", dataset.id, dataset.file_name));
-            if let Some(provenance) = &dataset.provenance {
-                output::line(&format!("│     made by {provenance}"));
-            }
-        }
-    }
-    if let Some(evaluation) = state.evaluations.get(&checkpoint.id) {
-        for suite in &evaluation.suites {
-            output::line(&format!("├─ {} ({} rows)", suite.in_words(), suite.rows));
-        }
-    }
-    if let Some(judgement) = state.judgements.get(&checkpoint.id) {
-        output::line(&format!("├─ {}: {}", outcome(judgement.outcome), judgement.reason));
-        if let Some(budget) = &judgement.budget {
-            output::line(&format!(
-                "│  look {} at its champion used {:.2} % of error",
-                budget.look,
-                budget.spent * 100.0
-            ));
-        }
-    }
-    let deployments: Vec<_> = state.deployments.values().filter(|d| d.checkpoint == checkpoint.id).collect();
-    for deployment in &deployments {
-        output::line(&format!("├─ {}", deploy::in_words(deployment)));
-    }
-    output::line(&format!("└─ {}", why_served(state, checkpoint.id)));
-}
-
-/// Why a checkpoint is served, or why it is not.
-fn why_served(state: &State, id: CheckpointId) -> String {
-    let places = live_on(state, id);
-    match (state.champion, state.judgements.get(&id)) {
-        _ if !places.is_empty() => format!("served on {}", places.join(", ")),
-        (Some(champion), _) if champion == id => "the champion, on its way to its targets".to_string(),
-        (Some(champion), None) => format!("not served: {champion} is the champion, and this one was not judged yet"),
-        (Some(champion), Some(judgement)) => match judgement.outcome {
-            hone_pipeline::state::Outcome::Promote => format!("not served any more: {champion} took its place"),
-            other => format!("not served: {champion} is the champion; verdict {}", outcome(other)),
-        },
-        (None, _) => "not served: there is no champion yet".to_string(),
-    }
 }

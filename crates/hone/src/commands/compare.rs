@@ -1,6 +1,7 @@
 //! `hone compare`: how checkpoints rank, who serves, the newest verdict with its evidence, and the error budget left.
 
 use crate::commands::checkpoints::{find, outcome, summary};
+use crate::commands::scores;
 use crate::output;
 use crate::workspace::Workspace;
 use anyhow::{Context, Result};
@@ -40,6 +41,7 @@ pub fn run(ws: &Workspace, args: &CompareArgs) -> Result<()> {
         return Ok(());
     }
     show_ranking(&state, &ranked);
+    show_scores(&state, shown);
     if let Some(judgement) = shown {
         show_verdict(judgement);
     }
@@ -90,6 +92,13 @@ fn show_ranking(state: &State, ranked: &[(&Evaluation, score::Score)]) {
     };
     let rows: Vec<Vec<String>> = ranked.iter().map(row).collect();
     output::table(&["checkpoint", "score", "loss", "token acc", "right", "verdict", ""], &rows);
+}
+
+/// Scores of the two that a verdict is about; of the champion where there is none yet.
+fn show_scores(state: &State, judgement: Option<&Judgement>) {
+    let pair = judgement.map_or([None, state.champion], |found| [Some(found.challenger), found.champion]);
+    let evaluations = pair.into_iter().flatten().filter_map(|id| state.evaluations.get(&id));
+    scores::show(evaluations.flat_map(|e| e.suites.iter().map(|suite| (e.checkpoint.to_string(), suite))));
 }
 
 /// The evidence of one verdict and the sentence that decides.

@@ -3,7 +3,7 @@
 use crate::commands::control::{ReasonArgs, send};
 use crate::exit::UsageError;
 use crate::output;
-use crate::workspace::Workspace;
+use crate::workspace::{Workspace, now_ms};
 use anyhow::Result;
 use clap::Args;
 use hone_pipeline::event::Command;
@@ -48,7 +48,7 @@ pub fn list(ws: &Workspace) -> Result<()> {
         return Ok(());
     }
     for live in state.deployments.values().filter(|d| d.state == DeploymentState::Live) {
-        output::line(&format!("serving: {}", in_words(live)));
+        output::line(&format!("serving: {}", in_words(live, now_ms())));
     }
     let rows: Vec<Vec<String>> = state
         .deployments
@@ -73,21 +73,28 @@ pub fn list(ws: &Workspace) -> Result<()> {
 
 /// What is deployed where, how far it is, since when, how long each step took, and why.
 #[must_use]
-pub fn in_words(deployment: &Deployment) -> String {
+pub fn in_words(deployment: &Deployment, now_ms: u64) -> String {
     let mut started_ms = deployment.created_ms;
     let mut steps = Vec::new();
     for (step, ended_ms) in &deployment.steps {
         steps.push(format!("{step} {} ms", ended_ms.saturating_sub(started_ms)));
         started_ms = *ended_ms;
     }
-    let since = match deployment.live_since_ms {
-        Some(since_ms) => format!(" since {} s ago", crate::workspace::now_ms().saturating_sub(since_ms) / 1000),
-        None => String::new(),
+    let since = match (&deployment.state, live_for(deployment, now_ms)) {
+        (DeploymentState::Live, Some(time)) => format!(" for {time}"),
+        (_, Some(time)) => format!(", went live {time} ago"),
+        (_, None) => String::new(),
     };
     let watched = if deployment.watch_until_ms.is_some() { ", still watched" } else { "" };
     let Deployment { id, checkpoint, target, reason, .. } = deployment;
     let steps = if steps.is_empty() { String::new() } else { format!(" ({})", steps.join(", ")) };
     format!("{checkpoint} on {target} by {id}: {}{since}{watched}{steps}; why: {reason}", describe(&deployment.state))
+}
+
+/// How long ago it went live.
+#[must_use]
+pub fn live_for(deployment: &Deployment, now_ms: u64) -> Option<String> {
+    deployment.live_since_ms.map(|since_ms| output::duration(now_ms.saturating_sub(since_ms) as f64 / 1000.0))
 }
 
 fn describe(state: &DeploymentState) -> String {

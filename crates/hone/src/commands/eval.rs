@@ -1,16 +1,19 @@
-//! `hone eval`: loss and token accuracy of a checkpoint, or of any model folder, on files; and its kept answers to
-//! questions, judged again (`--rescore`).
+//! `hone eval`: a checkpoint on all its suites, as the daemon evaluates it; a checkpoint, or any model folder, on files; and
+//! kept answers to questions, judged again (`--rescore`).
 
 use crate::commands::roles::loop_config;
+use crate::commands::scores;
 use crate::exit::UsageError;
 use crate::output;
 use crate::workspace::{Workspace, absolute};
 use anyhow::{Context, Result};
 use clap::Args;
+use hone_daemon::LoopConfig;
 use hone_daemon::rescore::{self, Rescored};
 use hone_pipeline::curriculum::SkillEvaluation;
 use hone_pipeline::ids::CheckpointId;
 use hone_pipeline::state::{AnswerOutcome, Evaluation, SuiteResult};
+use hone_pipeline::wire::{EvalRequest, TrainFile, WorkerMessage};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -22,10 +25,11 @@ pub struct EvalArgs {
     /// Any model folder instead of a checkpoint.
     #[arg(long, value_name = "DIR", conflicts_with = "id")]
     model: Option<PathBuf>,
-    /// A file (repeatable; default: every file of validation/).
+    /// A file (repeatable). Without one: all suites of a checkpoint (files of validation/, rows that are kept back, sealed
+    /// questions of skills), the files of validation/ for any other model.
     #[arg(long, value_name = "FILE")]
     suite: Vec<PathBuf>,
-    /// Schema of the files (default: schema_id of config.json).
+    /// Schema of the files, instead of each one's own (its sidecar, else schema_id of config.json where its first row fits).
     #[arg(long, value_name = "ID")]
     schema: Option<String>,
     /// Judge the kept raw answers of a checkpoint to its skills' questions again; generates nothing.
@@ -40,40 +44,81 @@ pub fn run(ws: &Workspace, args: &EvalArgs) -> Result<()> {
     }
     let config = ws.config()?;
     let (model_dir, subject) = subject(ws, args)?;
-    let files = if args.suite.is_empty() { validation_files(ws)? } else { args.suite.clone() };
-    if files.is_empty() {
+    let results = match &args.id {
+        Some(id) if args.suite.is_empty() && args.schema.is_none() => all_suites(ws, checkpoint_id(id)?)?,
+        _ => {
+            let settings = &config.settings.train;
+            let evaluate = |file: &TrainFile| {
+                hone_train::evaluate_file(&model_dir, &file.path, &file.schema_id, settings)
+                    .with_context(|| format!("evaluate {}", file.path.display()))
+            };
+            files(ws, args, &loop_config(&config))?.iter().map(evaluate).collect::<Result<Vec<_>>>()?
+        }
+    };
+    if results.is_empty() {
         return Err(UsageError("evaluate: name a file with --suite, or put files into validation/".into()).into());
     }
-    let schema = args.schema.clone().unwrap_or(config.schema_id.0);
-    let mut results = Vec::new();
-    for file in &files {
-        let file = absolute(file)?;
-        let result = hone_train::evaluate_file(&model_dir, &file, &schema, &config.settings.train)
-            .with_context(|| format!("evaluate {}", file.display()))?;
-        results.push(result);
-    }
     if ws.json {
-        let suites: Vec<Value> = results.iter().map(summary).collect();
+        let suites: Vec<Value> = results.iter().map(scores::summary).collect();
         let mut value = json!({"suites": suites});
         value[subject.0] = subject.1;
         output::json(&value);
-        return Ok(());
+    } else {
+        show(&results);
     }
-    let rows: Vec<Vec<String>> = results
-        .iter()
-        .map(|r| {
-            vec![
-                r.suite.clone(),
-                r.rows.to_string(),
-                r.trained_tokens.to_string(),
-                format!("{:.4}", r.mean_nll),
-                format!("{:.2}", r.mean_nll.exp()),
-                format!("{:.1} %", r.token_accuracy * 100.0),
-            ]
-        })
-        .collect();
-    output::table(&["suite", "rows", "tokens", "loss", "perplexity", "token acc"], &rows);
     Ok(())
+}
+
+/// What the daemon's evaluation of a checkpoint finds, without its time limit. What it has computed already is taken from
+/// what is kept, and what is computed here is kept for it.
+fn all_suites(ws: &Workspace, id: CheckpointId) -> Result<Vec<SuiteResult>> {
+    let (state, config) = (ws.state()?, loop_config(&ws.config()?));
+    let sets = rescore::sets(&ws.layout(), &state, &config, id)?;
+    let request = EvalRequest { max_ms: u64::MAX, ..sets.request.clone() };
+    let mut report = |message| {
+        if let WorkerMessage::Alive { phase } = message {
+            output::note(&phase);
+        }
+    };
+    let done = hone_train::evaluate::evaluate(&request, &mut report).with_context(|| format!("evaluate {id}"))?;
+    let WorkerMessage::Evaluated { mut suites, answers, .. } = done else {
+        anyhow::bail!("evaluate {id}: it ended without a result");
+    };
+    suites.extend(sets.score(&answers, &config).into_iter().map(|scored| scored.result));
+    Ok(suites)
+}
+
+/// The files to evaluate on, each with its schema.
+fn files(ws: &Workspace, args: &EvalArgs, config: &LoopConfig) -> Result<Vec<TrainFile>> {
+    let mut files = match args.suite.as_slice() {
+        [] => hone_daemon::validation_suites(&ws.layout(), config)?,
+        named => named.iter().map(|file| hone_daemon::suite(&absolute(file)?, config)).collect::<Result<Vec<_>>>()?,
+    };
+    if let Some(schema) = &args.schema {
+        files.iter_mut().for_each(|file| file.schema_id.clone_from(schema));
+    }
+    Ok(files)
+}
+
+fn show(results: &[SuiteResult]) {
+    let (answers, losses): (Vec<&SuiteResult>, Vec<&SuiteResult>) =
+        results.iter().partition(|result| result.answers.is_some());
+    let row = |r: &&SuiteResult| {
+        vec![
+            r.suite.clone(),
+            r.rows.to_string(),
+            r.trained_tokens.to_string(),
+            format!("{:.4}", r.mean_nll),
+            r.interval().map_or("-".to_string(), |(low, high)| format!("{low:.4} to {high:.4}")),
+            format!("{:.2}", r.mean_nll.exp()),
+            scores::percent(r.token_accuracy),
+        ]
+    };
+    let rows: Vec<Vec<String>> = losses.iter().map(row).collect();
+    if !rows.is_empty() {
+        output::table(&["suite", "rows", "tokens", "loss", "95 % interval", "perplexity", "token acc"], &rows);
+    }
+    scores::show(answers.into_iter().map(|result| ("answers".to_string(), result)));
 }
 
 fn subject(ws: &Workspace, args: &EvalArgs) -> Result<(PathBuf, (&'static str, Value))> {
@@ -168,25 +213,5 @@ fn exam_row((skill, exam): &(String, SkillEvaluation)) -> Vec<String> {
 }
 
 fn share(value: Option<f64>) -> String {
-    value.map_or("-".to_string(), |value| format!("{:.1} %", value * 100.0))
-}
-
-fn validation_files(ws: &Workspace) -> Result<Vec<PathBuf>> {
-    let dir = ws.layout().validation();
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(&dir).with_context(|| format!("list {}", dir.display()))? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|e| e == "jsonl") {
-            files.push(path);
-        }
-    }
-    files.sort();
-    Ok(files)
-}
-
-fn summary(result: &SuiteResult) -> Value {
-    json!({
-        "suite": result.suite, "suite_hash": result.suite_hash, "rows": result.rows, "rows_skipped": result.rows_skipped,
-        "trained_tokens": result.trained_tokens, "mean_nll": result.mean_nll, "token_accuracy": result.token_accuracy,
-    })
+    value.map_or("-".to_string(), scores::percent)
 }

@@ -6,8 +6,9 @@ mod tests;
 
 use crate::commands::checkpoints::totals;
 use crate::commands::control::describe;
+use crate::commands::deploy::live_for;
 use crate::output;
-use crate::workspace::Workspace;
+use crate::workspace::{Workspace, now_ms};
 use anyhow::Result;
 use hone_daemon::status::{JobStatus, TrainingStatus};
 use hone_pipeline::state::{Control, DatasetState, DeploymentState, Job, JobState, Progress, State, Work};
@@ -188,7 +189,9 @@ fn served(state: &State) {
     let mut any = false;
     for deployment in state.deployments.values().filter(|d| d.state == DeploymentState::Live) {
         any = true;
-        output::line(&format!("serving   {} on {}: {}", deployment.checkpoint, deployment.target, deployment.reason));
+        let time = live_for(deployment, now_ms()).map_or(String::new(), |time| format!(" for {time}"));
+        let (checkpoint, target, reason) = (deployment.checkpoint, &deployment.target, &deployment.reason);
+        output::line(&format!("serving   {checkpoint} on {target}{time}: {reason}"));
     }
     if !any {
         output::line("serving   nothing yet");

@@ -95,6 +95,27 @@ fn an_answer_is_one_of_six_things() {
     assert_eq!(SuiteResult::default().share_right(), None);
 }
 
+/// Table I of R. G. Newcombe, Statistics in Medicine 17 (1998), method 3: four shares and their 95 % intervals.
+#[test]
+fn the_interval_of_a_share_is_wilsons() {
+    for (right, count, low, high) in
+        [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)]
+    {
+        let answers = Some([vec![Right; right], vec![Wrong; count - right], vec![Errored; 3]].concat());
+        let found = SuiteResult { answers, ..SuiteResult::default() }.interval().unwrap();
+        assert!((found.0 - low).abs() < 6e-5 && (found.1 - high).abs() < 6e-5, "{right} of {count}: {found:?}");
+    }
+    assert_eq!(SuiteResult { answers: Some(vec![Errored]), ..SuiteResult::default() }.interval(), None);
+}
+
+#[test]
+fn answers_that_say_little_are_shares_of_all() {
+    let answers = Some([vec![Right; 4], vec![Cut; 3], vec![Empty; 2], vec![Errored]].concat());
+    let shares = SuiteResult { answers, ..SuiteResult::default() }.shares().unwrap();
+    assert_eq!((shares.cut, shares.empty, shares.unparsable, shares.errored), (0.3, 0.2, 0.0, 0.1));
+    assert_eq!(SuiteResult::default().shares(), None, "a suite of losses has none");
+}
+
 #[test]
 fn an_error_is_neither_right_nor_wrong() {
     let mut settings = Settings::default();
