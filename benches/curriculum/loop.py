@@ -82,6 +82,7 @@ class Loop:
         if self.up.poll() is not None:
             raise SystemExit(f"hone up ended; its last lines:\n{''.join(open(self.root / 'up.log').readlines()[-20:])}")
         minutes, used = (time.time() - self.started) / 60, processor_seconds(self.up.pid) / 60
+        self.clock = [minutes, used]
         try:
             view = json.loads((self.root / "status/curriculum_state.json").read_text())
         except FileNotFoundError:
@@ -92,7 +93,6 @@ class Loop:
             if key not in self.seen:
                 shares = {name: evaluation[name] for name in ("level", "accuracy", "questions", "unparsed", "cut", "errored")}
                 self.seen[key] = {"step": evaluation["checkpoint"], **shares, "minutes": minutes, "processor_minutes": used}
-        self.clock = [minutes, used]
         return skill
 
     def watch(self, minutes, ends):
