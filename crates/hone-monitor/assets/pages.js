@@ -169,7 +169,7 @@ function checkpointCells(item, live) {
   const suites = (item.evaluation && item.evaluation.suites) || [];
   const figures = (name, pick) => {
     const measured = suites.filter((suite) => isNumber(suite[name]));
-    return measured.length ? h("div", { class: "suites" }, measured.map((suite) => h("span", { title: suite.suite }, pick(suite)))) : null;
+    return measured.length ? h("div", { class: "suites" }, measured.map((suite) => h("span", { title: scoreTitle(suite) }, pick(suite)))) : null;
   };
   const named = (suite, figure) => (suites.length > 1 ? [h("span", { class: "muted" }, `${suite.suite} `), figure] : figure);
   return [
@@ -177,9 +177,21 @@ function checkpointCells(item, live) {
     h("div", { class: "made" }, h("span", {}, since(item.created_ms)), item.job && h("span", { class: "muted" }, `by ${item.job}`)),
     figures("mean_nll", (suite) => named(suite, fixed(suite.mean_nll, 4))),
     figures("token_accuracy", (suite) => percent(suite.token_accuracy)),
-    figures("share_right", (suite) => named(suite, percent(suite.share_right))),
+    figures("share_right", (suite) => [named(suite, percent(suite.share_right)), unusable(suite)]),
     h("div", {}, verdict(item), h("details", { ontoggle: (event) => loadStory(event.target, item.number) }, h("summary", {}, "What led to it"), h("div", { class: "report" }, "…"))),
   ];
+}
+
+/** How sure a score is, for who points at it. */
+function scoreTitle({ suite, interval, share_right: right }) {
+  const bound = (value) => (isNumber(right) ? percent(value) : fixed(value, 4));
+  return interval ? `${suite}: 95 % between ${interval.map(bound).join(" and ")}` : suite;
+}
+
+/** Which answers are no evidence, where there are any. */
+function unusable({ shares }) {
+  const parts = Object.entries(shares || {}).filter(([, share]) => share > 0).map(([name, share]) => `${percent(share, 0)} ${name}`);
+  return parts.length ? h("span", { class: "muted small block" }, parts.join(", ")) : null;
 }
 
 function verdict(item) {

@@ -20,6 +20,25 @@ fn event_files_are_those_of_tensorboards_own_writer() {
 }
 
 #[test]
+fn tensorboards_own_reader_reads_them_back() {
+    let Ok(python) = std::env::var("HONE_TENSORBOARD_PYTHON") else {
+        eprintln!("skipped: HONE_TENSORBOARD_PYTHON names no Python with tensorboard");
+        return;
+    };
+    let step = |job_step, loss| Progress { step: 10 + job_step, job_step, loss, at_ms: 5000, ..Progress::default() };
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("job-1");
+    std::fs::create_dir(&run).unwrap();
+    let events = tensorboard_steps(&[step(1, 0.5), step(2, 0.375), step(3, 0.25)]);
+    std::fs::write(run.join("events.out.tfevents.5.hone"), events).unwrap();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/check_tensorboard.py");
+    let output = std::process::Command::new(python).arg(script).arg(folder.path()).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stdout).to_string();
+    assert!(output.status.success(), "{told}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(told.contains("job-1 train/loss: 3 points, step 11 0.5 to step 13 0.25"), "{told}");
+}
+
+#[test]
 fn csv_has_a_line_per_step_and_leaves_out_what_is_not_finite() {
     let step = |job_step, loss| Progress { step: 10 + job_step, job_step, loss, at_ms: 5, ..Progress::default() };
     let text = csv(&[step(1, 0.5), step(2, f64::NAN)]);

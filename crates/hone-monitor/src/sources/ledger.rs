@@ -2,8 +2,8 @@
 //!
 //! `checkpoints`: `{num_published, total, latest, champion, champion_number, items: [checkpoint]}`, newest first, with
 //! checkpoints as `{id, number, parent, job, state, reason, created_ms, train_loss, ends_job, is_champion, evaluation: {at_ms,
-//! error, suites: [{suite, rows, rows_skipped, trained_tokens, mean_nll, token_accuracy, share_right}]} | null, verdict: {outcome,
-//! reason, champion, at_ms} | null}`.
+//! error, suites: [{suite, rows, rows_skipped, trained_tokens, mean_nll, token_accuracy, share_right, interval: [low, high] |
+//! null, shares: {cut, empty, unparsable, errored} | null}]} | null, verdict: {outcome, reason, champion, at_ms} | null}`.
 //!
 //! `model_comparison`: `{champion, verdicts: [{challenger, outcome, reason, champion, at_ms}]}`, newest first.
 
@@ -58,7 +58,8 @@ fn evaluation(evaluation: &Evaluation) -> Value {
     json!({ "at_ms": evaluation.at_ms, "error": evaluation.error, "suites": suites })
 }
 
-/// A suite's figures, without the losses of its rows. One of questions has a share of right answers, any other has losses.
+/// A suite's figures, without the losses of its rows. One of questions has a share of right answers, any other has losses; the
+/// interval (95 %) is that of either.
 fn suite(result: &SuiteResult) -> Value {
     let has_losses = result.answers.is_none();
     json!({
@@ -69,6 +70,8 @@ fn suite(result: &SuiteResult) -> Value {
         "mean_nll": has_losses.then_some(result.mean_nll),
         "token_accuracy": has_losses.then_some(result.token_accuracy),
         "share_right": result.share_right(),
+        "interval": result.interval(),
+        "shares": result.shares(),
     })
 }
 

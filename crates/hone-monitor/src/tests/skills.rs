@@ -89,4 +89,8 @@ fn a_suite_of_questions_has_right_answers_and_no_losses() {
     let items = monitor.source("checkpoints")["data"]["items"].clone();
     let of_champion = &items[0]["evaluation"]["suites"][1];
     assert_eq!((of_champion["share_right"].as_f64(), &of_champion["mean_nll"]), (Some(2.0 / 3.0), &Value::Null));
+    // Wilson's interval for 2 of 3, from a table.
+    let bound = |at: usize| of_champion["interval"][at].as_f64().unwrap();
+    assert!((bound(0) - 0.2077).abs() < 1e-4 && (bound(1) - 0.9385).abs() < 1e-4, "{of_champion}");
+    assert_eq!(of_champion["shares"]["cut"], 0.0);
 }
