@@ -20,6 +20,7 @@ fn event_files_are_those_of_tensorboards_own_writer() {
 }
 
 #[test]
+#[expect(clippy::print_stderr, reason = "a test that could not run says so")]
 fn tensorboards_own_reader_reads_them_back() {
     let Ok(python) = std::env::var("HONE_TENSORBOARD_PYTHON") else {
         eprintln!("skipped: HONE_TENSORBOARD_PYTHON names no Python with tensorboard");
