@@ -13,6 +13,8 @@ const axeSource = fs.readFileSync(require.resolve("axe-core/axe.min.js"), "utf8"
 const PAGES = ["now", "data", "checkpoints", "skills", "serving", "system", "events"];
 const HOSTILE = `<img src=x onerror="window.broken=1">.jsonl`;
 const ADMIN_KEY = "the-admin-key";
+/** How long the browser may take for anything that has no limit of its own. */
+const GENEROUS_MS = 180000;
 const root = path.join(WORK, "root");
 const children = [];
 
@@ -59,6 +61,7 @@ function rows(count, from = 0) {
 
 async function openPage(browser, url, options = {}) {
   const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, ...options });
+  context.setDefaultTimeout(GENEROUS_MS);
   const page = await context.newPage();
   const problems = [];
   page.on("console", (message) => message.type() === "error" && problems.push(`console: ${message.text()}`));
