@@ -234,3 +234,24 @@ fn the_grafana_dashboard_asks_only_for_metrics_that_exist() {
     }
     assert!(num_checked >= 10, "{num_checked}");
 }
+
+#[test]
+fn line_ends_in_names_make_no_headers() {
+    let root = tempfile::tempdir().unwrap();
+    let mut store = busy_workspace(root.path());
+    let name = "a\r\nx-injected: 1\r\n\r\n<script>.jsonl";
+    store.commit(&[dataset(99, name, DatasetState::Accepted), log(name)]).unwrap();
+    let monitor = Monitor::start(options(root.path()));
+    for path in ["/api/unified", "/api/datasets?limit=500", "/api/history/events?limit=500"] {
+        let mut response = monitor.agent.get(monitor.url(path)).call().unwrap();
+        assert!(response.headers().get("x-injected").is_none(), "{path}");
+        assert_eq!(response.headers()["content-type"], "application/json", "{path}");
+        let body: Value = serde_json::from_str(&response.body_mut().read_to_string().unwrap()).unwrap();
+        assert!(body.to_string().contains("x-injected"), "{path} tells the name as it is");
+    }
+    // A line end in a path or a query is an error of the request, or text.
+    for path in ["/api/logs?limit=1%0d%0ax-injected:%201", "/api/datasets?state=a%0d%0ax-injected:%201"] {
+        let response = monitor.agent.get(monitor.url(path)).call().unwrap();
+        assert!(response.headers().get("x-injected").is_none(), "{path}");
+    }
+}
