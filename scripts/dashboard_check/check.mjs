@@ -45,8 +45,6 @@ function freePort() {
   });
 }
 
-const hone = (...args) => execFileSync(HONE, ["--root", root, ...args], { encoding: "utf8", stdio: ["ignore", "pipe", "pipe"] });
-
 function start(...args) {
   const log = fs.openSync(path.join(WORK, `${args[0]}.log`), "a");
   const child = spawn(HONE, ["--root", root, ...args], { stdio: ["pipe", log, log], env: { ...process.env, HONE_ADMIN_KEY: ADMIN_KEY } });

@@ -54,7 +54,7 @@ function showData({ queue, datasets, inbox, training_status: training }) {
       jobs.length ? h("ul", { class: "rows" }, jobs.map((job) => jobRow(job, isAlive))) : empty(queue, "No jobs yet. Drop a JSONL file into inbox/."),
       trouble(queue)];
   });
-  choices("file-states", FILE_STATES, fileState, (value) => { fileState = value; showData({ queue, datasets, inbox, training_status: training }); refreshFiles(); });
+  choices("file-states", FILE_STATES, fileState, (value) => { fileState = value; showData({ queue, datasets, inbox, training_status: training }); });
   refreshFiles(JSON.stringify(datasets.data && datasets.data.counts));
 }
 
@@ -69,15 +69,18 @@ const FILES_SHOWN = 60;
 const MAX_FILES = 480;
 let numFiles = FILES_SHOWN;
 let filesKey = null;
+let fileCounts = null;
 
-async function refreshFiles(key = filesKey) {
-  const wanted = `${fileState} ${key}`;
+/** Asks anew when the choice, the length of the list or the counts of files are other ones than those shown. */
+async function refreshFiles(counts = fileCounts) {
+  fileCounts = counts;
+  const wanted = `${fileState} ${numFiles} ${counts}`;
   if (wanted === filesKey) return;
   filesKey = wanted;
   try {
     const answer = await json(`/api/datasets?limit=${numFiles}&state=${fileState}`.replace(/&state=$/, ""));
     show("files", answer, () => answer.datasets.length
-      ? h("ul", { class: "rows" }, answer.datasets.map(fileRow), answer.next && numFiles < MAX_FILES ? h("li", {}, h("button", { type: "button", class: "quiet", onclick: () => { numFiles += FILES_SHOWN; refreshFiles(`${key} ${numFiles}`); } }, "Show older")) : null)
+      ? h("ul", { class: "rows" }, answer.datasets.map(fileRow), answer.next && numFiles < MAX_FILES ? h("li", {}, h("button", { type: "button", class: "quiet", onclick: () => { numFiles += FILES_SHOWN; refreshFiles(); } }, "Show older")) : null)
       : h("p", { class: "empty" }, "No such files yet."));
   } catch (error) {
     filesKey = null;

@@ -3,7 +3,7 @@
 use super::*;
 use crate::testing::HttpServer;
 use hone_pipeline::ids::JobId;
-use hone_pipeline::state::{Job, JobState, Position};
+use hone_pipeline::state::{Job, JobState};
 
 fn samples(seed: u64, count: u64) -> Vec<Value> {
     let sample = |i| {
@@ -123,23 +123,7 @@ fn it_asks_when_the_queue_runs_dry_and_the_cooldown_has_passed() {
     assert_eq!(name(&state, &config, 0, 1_100).as_deref(), Some("a"));
     assert_eq!(name(&state, &config, 1, 1_100).as_deref(), Some("b"), "they take turns");
     for number in 1..=2 {
-        let job = Job {
-            id: JobId(number),
-            datasets: Vec::new(),
-            priority: Priority::Low,
-            state: JobState::Queued,
-            tries: 0,
-            not_before_ms: 0,
-            settings: None,
-            position: Position::default(),
-            replay: None,
-            kept_back: Vec::new(),
-            skip_reason: None,
-            progress: None,
-            created_ms: 0,
-            started_ms: None,
-            ended_ms: None,
-        };
+        let job = Job::new(JobId(number), Vec::new(), Priority::Low, 0);
         state.jobs.insert(job.id, job);
     }
     assert_eq!(name(&state, &config, 0, 1_100), None, "two jobs are open");

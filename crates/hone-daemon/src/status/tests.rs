@@ -3,7 +3,7 @@
 use super::*;
 use hone_pipeline::config::{Target, Transport};
 use hone_pipeline::ids::LeaseToken;
-use hone_pipeline::state::{Job, Lease, Position};
+use hone_pipeline::state::{Job, Lease};
 
 fn progress(job_step: u64, at_ms: u64) -> Progress {
     Progress { job_step, at_ms, total_steps: 100, ..Progress::default() }
@@ -68,23 +68,8 @@ fn a_worker_is_called_silent_after_half_its_lease() {
 #[test]
 fn what_changed_since_the_running_job_began_is_named_with_both_values() {
     let then = TrainSettings { learning_rate: 0.001, epochs: 2, micro_batch: 4, ..TrainSettings::default() };
-    let job = Job {
-        id: JobId(1),
-        datasets: Vec::new(),
-        priority: Priority::Normal,
-        state: JobState::Running,
-        tries: 0,
-        not_before_ms: 0,
-        settings: Some(then.clone()),
-        position: Position::default(),
-        replay: None,
-        kept_back: Vec::new(),
-        skip_reason: None,
-        progress: None,
-        created_ms: 0,
-        started_ms: None,
-        ended_ms: None,
-    };
+    let queued = Job::new(JobId(1), Vec::new(), Priority::Normal, 0);
+    let job = Job { state: JobState::Running, settings: Some(then.clone()), ..queued };
     let mut state = State::default();
     state.jobs.insert(job.id, job.clone());
     let now = TrainSettings { learning_rate: 0.01, micro_batch: 0, ..then };
