@@ -2,7 +2,7 @@
 
 use crate::fixture::*;
 use hone_pipeline::wire::ServerDeployment;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -222,13 +222,13 @@ fn switches_under_load_lose_and_mix_nothing() {
     let server = Server::start_with(|options| options.max_queue = 2 * num_clients);
     let models = [Model::random(1, 1), Model::random(2, 2)];
     let body = with(greedy("count", 40), &json!({"stream": true}));
-    // What each of them says alone.
-    let mut expected = BTreeMap::new();
-    for model in &models {
-        server.deploy(model);
-        let (events, stamp) = server.stream("/v1/chat/completions", &body);
-        expected.insert(stamp, streamed_content(&events, 0));
-    }
+    models.iter().for_each(|model| assert_ne!(server.deploy(model), 0));
+    // What each of them says on a server of its own.
+    let alone = |model: &Model| {
+        let (events, stamp) = Server::with(model).stream("/v1/chat/completions", &body);
+        (stamp, streamed_content(&events, 0))
+    };
+    let expected: BTreeMap<String, String> = models.iter().map(alone).collect();
     assert_eq!(expected.len(), 2);
     let (stop, completed) = (AtomicBool::new(false), AtomicUsize::new(0));
     let seen = std::thread::scope(|scope| {
@@ -264,4 +264,31 @@ fn switches_under_load_lose_and_mix_nothing() {
     // The last switch went to the second model; whatever was switched away from is out of memory by now.
     assert_eq!(server.chat(&greedy("hi", 3))["system_fingerprint"], models[1].stamp());
     wait_for("old models are dropped", || server.metric("hone_serve_models") == 1);
+}
+
+#[test]
+fn after_a_switch_answers_are_those_of_a_cold_server_bit_for_bit() {
+    let models = [Model::random(1, 1), Model::random(2, 2)];
+    // Long enough that the cache keeps its beginning; greedy and drawn by a seed, with the numbers behind each token.
+    let prompt = "a message that is asked before the switch and after it, word for word, again and again";
+    let bodies = [json!({"temperature": 0}), json!({"temperature": 1, "seed": 7})]
+        .map(|sampling| with(with(greedy(prompt, 24), &json!({"logprobs": true, "top_logprobs": 5})), &sampling));
+    let choices = |server: &Server, body: &Value| server.chat(body)["choices"].take();
+    let cold = models.each_ref().map(|model| bodies.each_ref().map(|body| choices(&Server::with(model), body)));
+    assert!(cold[0] != cold[1] && cold.iter().all(|[greedy, drawn]| greedy != drawn), "they can be told apart");
+
+    let server = Server::start();
+    models.iter().for_each(|model| assert_ne!(server.deploy(model), 0));
+    let hits = || server.metric("hone_serve_prefix_hits_total");
+    for turn in [0, 1, 0] {
+        assert_eq!(server.switch(1 + turn as u64).state, "serving");
+        let before = hits();
+        assert_eq!(choices(&server, &bodies[0]), cold[turn][0], "model {turn}, first");
+        assert_eq!(hits(), before, "nothing that another model computed is taken over");
+        for (body, expected) in bodies.iter().zip(&cold[turn]) {
+            let before = hits();
+            assert_eq!(&choices(&server, body), expected, "model {turn}, with its beginning in the cache");
+            assert!(hits() >= before + 16, "its beginning was not in the cache");
+        }
+    }
 }
