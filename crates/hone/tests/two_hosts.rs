@@ -1,5 +1,5 @@
 //! A trainer and an inference host with addresses of their own: keys, `http` over a line that is slow and cut again and
-//! again, `rsync` over ssh, and a receiver whose disk is full until somebody makes room.
+//! again, `rsync` over ssh whose line is cut too, and a receiver whose disk is full until somebody makes room.
 
 #![expect(clippy::disallowed_methods, reason = "tests write their own fixtures")]
 #![expect(clippy::print_stdout, reason = "which two hosts it had is told")]
@@ -48,12 +48,19 @@ fn a_checkpoint_reaches_another_host_over_bad_lines() {
     for (root, port) in roots.iter().chain([&disk]).zip(ports) {
         serve(&mut host, root, port);
     }
-    let (shell, kind) = host.shell();
+    // ssh goes over a line that is cut as well.
+    let cut = Behaviour { cut_after: Some(2 << 20), ..Behaviour::default() };
+    let mut ssh_line: Option<Line> = None;
+    let (shell, kind) = host.shell(|sshd| {
+        let line = ssh_line.insert(Line::of_bytes(sshd));
+        line.behave(cut.clone());
+        line.port()
+    });
     let has_rsync = Command::new("rsync").arg("--version").output().is_ok();
 
     // Half a second for the weights of the tiny model, and no connection that gets all of them over.
     let line = Line::before(urls[0].strip_prefix("http://").unwrap());
-    line.behave(Behaviour { bytes_per_s: Some(6 << 20), cut_after: Some(2 << 20), ..Behaviour::default() });
+    line.behave(Behaviour { bytes_per_s: Some(6 << 20), ..cut });
     let mut targets = vec![
         json!({"name": "http", "url": line.url, "transport": "http"}),
         json!({"name": "full", "url": urls[2], "transport": "http"}),
@@ -81,6 +88,8 @@ fn a_checkpoint_reaches_another_host_over_bad_lines() {
     names.retain(|name| !host.is_apart || name != "full");
     rig.wait("checkpoint-0 is served where there is room", LIMIT, |status| live(status, 0) == sorted(&names));
     assert!(line.num_cuts() >= 1, "the line was never cut");
+    let num_ssh_cuts = || ssh_line.as_ref().map_or(0, Line::num_cuts);
+    assert!(num_ssh_cuts() >= 1 || !has_rsync || kind != "ssh", "the line of ssh was never cut");
     if host.is_apart {
         let order = order_of(&rig, "full");
         assert_eq!(order["state"]["state"], "pending", "{order}");
@@ -115,7 +124,8 @@ fn a_checkpoint_reaches_another_host_over_bad_lines() {
     }
     let apart = if host.is_apart { "two network namespaces" } else { "loopback" };
     let rsync = if has_rsync { kind } else { "no rsync" };
-    println!("two hosts: {apart}; {rsync}; the slow line was cut {} times", line.num_cuts());
+    let (cuts, ssh_cuts) = (line.num_cuts(), num_ssh_cuts());
+    println!("two hosts: {apart}; {rsync}; the slow line was cut {cuts} times, that of ssh {ssh_cuts} times");
 }
 
 /// A server with a root of its own on the other host.

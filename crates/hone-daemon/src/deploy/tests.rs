@@ -11,7 +11,7 @@ use crate::testing::{HttpServer, Request};
 use cut_line::CutLine;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
@@ -224,7 +224,7 @@ const RSH: &str = "#!/bin/sh\nshift\nexec \"$@\"\n";
 #[test]
 fn rsync_brings_blobs_under_their_names() {
     use std::os::unix::fs::PermissionsExt;
-    if std::process::Command::new("rsync").arg("--version").output().is_err() {
+    if !has(&["rsync"]) {
         // The program is not on this machine; the transport says so when it is used.
         let bench = bench();
         let (folder, request) = bench.checkpoint(3, "w");
@@ -251,6 +251,16 @@ fn rsync_brings_blobs_under_their_names() {
     std::fs::write(&rsh, "#!/bin/sh\necho no route >&2\nexit 255\n").unwrap();
     let error = push(&target, &request, &folder, &mut |_| {}).unwrap_err();
     assert!(matches!(&error, DeployError::Transient(reason) if reason.contains("no route")), "{error}");
+}
+
+/// Says so where one of these programs is absent, also where the output of tests is not shown.
+fn has(programs: &[&str]) -> bool {
+    let is_absent = |program: &&&str| std::process::Command::new(program).arg("--version").output().is_err();
+    let absent = programs.iter().find(is_absent);
+    if let Some(program) = absent {
+        std::io::stderr().write_all(format!("skipped: {program} is absent\n").as_bytes()).unwrap();
+    }
+    absent.is_none()
 }
 
 /// A remote shell over TCP: the command is the first line of the connection.
@@ -289,8 +299,7 @@ fn shell_server() -> String {
 #[test]
 fn rsync_goes_on_where_the_line_was_cut() {
     use std::os::unix::fs::PermissionsExt;
-    let is_here = |program: &str| std::process::Command::new(program).arg("--version").output().is_ok();
-    if !is_here("rsync") || !is_here("bash") {
+    if !has(&["rsync", "bash"]) {
         return;
     }
     let bench = bench();

@@ -1,6 +1,7 @@
 //! An inference host beside this one: a network namespace with an address of its own and a wire to it, where the machine
 //! allows that; else the loopback. Either way its servers have their own folders and talk over TCP alone.
 
+use std::io::Write;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -51,7 +52,8 @@ pub fn run_apart(test: &str, key: &str) {
     assert!(output.status.success(), "{told}");
     let ran =
         told.lines().find(|line| line.contains("two hosts:")).unwrap_or_else(|| panic!("it did not run:\n{told}"));
-    println!("{ran}");
+    // Not by `println!`: it is told also where the output of tests is not shown.
+    std::io::stderr().write_all(format!("{ran}\n").as_bytes()).unwrap();
 }
 
 impl Inference {
@@ -120,11 +122,12 @@ impl Inference {
         }
     }
 
-    /// A remote shell to it: ssh to a server of its own where one is installed, else a stand-in. And what it is.
-    pub fn shell(&mut self) -> (String, &'static str) {
+    /// A remote shell to it: ssh to a server of its own where one is installed, else a stand-in. And what it is. ssh goes to
+    /// the port of this machine that `line` gives for the address of the server.
+    pub fn shell(&mut self, line: impl FnOnce(&str) -> u16) -> (String, &'static str) {
         let sshd = Path::new("/usr/sbin/sshd");
         if self.is_apart && rustix::process::geteuid().is_root() && sshd.exists() {
-            return (self.ssh(sshd), "ssh");
+            return (self.ssh(sshd, line), "ssh");
         }
         let script = self.folder.join("rsh");
         let enter = match &self.anchor {
@@ -136,7 +139,7 @@ impl Inference {
         (script.display().to_string(), "a stand-in for ssh")
     }
 
-    fn ssh(&mut self, sshd: &Path) -> String {
+    fn ssh(&mut self, sshd: &Path, line: impl FnOnce(&str) -> u16) -> String {
         // The server's own folder, for this namespace alone.
         run(Command::new("mount").args(["-t", "tmpfs", "none", "/run"]));
         std::fs::create_dir_all("/run/sshd").unwrap();
@@ -156,8 +159,9 @@ impl Inference {
         self.start(command, "sshd");
         wait("sshd listens", || TcpStream::connect((THERE, SSH_PORT)).is_ok());
         let known = self.folder.join("known_hosts");
+        let port = line(&format!("{THERE}:{SSH_PORT}"));
         format!(
-            "ssh -p {SSH_PORT} -i {} -o BatchMode=yes -o IdentitiesOnly=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile={}",
+            "ssh -p {port} -o HostName=127.0.0.1 -i {} -o BatchMode=yes -o IdentitiesOnly=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile={}",
             key.display(),
             known.display()
         )

@@ -45,6 +45,8 @@ pub struct Line {
 #[derive(Default)]
 struct Shared {
     server: String,
+    /// Whether it knows requests; else bytes pass as they are.
+    speaks_http: bool,
     behaviour: Mutex<Behaviour>,
     /// Connections that are open, to be ended with the line.
     open: Mutex<Vec<TcpStream>>,
@@ -56,9 +58,18 @@ struct Shared {
 impl Line {
     /// A line before `server` (`host:port`) that does nothing wrong yet.
     pub fn before(server: &str) -> Line {
+        Line::start(Shared { server: server.to_string(), speaks_http: true, ..Shared::default() })
+    }
+
+    /// The same for another protocol; it has no faults of requests.
+    pub fn of_bytes(server: &str) -> Line {
+        Line::start(Shared { server: server.to_string(), ..Shared::default() })
+    }
+
+    fn start(shared: Shared) -> Line {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let shared = Arc::new(Shared { server: server.to_string(), ..Shared::default() });
+        let shared = Arc::new(shared);
         let behind = Arc::clone(&shared);
         let thread = std::thread::spawn(move || {
             let mut passing = Vec::new();
@@ -84,6 +95,11 @@ impl Line {
         self.behave(Behaviour { fault: Some((request.to_string(), fault)), ..Behaviour::default() });
     }
 
+    /// Where clients of another protocol connect.
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
     /// How often it was cut by its limit of bytes.
     pub fn num_cuts(&self) -> usize {
         self.shared.num_cuts.load(Ordering::SeqCst)
@@ -107,7 +123,8 @@ impl Drop for Line {
 impl Shared {
     fn pass(&self, client: &TcpStream) {
         let mut reader = BufReader::new(client);
-        let Some(head) = read_head(&mut reader) else { return };
+        let head = if self.speaks_http { read_head(&mut reader) } else { Some(String::new()) };
+        let Some(head) = head else { return };
         let behaviour = self.behaviour.lock().unwrap().clone();
         let fault = behaviour.fault.filter(|(request, _)| head.starts_with(request.as_str())).map(|(_, fault)| fault);
         let (mut limit, mut strike) = (behaviour.cut_after, None);
