@@ -12,6 +12,7 @@ use std::time::Duration;
 
 /// Generous limit of one stage of the loop.
 const LIMIT: Duration = Duration::from_secs(300);
+const KEYS: [&str; 2] = ["admin-key-that-must-not-be-logged", "read-key-that-must-not-be-logged"];
 
 // budget: 60 s
 #[test]
@@ -21,6 +22,10 @@ fn a_file_in_the_inbox_becomes_a_served_checkpoint() {
     }
     let mut rig = Rig::new(&[("save_steps", "10"), ("epochs", "1")]);
     rig.write_validation(&rows_of_binary(3, 40));
+    // What is logged is looked at below.
+    rig.set_variable("HONE_ADMIN_KEY", KEYS[0]);
+    rig.set_variable("HONE_READ_KEY", KEYS[1]);
+    rig.set_variable("HONE_LOG", "trace");
     rig.start_serve();
     rig.start_daemon();
     rig.wait("checkpoint-0 is served", LIMIT, |status| served(status) == Some(0));
@@ -44,7 +49,32 @@ fn a_file_in_the_inbox_becomes_a_served_checkpoint() {
 
     let again = rig.hone(&["submit", &file, "--json"]).json();
     assert_eq!(again["state"]["state"], "duplicate", "{again}");
+
+    let monitor = rig::free_address();
+    rig.start_monitor(&monitor);
+    let question = json!([{"role": "user", "content": "add \u{24ea} \u{2460}"}]);
+    let chat = json!({"messages": question, "temperature": 0, "max_tokens": 24});
+    let answer = ask_monitor(&monitor, "/api/chat", KEYS[1], &chat);
+    let answer = answer["choices"][0]["message"]["content"].as_str().unwrap();
+    assert!(answer.chars().count() >= 4, "it could stand in a log by chance: {answer:?}");
+    let pause = json!({"command": {"command": "pause", "reason": "lunch"}});
+    assert!(ask_monitor(&monitor, "/api/control", KEYS[0], &pause)["message"].is_string());
     rig.stop_daemon_gently();
+    // Every row and question of Binary has digits like these.
+    let texts = ["\u{24ea}", "\u{2460}", answer];
+    rig.check_discretion(&["daemon", "serve", "monitor"], &KEYS, &texts);
+}
+
+/// Asks through the monitor with this key. It may be just starting.
+fn ask_monitor(address: &str, path: &str, key: &str, body: &Value) -> Value {
+    let start = std::time::Instant::now();
+    loop {
+        match ureq::post(format!("http://{address}{path}")).header("x-api-key", key).send_json(body) {
+            Ok(mut answer) => return answer.body_mut().read_json().unwrap(),
+            Err(ureq::Error::ConnectionFailed | ureq::Error::Io(_)) if start.elapsed() < LIMIT => {}
+            Err(error) => panic!("{path}: {error}"),
+        }
+    }
 }
 
 // budget: 60 s
@@ -76,7 +106,7 @@ fn bad_files_are_refused_with_line_and_reason_and_the_daemon_goes_on() {
     let mut rig = Rig::new(&[("queue.settle_sec", "0.2"), ("queue.torn_sec", "0.5")]);
     rig.start_daemon();
     let mut rows: Vec<String> = rows_of_binary(1, 10).lines().map(str::to_string).collect();
-    rows[6] = "{\"messages\": [{\"role\": \"user\", \"content\": \"hi\"}]}".to_string();
+    rows[6] = "{\"messages\": [{\"role\": \"user\", \"content\": \"hi, must-not-be-logged\"}]}".to_string();
     rig.drop_in_inbox("line7.jsonl", (rows.join("\n") + "\n").as_bytes());
     rig.drop_in_inbox("schema.jsonl.meta.json", b"{\"schema_id\": \"chat_v9\"}");
     rig.drop_in_inbox("schema.jsonl", rows_of_binary(1, 3).as_bytes());
@@ -98,6 +128,7 @@ fn bad_files_are_refused_with_line_and_reason_and_the_daemon_goes_on() {
 
     let file = rig.file("good.jsonl", &rows_of_binary(1, 8));
     assert_eq!(rig.hone(&["submit", &file, "--json"]).json()["state"]["state"], "accepted");
+    rig.check_discretion(&["daemon"], &[], &["must-not-be-logged", "aaaaaaaa", "\u{24ea}", "\u{2460}"]);
 }
 
 // budget: 240 s

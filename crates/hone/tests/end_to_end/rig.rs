@@ -15,6 +15,8 @@ pub struct Rig {
     daemon: Option<Child>,
     serve: Option<Child>,
     skill: Option<Child>,
+    monitor: Option<Child>,
+    variables: Vec<(String, String)>,
 }
 
 /// What a command printed.
@@ -63,7 +65,7 @@ impl Rig {
             ("validation.auto_share", "0"),
         ];
         settings.extend_from_slice(extra);
-        let rig = Rig { dir, daemon: None, serve: None, skill: None };
+        let rig = Rig { dir, daemon: None, serve: None, skill: None, monitor: None, variables: Vec::new() };
         let pairs: Vec<String> = settings
             .iter()
             .map(|(key, value)| format!("{key}={}", value.trim_matches('"')))
@@ -82,16 +84,25 @@ impl Rig {
         self.dir.path().join("root")
     }
 
+    /// Every process from now on has it in its environment.
+    pub fn set_variable(&mut self, name: &str, value: &str) {
+        self.variables.push((name.to_string(), value.to_string()));
+    }
+
     pub fn hone(&self, args: &[&str]) -> Answer {
-        let output = Command::new(HONE).arg("--root").arg(self.root()).args(args).stdin(Stdio::null()).output();
-        Answer(output.unwrap())
+        Answer(self.command(args).output().unwrap())
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(HONE);
+        command.arg("--root").arg(self.root()).args(args).stdin(Stdio::null()).env("NO_COLOR", "1");
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        command
     }
 
     /// Starts a command and ends it with SIGKILL, unless it ended before.
     pub fn hone_killed_after(&self, args: &[&str], wait: Duration) {
-        let mut command = Command::new(HONE);
-        command.arg("--root").arg(self.root()).args(args).stdin(Stdio::null()).stdout(Stdio::null());
-        let mut child = command.stderr(Stdio::null()).spawn().unwrap();
+        let mut child = self.command(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         std::thread::sleep(wait);
         child.kill().unwrap();
         child.wait().unwrap();
@@ -158,12 +169,54 @@ impl Rig {
         self.skill = Some(self.spawn(&["skill", "serve", name, "--listen", listen]));
     }
 
+    pub fn start_monitor(&mut self, listen: &str) {
+        self.monitor = Some(self.spawn(&["monitor", "--listen", listen]));
+    }
+
     fn spawn(&self, role: &[&str]) -> Child {
-        let log = self.dir.path().join(format!("{}.log", role[0]));
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(log);
-        let mut command = Command::new(HONE);
-        command.arg("--root").arg(self.root()).args(role).stdin(Stdio::null());
-        command.stdout(Stdio::null()).stderr(log.unwrap()).spawn().unwrap()
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_file(role[0]));
+        self.command(role).stdout(Stdio::null()).stderr(log.unwrap()).spawn().unwrap()
+    }
+
+    fn log_file(&self, role: &str) -> PathBuf {
+        self.dir.path().join(format!("{role}.log"))
+    }
+
+    /// The log of a role, and the part of it that is above debug.
+    pub fn log(&self, role: &str) -> (String, String) {
+        let text = std::fs::read_to_string(self.log_file(role)).unwrap();
+        // `TIME LEVEL …`; a line without a level goes on with the one before.
+        let mut shown = true;
+        let above_debug = text.lines().filter(|line| {
+            match line.split_whitespace().nth(1) {
+                Some("TRACE" | "DEBUG") => shown = false,
+                Some("INFO" | "WARN" | "ERROR") => shown = true,
+                _ => {}
+            }
+            shown
+        });
+        let above_debug = above_debug.map(|line| format!("{line}\n")).collect();
+        (text, above_debug)
+    }
+
+    /// Neither the logs of these roles nor the events hold a key, and above debug none of these texts.
+    #[track_caller]
+    pub fn check_discretion(&self, roles: &[&str], keys: &[&str], texts: &[&str]) {
+        let events = hone_store::Store::open_read_only(&self.root()).unwrap().events(Some(0), 100_000).unwrap();
+        assert!(!events.is_empty(), "the events are there");
+        let events = serde_json::to_string(&events).unwrap();
+        let logs = roles.iter().map(|role| (*role, self.log(role)));
+        for (role, (all, above_debug)) in logs.chain([("events", (events.clone(), events))]) {
+            assert!(role == "events" || above_debug.contains(" INFO "), "the log of {role} is there: {all}");
+            for key in keys {
+                let line = all.lines().find(|line| line.contains(key));
+                assert!(line.is_none(), "a key in {role}: {line:?}");
+            }
+            for text in texts {
+                let line = above_debug.lines().find(|line| line.contains(text));
+                assert!(line.is_none(), "{text:?} in {role}: {line:?}");
+            }
+        }
     }
 
     /// SIGKILL.
@@ -230,7 +283,7 @@ impl Rig {
 
 impl Drop for Rig {
     fn drop(&mut self) {
-        for child in [&mut self.daemon, &mut self.serve, &mut self.skill].into_iter().flatten() {
+        for child in [&mut self.daemon, &mut self.serve, &mut self.skill, &mut self.monitor].into_iter().flatten() {
             let _ = child.kill();
             let _ = child.wait();
         }
