@@ -21,8 +21,8 @@ node=$folder/node-$node_version
 if [ ! -e "$node/node_modules/openai/package.json" ]; then
   mkdir -p "$node" && (cd "$node" && npm install --silent --no-audit --no-fund --ignore-scripts -E "openai@$node_version" >&2) || node=
 fi
-[ -n "$python" ] || echo "openai_clients: the Python client cannot be installed here; its cases are left out" >&2
-[ -n "$node" ] || echo "openai_clients: the Node client cannot be installed here; its cases are left out" >&2
+[ -n "$python" ] || echo "skipped: the cases of the Python client (openai $python_version cannot be installed here)" >&2
+[ -n "$node" ] || echo "skipped: the cases of the Node client (openai $node_version cannot be installed here)" >&2
 if [ "${1:-}" = install ]; then
   echo "HONE_OPENAI_PYTHON=$python"
   echo "HONE_OPENAI_NODE=$node"

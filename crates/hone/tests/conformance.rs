@@ -2,6 +2,8 @@
 //! own Python and Node clients where `HONE_OPENAI_PYTHON` (an interpreter with `openai`) and `HONE_OPENAI_NODE` (a folder
 //! with `node_modules/openai`) are set; `scripts/openai_clients.sh` installs both and runs this.
 
+#![expect(clippy::print_stderr, reason = "a client that is absent is named")]
+
 #[path = "conformance/check.rs"]
 mod check;
 #[path = "conformance/model_folder.rs"]
@@ -20,6 +22,8 @@ use std::process::{Command, Stdio};
 
 /// The issue asks for this many.
 const FEWEST_CASES: usize = 150;
+/// Fewest of them that the official clients can send.
+const FEWEST_CASES_OF_A_CLIENT: usize = 100;
 
 // budget: 20 s
 #[test]
@@ -37,16 +41,22 @@ fn every_case_of_the_table_holds_over_http() {
 // budget: 40 s
 #[test]
 fn every_case_of_the_table_holds_for_the_python_client() {
-    let Some(python) = std::env::var_os("HONE_OPENAI_PYTHON") else { return };
-    run_client(Command::new(python).arg(folder().join("client.py")));
+    let Some(python) = std::env::var_os("HONE_OPENAI_PYTHON") else {
+        eprintln!("skipped: HONE_OPENAI_PYTHON names no Python with OpenAI's client");
+        return;
+    };
+    run_client("python", Command::new(python).arg(folder().join("client.py")));
 }
 
 // budget: 40 s
 #[test]
 fn every_case_of_the_table_holds_for_the_node_client() {
-    let Some(modules) = std::env::var_os("HONE_OPENAI_NODE") else { return };
+    let Some(modules) = std::env::var_os("HONE_OPENAI_NODE") else {
+        eprintln!("skipped: HONE_OPENAI_NODE names no folder with OpenAI's client for Node");
+        return;
+    };
     let modules = Path::new(&modules).join("node_modules/openai");
-    run_client(Command::new("node").arg(folder().join("client.mjs")).arg(modules));
+    run_client("node", Command::new("node").arg(folder().join("client.mjs")).arg(modules));
 }
 
 // budget: 10 s
@@ -132,17 +142,31 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance")
 }
 
-/// Runs a client over the expanded table; it prints a line for each failing case and exits with 1.
+/// Runs a client over the expanded table; it prints a line for each failing case and exits with 1. Exactly the cases that
+/// the table gives to it must have run, by its own count, and the server must have heard of each of them.
 #[track_caller]
-fn run_client(command: &mut Command) {
+fn run_client(who: &str, command: &mut Command) {
+    let cases = table::load();
+    let expected = cases.iter().filter(|case| case.only.is_empty() || case.only.iter().any(|name| name == who)).count();
+    assert!(expected >= FEWEST_CASES_OF_A_CLIENT, "only {expected} cases for {who}");
     let server = Server::start(&[]);
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("cases.json");
-    hone_disk::write_json(&path, &table::load()).unwrap();
+    hone_disk::write_json(&path, &cases).unwrap();
+    let before = num_requests(&server);
     let output = command.arg(server.url("")).arg(&path).output().unwrap();
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{stdout}{stderr}");
     let last = stdout.lines().last().unwrap_or_default();
-    let held: usize = last.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or_default();
-    assert!(held >= 100, "the client held too few cases: {last:?}");
+    assert!(last.starts_with(&format!("{expected} of {expected} cases hold for openai ")), "{who}: {last:?}");
+    let heard = num_requests(&server) - before;
+    assert!(heard >= expected, "{who} sent {heard} requests for {expected} cases");
+}
+
+/// Requests that the server has answered, but for those for its metrics.
+fn num_requests(server: &Server) -> usize {
+    let metrics = server.send("GET", "/metrics", b"").text;
+    let lines = metrics.lines().filter(|line| line.starts_with("hone_serve_requests_total{"));
+    let lines = lines.filter(|line| !line.contains("\"/metrics\""));
+    lines.map(|line| line.rsplit(' ').next().unwrap().parse::<usize>().unwrap()).sum()
 }
