@@ -34,12 +34,12 @@ impl<'a> Fields<'a> {
         self.get(name).map(|value| value.as_array().ok_or_else(|| wrong_type(name, "a list", value))).transpose()
     }
 
-    /// A number within bounds.
+    /// A number within bounds; one above 0 stays above 0, however small.
     pub fn number(&self, name: &str, allowed: RangeInclusive<f64>) -> Result<Option<f32>, ApiError> {
         let Some(value) = self.get(name) else { return Ok(None) };
         let number = value.as_f64().ok_or_else(|| wrong_type(name, "a number", value))?;
         if allowed.contains(&number) {
-            return Ok(Some(number as f32));
+            return Ok(Some(if number > 0.0 { (number as f32).max(f32::MIN_POSITIVE) } else { number as f32 }));
         }
         Err(out_of_range(name, allowed.start(), allowed.end(), &number))
     }

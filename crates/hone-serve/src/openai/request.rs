@@ -233,11 +233,8 @@ fn read_max_tokens(endpoint: Endpoint, fields: &Fields, limits: &Limits) -> Resu
 /// OpenAI's defaults: temperature 1, nothing cut, no penalty.
 fn read_sampling(fields: &Fields) -> Result<Sampling, ApiError> {
     let top_p = fields.number("top_p", 0.0..=1.0)?.unwrap_or(1.0);
-    let repetition_penalty = fields.number("repetition_penalty", 0.0..=2.0)?.unwrap_or(1.0);
-    for (param, value) in [("top_p", top_p), ("repetition_penalty", repetition_penalty)] {
-        if value <= 0.0 {
-            return Err(ApiError::invalid(param, format!("`{param}` must be above 0")));
-        }
+    if top_p <= 0.0 {
+        return Err(ApiError::invalid("top_p", "`top_p` must be above 0"));
     }
     Ok(Sampling {
         temperature: fields.number("temperature", 0.0..=2.0)?.unwrap_or(1.0),
@@ -248,7 +245,8 @@ fn read_sampling(fields: &Fields) -> Result<Sampling, ApiError> {
         seed: 0,
         presence_penalty: fields.number("presence_penalty", -2.0..=2.0)?.unwrap_or(0.0),
         frequency_penalty: fields.number("frequency_penalty", -2.0..=2.0)?.unwrap_or(0.0),
-        repetition_penalty,
+        // Logits are divided by it: the engine takes no less.
+        repetition_penalty: fields.number("repetition_penalty", 0.01..=2.0)?.unwrap_or(1.0),
         logit_bias: read_logit_bias(fields)?,
     })
 }

@@ -83,6 +83,14 @@ fn every_parameter_is_read() {
 }
 
 #[test]
+fn the_least_values_that_the_document_allows_are_taken() {
+    let body = json!({"messages": [{"role": "user", "content": "hi"}], "top_p": 5e-324, "repetition_penalty": 0.01});
+    let sampling = chat(body).sampling;
+    assert!(sampling.top_p > 0.0);
+    assert_eq!(sampling.repetition_penalty, 0.01);
+}
+
+#[test]
 fn wrong_types_and_values_are_refused_by_name() {
     let cases = [
         ("temperature", json!("hot")),
@@ -104,6 +112,7 @@ fn wrong_types_and_values_are_refused_by_name() {
         ("presence_penalty", json!(2.1)),
         ("frequency_penalty", json!([])),
         ("repetition_penalty", json!(0)),
+        ("repetition_penalty", json!(0.009)),
         ("max_tokens", json!(0)),
         ("max_tokens", json!("10")),
         ("max_completion_tokens", json!(-1)),
