@@ -44,8 +44,10 @@ def binary(args, folder):
 def syllo(args, folder):
     """One level, as far as the time goes."""
     model = folder / "syllo-model"
-    made = json.loads(hone(args, "model", "new", str(model), "--skills", "syllo", "--vocabulary", "2048"))
-    own = {"batch_size": 32, "learning_rate": 1e-3, "max_length": 512, "save_steps": 500, "auto_generate.count": 5000}
+    made = json.loads(hone(args, "model", "new", str(model), "--skills", "syllo", "--vocabulary", "2048",
+                           "--hidden", "192", "--layers", "4", "--heads", "6"))
+    own = {"batch_size": 32, "learning_rate": 1e-3, "max_length": 512, "save_steps": 500, "auto_generate.count": 5000,
+           "epochs": 2, "evaluation.max_answer_tokens": 256}
     loop, skill = climb(args, folder / "syllo", "syllo", args.minutes, lambda skill: skill["level"] >= 2, model, **own)
     return [{"parameters": made["parameters"], **loop.report(skill)}], True
 

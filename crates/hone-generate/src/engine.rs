@@ -5,6 +5,7 @@ mod prefixes;
 mod running;
 mod whole;
 
+use crate::memory;
 use crate::request::{GenEvent, GenEventKind, GenRequest, Refusal, RequestId};
 use anyhow::{Context, Result, ensure};
 use hone_data::Tokenizer;
@@ -88,6 +89,8 @@ impl Engine {
     pub fn new(model_dir: &Path, options: &EngineOptions) -> Result<Engine> {
         let config = Config::from_dir(model_dir)?;
         let tokenizer = Tokenizer::from_dir(model_dir)?;
+        // A tokenizer's file takes several times the memory while it is read; the weights come after that is given back.
+        memory::give_back();
         let format = options.weights.map_or_else(|| WeightFormat::stored(model_dir), Ok)?;
         Engine::build(&config, WeightSource::Folder(model_dir), tokenizer, options, format)
     }
@@ -288,17 +291,39 @@ impl Engine {
 
     fn admit(&mut self, events: &mut Vec<GenEvent>) -> Result<()> {
         let mut left = PROMPT_TOKENS_PER_STEP;
-        if let Some(slot) = (0..self.running.len()).find(|slot| self.takes_in(*slot)) {
-            left = left.saturating_sub(self.take_in(slot, left, events)?);
-            if self.takes_in(slot) {
+        loop {
+            let parts = self.next_parts(&mut left)?;
+            if parts.is_empty() {
                 return Ok(());
             }
+            self.take_in(&parts, events)?;
         }
-        while left > 0 {
+    }
+
+    /// Parts of prompts to take in together: how many tokens of which slot. First the rest of a prompt that began before, then
+    /// waiting requests, which get their slots here. `left` is lowered by them; none when nothing more fits this step.
+    fn next_parts(&mut self, left: &mut usize) -> Result<Vec<(usize, usize)>> {
+        let mut parts = Vec::new();
+        if let Some(slot) = (0..self.running.len()).find(|slot| self.takes_in(*slot))
+            && !self.add_part(slot, left, &mut parts)
+        {
+            return Ok(parts);
+        }
+        while *left > 0 {
             let Some(slot) = self.running.iter().position(Option::is_none) else { break };
             let Some((id, request)) = self.waiting.pop_front() else { break };
+            let source = self.longest_prefix(&request.prompt);
+            // A prompt that begins like one that is about to be taken in goes after it: it need not compute that beginning.
+            let soon = parts
+                .iter()
+                .map(|(other, _)| num_common(prompt_of(&self.running, *other), &request.prompt))
+                .max()
+                .unwrap_or(0);
+            let waits =
+                self.prefixes.is_some() && reusable(soon, &request.prompt) > source.map_or(0, |(_, count)| count);
             let need = request.prompt.len() + request.max_tokens;
-            let Some((region, held)) = self.place(&request.prompt, need)? else {
+            let place = if waits { None } else { self.place(source, request.prompt.len(), need)? };
+            let Some((region, held)) = place else {
                 // In order of arrival: those behind it wait as well.
                 self.waiting.push_front((id, request));
                 break;
@@ -306,34 +331,48 @@ impl Engine {
             self.decoder.attach(slot, region, held);
             self.regions[slot] = Some(region);
             self.running[slot] = Some(Running::new(id, request, &self.tokenizer));
-            left = left.saturating_sub(self.take_in(slot, left, events)?);
-            if self.takes_in(slot) {
+            if !self.add_part(slot, left, &mut parts) {
                 break;
+            }
+        }
+        Ok(parts)
+    }
+
+    /// Adds as much of a slot's prompt as `left` allows, and whether that is all of it.
+    fn add_part(&self, slot: usize, left: &mut usize, parts: &mut Vec<(usize, usize)>) -> bool {
+        let held = self.decoder.length(slot);
+        let rest = prompt_of(&self.running, slot).len() - held;
+        let count = part_of_prompt(held, rest, *left);
+        *left -= count;
+        if count > 0 {
+            parts.push((slot, count));
+        } else {
+            *left = 0;
+        }
+        count == rest
+    }
+
+    /// Takes in parts of prompts; with the end of a prompt comes its first token.
+    fn take_in(&mut self, parts: &[(usize, usize)], events: &mut Vec<GenEvent>) -> Result<()> {
+        let part = |&(slot, count)| (slot, &prompt_of(&self.running, slot)[self.decoder.length(slot)..][..count]);
+        let tokens: Vec<(usize, &[u32])> = parts.iter().map(part).collect();
+        let logits = self.decoder.prefill_all(&tokens).context("take in prompts")?;
+        for (&(slot, _), logits) in parts.iter().zip(logits) {
+            if !self.takes_in(slot) {
+                self.take_logits(slot, logits, events);
             }
         }
         Ok(())
     }
 
-    /// Takes in as much of a prompt as `most` tokens allow, and how much that was; with the prompt's end comes the first token.
-    fn take_in(&mut self, slot: usize, most: usize, events: &mut Vec<GenEvent>) -> Result<usize> {
-        let held = self.decoder.length(slot);
-        let running = self.running[slot].as_ref().expect("only a slot with a request takes in a prompt");
-        let rest = &running.prompt()[held..];
-        let count = part_of_prompt(held, rest.len(), most);
-        if count == 0 {
-            return Ok(0);
-        }
-        let logits = self.decoder.prefill(slot, &rest[..count]).context("take in a prompt")?;
-        if count == rest.len() {
-            self.take_logits(slot, logits, events);
-        }
-        Ok(count)
-    }
-
-    /// Room for a sequence, with as many of the prompt's first tokens as stand in the cache already. `None`: no room before
+    /// Room for a sequence, with the prompt's first tokens that stand in the cache already (`source`). `None`: no room before
     /// another request ends.
-    fn place(&mut self, prompt: &[u32], need: usize) -> Result<Option<(Region, usize)>> {
-        let mut source = self.longest_prefix(prompt);
+    fn place(
+        &mut self,
+        mut source: Option<(Region, usize)>,
+        prompt_len: usize,
+        need: usize,
+    ) -> Result<Option<(Region, usize)>> {
         let region = loop {
             if let Some(region) = self.pool.allocate(need) {
                 break region;
@@ -352,7 +391,7 @@ impl Engine {
             };
             self.pool.free(dropped);
         };
-        self.prefix_counts.0 += prompt.len() as u64;
+        self.prefix_counts.0 += prompt_len as u64;
         let Some((from, num_tokens)) = source else { return Ok(Some((region, 0))) };
         self.decoder.copy(from, region, num_tokens).context("copy a prefix")?;
         self.prefix_counts.1 += num_tokens as u64;
@@ -369,8 +408,7 @@ impl Engine {
             Some(((*region)?, common))
         });
         let (region, common) = running.chain(kept).max_by_key(|(_, common)| *common)?;
-        let usable =
-            common.min(prompt.len().saturating_sub(prefixes::FEWEST_COMPUTED)) / prefixes::STEP * prefixes::STEP;
+        let usable = reusable(common, prompt);
         (usable > 0).then_some((region, usable))
     }
 
@@ -402,6 +440,16 @@ impl Engine {
         }
         events.extend(kinds.into_iter().map(|kind| GenEvent { id, kind }));
     }
+}
+
+/// The prompt of the request in a slot.
+fn prompt_of(running: &[Option<Running>], slot: usize) -> &[u32] {
+    running[slot].as_ref().expect("only a slot with a request has a prompt").prompt()
+}
+
+/// How many of the `common` first tokens that a prompt shares with a sequence are taken over from it.
+fn reusable(common: usize, prompt: &[u32]) -> usize {
+    common.min(prompt.len().saturating_sub(prefixes::FEWEST_COMPUTED)) / prefixes::STEP * prefixes::STEP
 }
 
 /// How many of the next `rest` tokens of a prompt, of which `held` are in the cache, to take in with at most `most`. Parts end

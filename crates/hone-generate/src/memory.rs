@@ -1,4 +1,4 @@
-//! How much memory is left for a model: on the machine, in its control group, or on its GPU.
+//! How much memory is left for a model: on the machine, in its control group, or on its GPU; and what is given back.
 
 use hone_model::device;
 use std::path::Path;
@@ -26,6 +26,16 @@ pub fn free_bytes(device: &str) -> Option<u64> {
     }
     // A GPU that cannot be opened says so when a model is loaded.
     device::open(device, 1).ok()?.free_memory().or_else(host)
+}
+
+/// Lets the system have what was freed. Without a call the GNU C library keeps most of it for later.
+pub(crate) fn give_back() {
+    // SAFETY: it may be called at any time, by any thread.
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    #[expect(unsafe_code, reason = "a function of the C library")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 /// What the limit of a control group leaves; `None` without a limit. Cached files count as used there, and go when there is need.

@@ -18,7 +18,8 @@ pub use weights::WeightSource;
 /// Tokens of a block: the cache is given out in runs of blocks.
 pub const CACHE_BLOCK: usize = 16;
 
-/// Rows that attention takes together within a pass.
+/// A sequence is cut between passes at multiples of this alone, which is what attention takes together at most: so the rows
+/// beside a row, and with them its bits, are the same wherever a call begins and whatever shares a pass.
 const PASS_PART: usize = 64;
 
 /// A run of blocks of the cache, which one sequence fills from its beginning.
@@ -170,36 +171,64 @@ impl Decoder {
     /// Adds tokens to a slot; returns the logits `[V]` after the last one.
     ///
     /// # Errors
-    /// No token, no such slot, an id outside the vocabulary, no room: then the slot is unchanged. A fault of the device.
+    /// As for [`Decoder::prefill_all`].
     pub fn prefill(&mut self, slot: usize, ids: &[u32]) -> Result<Vec<f32>> {
-        ensure!(!ids.is_empty(), "no token to add to slot {slot}");
-        self.check(slot, ids)?;
-        let start = self.lengths[slot];
-        let (mut position, mut last_row) = (start, 0);
-        let first = self.regions[slot].map_or(0, |region| region.first);
-        let mut rest = ids;
-        while !rest.is_empty() {
-            // Passes begin at multiples of their size, but for what is left of a part: so a row's neighbours, and with
-            // them its bits, are the same wherever a call begins.
-            let room = match position % PASS_PART {
-                0 => self.model.max_rows() - position % self.model.max_rows(),
-                begun => PASS_PART - begun,
-            };
-            let (ids, later) = rest.split_at(room.min(rest.len()));
-            let rows: Vec<CacheRow> =
-                (position..position + ids.len()).map(|position| CacheRow { slot: first, position }).collect();
-            let pass = Pass::new(ids, &rows, false);
-            self.device.run(&mut |device| self.model.forward(device, &pass));
-            position += ids.len();
-            last_row = ids.len() - 1;
-            rest = later;
+        Ok(self.prefill_all(&[(slot, ids)])?.remove(0))
+    }
+
+    /// Adds tokens to several slots, each slot at most once, in as few passes as hold them; returns the logits `[V]` after
+    /// each one's last, in order. On the CPU they have the same bits as alone.
+    ///
+    /// # Errors
+    /// No token for a slot, a slot that is absent or stands twice, an id outside the vocabulary, no room: then all slots are
+    /// unchanged. A fault of the device.
+    pub fn prefill_all(&mut self, parts: &[(usize, &[u32])]) -> Result<Vec<Vec<f32>>> {
+        for (i, &(slot, ids)) in parts.iter().enumerate() {
+            ensure!(!ids.is_empty(), "no token to add to slot {slot}");
+            self.check(slot, ids)?;
+            ensure!(parts[..i].iter().all(|&(other, _)| other != slot), "slot {slot} stands twice in one call");
         }
-        self.device.run(&mut |device| self.model.logits(device, last_row, 1));
-        let mut logits = vec![0.0; self.config().vocab_size];
-        self.model.read_logits(&mut *self.device, 0, &mut logits)?;
+        let mut all = Vec::with_capacity(parts.len());
+        let mut joint = JointRows::default();
+        for &(slot, ids) in parts {
+            let (CacheRow { slot: first, mut position }, mut rest) = (self.next_row(slot), ids);
+            loop {
+                let count = part_of_pass(position, rest.len(), self.model.max_rows() - joint.ids.len());
+                joint.ids.extend_from_slice(&rest[..count]);
+                joint.rows.extend((position..position + count).map(|position| CacheRow { slot: first, position }));
+                (position, rest) = (position + count, &rest[count..]);
+                if rest.is_empty() {
+                    break;
+                }
+                self.run_joint(&mut joint, &mut all)?;
+            }
+            joint.last.push(joint.ids.len() - 1);
+            if joint.last.len() == self.options.slots {
+                self.run_joint(&mut joint, &mut all)?;
+            }
+        }
+        self.run_joint(&mut joint, &mut all)?;
         self.device.finish()?;
-        self.lengths[slot] = position;
-        Ok(logits)
+        for &(slot, ids) in parts {
+            self.lengths[slot] += ids.len();
+        }
+        Ok(all)
+    }
+
+    /// Runs the rows that were gathered, and forgets them.
+    fn run_joint(&mut self, joint: &mut JointRows, all: &mut Vec<Vec<f32>>) -> Result<()> {
+        let JointRows { ids, rows, last } = std::mem::take(joint);
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let pass = Pass::new(&ids, &rows, false);
+        self.device.run(&mut |device| {
+            self.model.forward(device, &pass);
+            if !last.is_empty() {
+                self.model.logits(device, &last);
+            }
+        });
+        self.read_logits(last.len(), all)
     }
 
     /// Adds one token to each of several slots, each slot at most once; returns the logits `[V]` after each, in order.
@@ -218,21 +247,27 @@ impl Decoder {
         let ids: Vec<u32> = tokens.iter().map(|&(_, id)| id).collect();
         let rows: Vec<CacheRow> = tokens.iter().map(|&(slot, _)| self.next_row(slot)).collect();
         let pass = Pass::new(&ids, &rows, true);
+        let every: Vec<usize> = (0..ids.len()).collect();
         self.device.run(&mut |device| {
             self.model.forward(device, &pass);
-            self.model.logits(device, 0, ids.len());
+            self.model.logits(device, &every);
         });
         let mut all = Vec::with_capacity(tokens.len());
-        for row in 0..tokens.len() {
-            let mut logits = vec![0.0; self.config().vocab_size];
-            self.model.read_logits(&mut *self.device, row, &mut logits)?;
-            all.push(logits);
-        }
+        self.read_logits(tokens.len(), &mut all)?;
         self.device.finish()?;
         for &(slot, _) in tokens {
             self.lengths[slot] += 1;
         }
         Ok(all)
+    }
+
+    fn read_logits(&mut self, count: usize, all: &mut Vec<Vec<f32>>) -> Result<()> {
+        for row in 0..count {
+            let mut logits = vec![0.0; self.config().vocab_size];
+            self.model.read_logits(&mut *self.device, row, &mut logits)?;
+            all.push(logits);
+        }
+        Ok(())
     }
 
     /// Where a slot's next token goes.
@@ -255,6 +290,20 @@ impl Decoder {
         }
         Ok(())
     }
+}
+
+/// Rows of several sequences that go through the model in one pass.
+#[derive(Default)]
+struct JointRows {
+    ids: Vec<u32>,
+    rows: Vec<CacheRow>,
+    /// Of the sequences that end in the pass: the rows of their last tokens.
+    last: Vec<usize>,
+}
+
+/// How many of the next `rest` tokens of a sequence, which holds `position`, go into a pass with so much room.
+fn part_of_pass(position: usize, rest: usize, room: usize) -> usize {
+    if rest <= room { rest } else { ((position + room) / PASS_PART * PASS_PART).saturating_sub(position) }
 }
 
 #[cfg(test)]

@@ -338,16 +338,18 @@ fn map(path: &Path) -> std::io::Result<memmap2::Mmap> {
     unsafe { memmap2::Mmap::map(&file) }
 }
 
-/// Lets the system take back the pages of these bytes of the map, so that reading a file takes no memory of its size.
+/// Lets the system take back the pages of these bytes of the map, and of as many before them, which come back when a
+/// neighbour is read: so reading a file takes no memory of its size.
 #[expect(unsafe_code, reason = "weights are mapped, not copied")]
 fn forget(map: &memmap2::Mmap, bytes: &[u8]) {
     let offset = bytes.as_ptr().addr() - map.as_ptr().addr();
+    let (first, len) = (offset.saturating_sub(bytes.len()), bytes.len() + offset.min(bytes.len()));
     // SAFETY: the map is of a file and read-only: what is read again comes from the file again. Only advice: its failure
     // costs nothing but memory.
     #[cfg(target_os = "linux")]
-    let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, offset, bytes.len()) };
+    let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, first, len) };
     #[cfg(not(target_os = "linux"))]
-    let _ = offset;
+    let _ = (first, len);
 }
 
 /// Tensors that old checkpoints carry though they follow from the configuration.

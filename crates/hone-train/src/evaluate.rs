@@ -10,7 +10,7 @@ use hone_data::pack::pack;
 use hone_data::tokenize::{ChatContext, TokenRow, prompt_ids, tokenize};
 use hone_data::{Message, RowId};
 use hone_generate::{Engine, EngineOptions, FinishReason, GenRequest, Output};
-use hone_model::{Batch, Config, HostWeights, Scorer, TrainerOptions, device};
+use hone_model::{Batch, CACHE_BLOCK, Config, Decoder, HostWeights, Scorer, TrainerOptions, device};
 use hone_pipeline::config::TrainSettings;
 use hone_pipeline::state::SuiteResult;
 use hone_pipeline::wire::{Answer, EvalRequest, KeptBack, Question, TrainFile, WIRE_FORMAT_VERSION, WorkerMessage};
@@ -24,8 +24,10 @@ pub(crate) mod tests;
 
 /// Tokens of one scored batch (more only for a single longer row).
 const BATCH_TOKENS: usize = 2048;
-/// Questions that are answered side by side.
-const ANSWER_SLOTS: usize = 16;
+/// Questions that are answered side by side, as far as their keys and values fit [`ANSWER_CACHE_BYTES`].
+const ANSWER_SLOTS: usize = 32;
+/// Keys and values of all questions that are answered side by side; more only for one that needs more alone.
+const ANSWER_CACHE_BYTES: u64 = 1 << 30;
 /// Longest silence while answers are generated.
 const ALIVE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -267,7 +269,8 @@ impl<'a> Session<'a> {
         max_tokens: usize,
         answers: &mut HashMap<String, Answer>,
     ) -> Result<()> {
-        let max_context = Config::from_dir(self.model_dir).map_err(|e| refuse(e.into()))?.max_positions;
+        let config = Config::from_dir(self.model_dir).map_err(|e| refuse(e.into()))?;
+        let max_context = config.max_positions;
         let (mut asked, mut requests) = (Vec::new(), Vec::new());
         for (key, question) in open.iter().copied() {
             let mut request = question_request(&self.ctx, question, max_tokens)?;
@@ -285,7 +288,8 @@ impl<'a> Session<'a> {
         if requests.is_empty() {
             return Ok(());
         }
-        let mut engine = Engine::new(self.model_dir, &self.engine_options(&requests)).context("load the engine")?;
+        let mut engine =
+            Engine::new(self.model_dir, &self.engine_options(&config, &requests)).context("load the engine")?;
         self.check_time("the questions")?;
         let num_open = requests.len();
         self.sign_of_life(format!("answering: 0 of {num_open}"));
@@ -312,13 +316,18 @@ impl<'a> Session<'a> {
         engine.generate_each(&requests, &mut after_step).context("answer questions")
     }
 
-    /// A cache slot holds the longest question and its answer, not the model's whole context.
-    fn engine_options(&self, requests: &[GenRequest]) -> EngineOptions {
+    /// A cache slot holds the longest question and its answer, not the model's whole context. Questions that begin alike
+    /// compute their beginning once, which changes no bit of an answer.
+    fn engine_options(&self, config: &Config, requests: &[GenRequest]) -> EngineOptions {
+        let max_context = requests.iter().map(|r| r.prompt.len() + r.max_tokens).max().unwrap_or(0);
+        let longest_bytes = max_context.next_multiple_of(CACHE_BLOCK) as u64 * Decoder::bytes_per_token(config);
         EngineOptions {
             device: self.settings.device.clone(),
             threads: self.settings.threads,
             slots: ANSWER_SLOTS.min(requests.len()),
-            max_context: requests.iter().map(|r| r.prompt.len() + r.max_tokens).max().unwrap_or(0),
+            max_context,
+            cache_bytes: ANSWER_CACHE_BYTES.max(longest_bytes),
+            reuse_prefixes: true,
             max_waiting: ANSWER_SLOTS,
             ..EngineOptions::default()
         }

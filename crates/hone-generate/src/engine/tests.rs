@@ -413,7 +413,28 @@ fn a_prompt_in_parts_has_the_bits_of_one_in_one_piece() {
     for most in [PROMPT_TOKENS_PER_STEP, 1300, 100, 37] {
         assert!(logits_by(most) == whole, "parts of {most}");
     }
-    assert_eq!(part_of_prompt(48, 100, 12), 0, "a part of a few rows waits for the next step");
+    assert_eq!(part_of_prompt(48, 100, 3), 0, "a part of a few rows waits for the next step");
+}
+
+#[test]
+fn prompts_that_begin_alike_compute_their_beginning_once_even_when_they_come_together() {
+    let question = |last: u32| -> GenRequest {
+        let prompt = (0..40).map(|i| 3 + i * 5 % 256).chain((0..6).map(|i| 10 + last * 20 + i)).collect();
+        GenRequest { prompt, max_tokens: 6, ..GenRequest::default() }
+    };
+    let requests: Vec<GenRequest> = (0..5).map(question).collect();
+    let expected = random_engine(&on_cpu(1)).generate(&requests).unwrap();
+    let mut engine = random_engine(&EngineOptions { reuse_prefixes: true, max_waiting: 5, ..on_cpu(4) });
+    for (id, request) in (0..).zip(&requests[..4]) {
+        engine.submit(RequestId(id), request.clone()).unwrap();
+    }
+    // All four begin in one step, and three of them compute only what is theirs.
+    assert_eq!(engine.step().unwrap().len(), 4);
+    assert_eq!((engine.num_running(), engine.prefix_counts()), (4, (4 * 46, 3 * 40)));
+    while !engine.idle() {
+        engine.step().unwrap();
+    }
+    assert_eq!(engine.generate(&requests).unwrap(), expected);
 }
 
 #[test]

@@ -81,7 +81,8 @@ fn mean_nll(dir: &Path, config: &Config, format: WeightFormat, ids: &[u32], devi
     let mut logits = vec![0.0; config.vocab_size];
     for first in (0..ids.len() - 1).step_by(LOGITS_ROWS) {
         let count = LOGITS_ROWS.min(ids.len() - 1 - first);
-        device.run(&mut |device| model.logits(device, first, count));
+        let rows: Vec<usize> = (first..first + count).collect();
+        device.run(&mut |device| model.logits(device, &rows));
         for row in 0..count {
             model.read_logits(device, row, &mut logits)?;
             sum += nll(&logits, ids[first + row + 1]);

@@ -177,13 +177,20 @@ impl Model {
         }
     }
 
-    /// Final norm and head for `count` (at most `slots`) rows of the residual from `first` on.
-    pub(super) fn logits(&self, device: &mut dyn Device, first: usize, count: usize) {
+    /// Final norm and head for these rows of the residual, at most `slots`.
+    pub(super) fn logits(&self, device: &mut dyn Device, rows: &[usize]) {
         let (h, layout) = (self.config.hidden_size, &self.layout);
-        let normed = layout.normed.first(count * h);
-        let hidden = layout.hidden.part(first * h, count * h);
-        device.rms_norm(normed, layout.scale.first(count), hidden, layout.weights.final_norm, self.config.norm_eps);
-        let logits = layout.logits.first(count * self.config.vocab_size);
+        let normed = layout.normed.first(rows.len() * h);
+        let mut next = 0;
+        // Rows that follow each other go together: all of them when decoding.
+        for stretch in rows.chunk_by(|a, b| a + 1 == *b) {
+            let (normed, hidden) =
+                (normed.part(next * h, stretch.len() * h), layout.hidden.part(stretch[0] * h, stretch.len() * h));
+            let scale = layout.scale.first(stretch.len());
+            device.rms_norm(normed, scale, hidden, layout.weights.final_norm, self.config.norm_eps);
+            next += stretch.len();
+        }
+        let logits = layout.logits.first(rows.len() * self.config.vocab_size);
         device.linear_by_row(logits.matrix(self.config.vocab_size), normed.matrix(h), layout.weights.head);
     }
 

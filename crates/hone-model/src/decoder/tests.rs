@@ -224,6 +224,7 @@ fn refuses_what_does_not_fit_and_keeps_the_slots() {
         "slot 0 holds 4 tokens, with 1 more it needs 5, its limit is 4"
     );
     assert_eq!(error(decoder.decode(&[(1, 5), (1, 6)])), "slot 1 stands twice in one call");
+    assert_eq!(error(decoder.prefill_all(&[(1, &[5]), (1, &[6])])), "slot 1 stands twice in one call");
     assert_eq!(decoder.length(1), 1, "a refused call changes no slot");
     assert!(decoder.decode(&[]).unwrap().is_empty());
 }
@@ -264,7 +265,7 @@ fn a_copied_prefix_goes_on_like_the_original() {
 
 #[test]
 fn a_prompt_in_two_parts_gives_the_same_bits_as_in_one() {
-    // What reuse of a prompt's beginning relies on: parts end at multiples of 16 and leave at least 8 tokens.
+    // What reuse of a prompt's beginning relies on: parts end at multiples of 4 and leave at least 4 tokens.
     let f = fixture("qwen3");
     for format in WeightFormat::ALL {
         let mut decoder = f.decoder_in("cpu", 2, 256, format);
@@ -272,7 +273,7 @@ fn a_prompt_in_two_parts_gives_the_same_bits_as_in_one() {
             let ids: Vec<u32> = (0..length).map(|at| (at * 7 + 3) % f.config.vocab_size as u32).collect();
             decoder.reset(0);
             let whole = decoder.prefill(0, &ids).unwrap();
-            for split in (16..=ids.len() - 8).step_by(16) {
+            for split in (4..=ids.len() - 4).step_by(4) {
                 decoder.reset(1);
                 decoder.prefill(1, &ids[..split]).unwrap();
                 let last = decoder.prefill(1, &ids[split..]).unwrap();
@@ -280,6 +281,55 @@ fn a_prompt_in_two_parts_gives_the_same_bits_as_in_one() {
                 assert!(same, "{format:?} {length} split at {split}: {}", relative_difference(&last, &whole));
             }
         }
+    }
+}
+
+#[test]
+fn prompts_taken_in_together_have_the_bits_of_each_alone() {
+    let f = fixture("qwen3");
+    let prompt = |number: usize, length: usize| -> Vec<u32> {
+        (0..length).map(|at| ((at * 7 + number * 13 + 3) % f.config.vocab_size) as u32).collect()
+    };
+    // Shorter and longer than a pass, ending on its border and beside it, one token, and some with a beginning that is there.
+    let lengths = [(0, 5), (0, 1), (16, 40), (0, 200), (0, 64), (60, 65), (4, 256), (0, 129), (0, 1), (0, 33)];
+    for format in WeightFormat::ALL {
+        let mut together = f.decoder_in("cpu", lengths.len() + 1, 256, format);
+        let mut alone = f.decoder_in("cpu", 1, 256, format);
+        let prompts: Vec<Vec<u32>> = (0..).zip(lengths).map(|(i, (_, length))| prompt(i, length)).collect();
+        let mut parts: Vec<(usize, &[u32])> = Vec::new();
+        for (slot, ((held, _), ids)) in lengths.iter().zip(&prompts).enumerate() {
+            if *held > 0 {
+                together.prefill(slot, &ids[..*held]).unwrap();
+            }
+            parts.push((slot, &ids[*held..]));
+        }
+        parts.reverse();
+        let mut logits = together.prefill_all(&parts).unwrap();
+        logits.reverse();
+        for (slot, (ids, logits)) in prompts.iter().zip(&logits).enumerate() {
+            alone.reset(0);
+            let expected = alone.prefill(0, ids).unwrap();
+            assert!(*logits == expected, "{format:?} {slot}: {}", relative_difference(logits, &expected));
+            // What they left in the cache is the same too.
+            let next = together.decode(&[(slot, 5)]).err().map(|error| error.to_string());
+            assert_eq!(next.is_some(), ids.len() == 256, "{next:?}");
+            assert_eq!(together.length(slot), (ids.len() + 1).min(256));
+        }
+    }
+}
+
+#[test]
+fn what_follows_prompts_taken_in_together_is_what_follows_each_alone() {
+    let f = fixture("llama_tied");
+    let prompts = [&f.prompt[..], &f.greedy[..9], &f.prompt[..2]];
+    let mut together = f.decoder("cpu", 3, 64);
+    let parts: Vec<(usize, &[u32])> = prompts.iter().enumerate().map(|(slot, ids)| (slot, *ids)).collect();
+    together.prefill_all(&parts).unwrap();
+    let next = together.decode(&[(2, 7), (0, 7), (1, 7)]).unwrap();
+    for (logits, ids) in next.iter().zip([prompts[2], prompts[0], prompts[1]]) {
+        let mut alone = f.decoder("cpu", 1, 64);
+        alone.prefill(0, ids).unwrap();
+        assert!(*logits == alone.decode(&[(0, 7)]).unwrap()[0]);
     }
 }
 

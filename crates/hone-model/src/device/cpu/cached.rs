@@ -112,10 +112,11 @@ pub(super) fn attention(
     attend_singles(team, out, rotated, rows, cache, &singles);
 }
 
-/// How many rows from the first on follow each other in one slot; at most a block of queries.
+/// How many rows from the first on follow each other in one slot, up to the end of a block of queries.
 fn run_length(rows: &[CacheRow]) -> usize {
     let follows = |(i, row): &(usize, &CacheRow)| row.slot == rows[0].slot && row.position == rows[0].position + i;
-    rows.iter().enumerate().take(attention::QUERIES).take_while(follows).count()
+    let most = attention::QUERIES - rows[0].position % attention::QUERIES;
+    rows.iter().enumerate().take(most).take_while(follows).count()
 }
 
 /// Rows `first..first + count`, the first of which is `row`, for the heads of one key/value head.

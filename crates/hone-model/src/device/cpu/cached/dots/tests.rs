@@ -3,9 +3,21 @@
 use super::*;
 use crate::device::{Span, WeightFormat};
 
-/// Rows, outputs, inputs: below and above the lanes; one, two and four rows at a time, and the rest of them.
-const SHAPES: [(usize, usize, usize); 8] =
-    [(1, 1, 1), (2, 3, 15), (3, 4, 16), (1, 7, 33), (5, 16, 48), (6, 5, 100), (7, 2, 31), (8, 16, 576)];
+/// Rows, outputs, inputs: below and above the lanes; one, two, four and six rows at a time, and the rest of them; one block of
+/// outputs and several.
+const SHAPES: [(usize, usize, usize); 11] = [
+    (1, 1, 1),
+    (2, 3, 15),
+    (3, 4, 16),
+    (1, 7, 33),
+    (5, 16, 48),
+    (6, 5, 100),
+    (7, 2, 31),
+    (8, 16, 576),
+    (9, 150, 577),
+    (13, 64, 1536),
+    (32, 301, 100),
+];
 
 /// Numbers in [-1, 1) from SplitMix64.
 fn numbers(len: usize, seed: u64) -> Vec<f32> {

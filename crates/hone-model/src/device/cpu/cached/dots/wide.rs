@@ -5,14 +5,22 @@
 use super::{LANES, Outputs, simd};
 use crate::device::weights::GROUP;
 use std::arch::x86_64::{
-    __m256, _MM_HINT_T0, _mm_loadl_epi64, _mm_loadu_si128, _mm_prefetch, _mm256_castsi256_ps, _mm256_cvtepi8_epi32,
-    _mm256_cvtepi32_ps, _mm256_cvtepu16_epi32, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_mul_ps, _mm256_set1_ps,
-    _mm256_setzero_ps, _mm256_slli_epi32, _mm256_storeu_ps,
+    __m256, _MM_HINT_T0, _mm_add_ps, _mm_loadl_epi64, _mm_loadu_si128, _mm_movehl_ps, _mm_movelh_ps, _mm_prefetch,
+    _mm_storeu_ps, _mm_unpackhi_ps, _mm_unpacklo_ps, _mm256_castps256_ps128, _mm256_castsi256_ps, _mm256_cvtepi8_epi32,
+    _mm256_cvtepi32_ps, _mm256_cvtepu16_epi32, _mm256_extractf128_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_mul_ps,
+    _mm256_set1_ps, _mm256_setzero_ps, _mm256_slli_epi32, _mm256_storeu_ps,
 };
 use std::ops::Range;
 
 /// Bytes that weights are asked for ahead of their use.
 const AHEAD: usize = 1024;
+/// Bytes of a cache line.
+const CACHE_LINE: usize = 64;
+/// Bytes of weights that several tiles of rows use one after the other: they stay in the second-level cache, and the rows of a
+/// tile in the first.
+const BLOCK_BYTES: usize = 64 * 1024;
+/// More rows than these go by sixes, which use a weight that was loaded more often.
+const MOST_BY_FOURS: usize = 8;
 
 /// A format's numbers, read 8 at a time.
 pub(super) trait Weights {
@@ -152,39 +160,76 @@ unsafe fn streams<W: Weights, const C: usize>(
     outputs: Range<usize>,
 ) {
     let part = outputs.len() / C;
+    let block = (BLOCK_BYTES * W::RUN / (CACHE_LINE * C * cols.max(1))).max(1);
+    let (mut first, end) = (outputs.start, outputs.start + part);
     // SAFETY: the caller's promise.
     unsafe {
-        for first in outputs.start..outputs.start + part {
-            all_rows::<W, C>(out, rows, w, cols, std::array::from_fn(|c| first + c * part));
+        while first < end {
+            let next = end.min(first + block);
+            all_rows::<W, C>(out, rows, w, cols, (first..next, part));
+            first = next;
         }
-        for output in outputs.start + part * C..outputs.end {
-            all_rows::<W, 1>(out, rows, w, cols, [output]);
-        }
+        all_rows::<W, 1>(out, rows, w, cols, (outputs.start + part * C..outputs.end, 0));
     }
 }
 
-/// `C` outputs of all rows.
+/// All rows, with the outputs of a range and of `C - 1` further ones, each `part` behind the last. The weights of all of them
+/// are read again for each tile of rows.
 ///
 /// # Safety
 /// As for [`dots`].
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 #[expect(unsafe_code, reason = "columns of a matrix, by pointer and stride")]
-unsafe fn all_rows<W: Weights, const C: usize>(out: Outputs, rows: &[&[f32]], w: &W, cols: usize, outputs: [usize; C]) {
-    let from = |r: usize| Outputs { pointer: out.place(r, 0), ..out };
-    let (fours, rest) = rows.as_chunks::<4>();
+unsafe fn all_rows<W: Weights, const C: usize>(
+    out: Outputs,
+    rows: &[&[f32]],
+    w: &W,
+    cols: usize,
+    (outputs, part): (Range<usize>, usize),
+) {
+    let (sixes, rest) = if rows.len() > MOST_BY_FOURS { rows.as_chunks::<6>() } else { (&[][..], rows) };
+    let (fours, rest) = rest.as_chunks::<4>();
     let (twos, ones) = rest.as_chunks::<2>();
+    let mut done = 0;
+    let mut next = |count: usize| {
+        done += count;
+        Outputs { pointer: out.place(done - count, 0), ..out }
+    };
     // SAFETY: the caller's promise.
     unsafe {
-        for (i, rows) in fours.iter().enumerate() {
-            tile::<W, 4, C>(from(4 * i), *rows, w, cols, outputs);
+        for rows in sixes {
+            tiles::<W, 6, C>(next(6), *rows, w, cols, (outputs.clone(), part));
+        }
+        for rows in fours {
+            tiles::<W, 4, C>(next(4), *rows, w, cols, (outputs.clone(), part));
         }
         for rows in twos {
-            tile::<W, 2, C>(from(4 * fours.len()), *rows, w, cols, outputs);
+            tiles::<W, 2, C>(next(2), *rows, w, cols, (outputs.clone(), part));
         }
         for row in ones {
-            tile::<W, 1, C>(from(rows.len() - 1), [*row], w, cols, outputs);
+            tiles::<W, 1, C>(next(1), [*row], w, cols, (outputs.clone(), part));
         }
+    }
+}
+
+/// `R` rows, with the outputs as in [`all_rows`].
+///
+/// # Safety
+/// As for [`dots`].
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+#[expect(unsafe_code, reason = "rows of a matrix, by pointer and stride")]
+unsafe fn tiles<W: Weights, const R: usize, const C: usize>(
+    out: Outputs,
+    rows: [&[f32]; R],
+    w: &W,
+    cols: usize,
+    (outputs, part): (Range<usize>, usize),
+) {
+    for first in outputs {
+        // SAFETY: the caller's promise.
+        unsafe { tile::<W, R, C>(out, rows, w, cols, std::array::from_fn(|c| first + c * part)) };
     }
 }
 
@@ -228,9 +273,8 @@ unsafe fn tile<W: Weights, const R: usize, const C: usize>(
             }
         }
     }
-    for (r, (row, sums)) in rows.into_iter().zip(sums).enumerate() {
-        for (sum, output) in sums.into_iter().zip(outputs) {
-            let mut sum = fold(sum);
+    for (r, (row, sums)) in rows.into_iter().zip(folded(&sums)).enumerate() {
+        for (mut sum, output) in sums.into_iter().zip(outputs) {
             for (at, x) in row.iter().enumerate().skip(whole) {
                 sum = x.mul_add(w.one(output * cols + at, w.scale(output, cols, at)), sum);
             }
@@ -267,6 +311,40 @@ unsafe fn lanes<W: Weights, const R: usize, const C: usize>(
             }
         }
     }
+}
+
+/// The lanes of each sum added up as [`simd::fold_half`] does, four sums at a time.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn folded<const R: usize, const C: usize>(sums: &[[__m256; C]; R]) -> [[f32; C]; R] {
+    let mut folded = [[0.0; C]; R];
+    let (fours, rest) = sums.as_flattened().as_chunks::<4>();
+    let (to_fours, to_rest) = folded.as_flattened_mut().as_chunks_mut::<4>();
+    for (to, four) in to_fours.iter_mut().zip(fours) {
+        *to = fold_four(*four);
+    }
+    for (to, sum) in to_rest.iter_mut().zip(rest) {
+        *to = fold(*sum);
+    }
+    folded
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn fold_four(sums: [__m256; 4]) -> [f32; 4] {
+    // Lanes `i` and `i + 4`.
+    let [a, b, c, d] = sums.map(|sum| _mm_add_ps(_mm256_castps256_ps128(sum), _mm256_extractf128_ps::<1>(sum)));
+    // Then `i` and `i + 2`: of a and b in turn, of c and d in turn.
+    let ab = _mm_add_ps(_mm_unpacklo_ps(a, b), _mm_unpackhi_ps(a, b));
+    let cd = _mm_add_ps(_mm_unpacklo_ps(c, d), _mm_unpackhi_ps(c, d));
+    let all = _mm_add_ps(_mm_movelh_ps(ab, cd), _mm_movehl_ps(cd, ab));
+    let mut four = [0.0; 4];
+    // SAFETY: four numbers have room for a vector of four.
+    #[expect(unsafe_code, reason = "vector stores take pointers")]
+    unsafe {
+        _mm_storeu_ps(four.as_mut_ptr(), all);
+    }
+    four
 }
 
 #[inline]
