@@ -1,7 +1,7 @@
 //! Times generation by the engine that serves, and prints one line of JSON.
 //!
 //! `serve_bench --model DIR --threads T --weights f32|bf16|int8 --work prompt|decode|batch`: `prompt` takes a prompt of 512 tokens in and gives the
-//! first token; `decode` generates 64 tokens after a prompt of 16; `batch` does that for `--streams` (8) requests at once. A first round is
+//! first token; `decode` generates 64 tokens after a prompt of 16 (`--context N`: of N); `batch` does that for `--streams` (8) requests at once. A first round is
 //! not counted. `tokens_per_s` counts prompt tokens for `prompt` and generated tokens, the first of each answer left out,
 //! otherwise; `peak_mb` is the largest resident memory of the process. `--work limits` needs no model: what the machine reads
 //! from memory and multiplies at most, with so many threads.
@@ -22,7 +22,8 @@ const STREAMS: usize = 8;
 const NUMBERS_READ: usize = 1 << 26;
 
 fn main() -> Result<()> {
-    let (mut model, mut threads, mut work, mut weights, mut streams) = (String::new(), 2, String::new(), None, STREAMS);
+    let (mut model, mut threads, mut work, mut weights, mut streams, mut context) =
+        (String::new(), 2, String::new(), None, STREAMS, SHORT_PROMPT_TOKENS);
     let mut arguments = std::env::args().skip(1);
     while let Some(name) = arguments.next() {
         let value = arguments.next().with_context(|| format!("{name} needs a value"))?;
@@ -30,6 +31,7 @@ fn main() -> Result<()> {
             "--model" => model = value,
             "--threads" => threads = value.parse()?,
             "--work" => work = value,
+            "--context" => context = value.parse()?,
             "--streams" => streams = value.parse()?,
             "--weights" => weights = Some(WeightFormat::by_name(&value).context("--weights is f32, bf16 or int8")?),
             _ => bail!("unknown argument {name}"),
@@ -42,8 +44,8 @@ fn main() -> Result<()> {
     }
     let (streams, prompt_tokens, max_tokens) = match work.as_str() {
         "prompt" => (1, PROMPT_TOKENS, 1),
-        "decode" => (1, SHORT_PROMPT_TOKENS, GENERATED_TOKENS),
-        "batch" => (streams, SHORT_PROMPT_TOKENS, GENERATED_TOKENS),
+        "decode" => (1, context, GENERATED_TOKENS),
+        "batch" => (streams, context, GENERATED_TOKENS),
         _ => bail!("--work is prompt, decode, batch or limits"),
     };
     let options = EngineOptions {

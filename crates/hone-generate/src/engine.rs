@@ -46,6 +46,9 @@ pub struct EngineOptions {
     pub reuse_prefixes: bool,
     /// Requests that may wait for a slot; at least 1.
     pub max_waiting: usize,
+    /// So many slots must be free before waiting requests start beside running ones: prompts that are taken in together
+    /// cost less than one after the other, but they wait for it. 0 or 1: each starts as soon as it can.
+    pub start_together: usize,
 }
 
 impl Default for EngineOptions {
@@ -59,6 +62,7 @@ impl Default for EngineOptions {
             cache_bytes: 0,
             reuse_prefixes: false,
             max_waiting: 64,
+            start_together: 1,
         }
     }
 }
@@ -68,6 +72,7 @@ pub struct Engine {
     decoder: Decoder,
     tokenizer: Tokenizer,
     max_waiting: usize,
+    start_together: usize,
     waiting: VecDeque<(RequestId, GenRequest)>,
     /// By slot.
     running: Vec<Option<Running>>,
@@ -166,6 +171,7 @@ impl Engine {
             decoder,
             tokenizer,
             max_waiting: options.max_waiting,
+            start_together: options.start_together,
             waiting: VecDeque::new(),
             running: (0..options.slots).map(|_| None).collect(),
             regions: vec![None; options.slots],
@@ -290,6 +296,11 @@ impl Engine {
     }
 
     fn admit(&mut self, events: &mut Vec<GenEvent>) -> Result<()> {
+        let num_free = self.running.len() - self.num_running();
+        let is_begun = (0..self.running.len()).any(|slot| self.takes_in(slot));
+        if num_free < self.start_together && self.num_running() > 0 && !is_begun {
+            return Ok(());
+        }
         let mut left = PROMPT_TOKENS_PER_STEP;
         loop {
             let parts = self.next_parts(&mut left)?;

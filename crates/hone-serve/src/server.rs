@@ -91,6 +91,7 @@ fn start_threads(options: ServeOptions, access: Access) -> Result<(App, Vec<Join
             slots: options.slots,
             max_context: options.max_context,
             max_waiting: places,
+            start_together: 1,
             cache_bytes: options.cache_bytes,
             reuse_prefixes: true,
         },

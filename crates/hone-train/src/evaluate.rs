@@ -26,6 +26,8 @@ pub(crate) mod tests;
 const BATCH_TOKENS: usize = 2048;
 /// Questions that are answered side by side, as far as their keys and values fit [`ANSWER_CACHE_BYTES`].
 const ANSWER_SLOTS: usize = 32;
+/// Questions that start together when others ended.
+const ANSWERS_TOGETHER: usize = 8;
 /// Keys and values of all questions that are answered side by side; more only for one that needs more alone.
 const ANSWER_CACHE_BYTES: u64 = 1 << 30;
 /// Longest silence while answers are generated.
@@ -329,6 +331,7 @@ impl<'a> Session<'a> {
             cache_bytes: ANSWER_CACHE_BYTES.max(longest_bytes),
             reuse_prefixes: true,
             max_waiting: ANSWER_SLOTS,
+            start_together: ANSWERS_TOGETHER,
             ..EngineOptions::default()
         }
     }

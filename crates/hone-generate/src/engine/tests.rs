@@ -438,6 +438,22 @@ fn prompts_that_begin_alike_compute_their_beginning_once_even_when_they_come_tog
 }
 
 #[test]
+fn requests_start_together_where_that_is_asked_for() {
+    let request = |max_tokens: usize| GenRequest { prompt: vec![9; 5], max_tokens, ..GenRequest::default() };
+    let mut engine = random_engine(&EngineOptions { start_together: 2, max_waiting: 5, ..on_cpu(3) });
+    for (id, max_tokens) in (0..).zip([2, 4, 6, 3]) {
+        engine.submit(RequestId(id), request(max_tokens)).unwrap();
+    }
+    let mut seen = Vec::new();
+    while !engine.idle() {
+        engine.step().unwrap();
+        seen.push((engine.num_running(), engine.num_waiting()));
+    }
+    // The first ends with the second token, but its slot alone is not enough for the fourth; the second's makes two.
+    assert_eq!(seen, [(3, 1), (2, 1), (2, 1), (2, 0), (2, 0), (0, 0)]);
+}
+
+#[test]
 fn numbers_that_are_no_probabilities_fail_the_request() {
     // An infinite weight: where the last token is another one, its product with 0 is no number.
     let mut engine = scripted_with(">abc", &[(b'a', b'b', f32::INFINITY)], &options(1));

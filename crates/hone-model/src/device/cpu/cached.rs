@@ -178,23 +178,49 @@ fn attend_singles(
     });
 }
 
+/// Keys whose products with a query are summed side by side, so that no addition waits for the one before.
+const KEYS_AT_ONCE: usize = 4;
+/// Numbers of an attention's result that are summed over all positions while they stay in registers.
+const VALUES_AT_ONCE: usize = 32;
+
 vectorised! {
     /// softmax(q · kᵀ / √D) · v over as many cached positions as there are `scores`.
     fn attend(out: &mut [f32], query: &[f32], keys: &[f32], values: &[f32], row_stride: usize, scores: &mut [f32]) {
         let d = query.len();
         let scale = 1.0 / (d as f32).sqrt();
-        for (t, score) in scores.iter_mut().enumerate() {
-            *score = simd::dot(query, &keys[t * row_stride..][..d]) * scale;
+        let key = |t: usize| &keys[t * row_stride..][..d];
+        let (fours, rest) = scores.as_chunks_mut::<KEYS_AT_ONCE>();
+        let num_in_fours = fours.len() * KEYS_AT_ONCE;
+        for (i, four) in fours.iter_mut().enumerate() {
+            let keys: [&[f32]; KEYS_AT_ONCE] = std::array::from_fn(|k| key(i * KEYS_AT_ONCE + k));
+            *four = simd::dots(query, &keys).map(|sum| sum * scale);
+        }
+        for (t, score) in rest.iter_mut().enumerate() {
+            *score = simd::dot(query, key(num_in_fours + t)) * scale;
         }
         let max = simd::max(scores);
         for score in scores.iter_mut() {
             *score = simd::exp_share(*score - max);
         }
         let factor = 1.0 / simd::sum(scores);
-        out.fill(0.0);
-        for (t, score) in scores.iter().enumerate() {
-            let weight = score * factor;
-            for (out, value) in out.iter_mut().zip(&values[t * row_stride..][..d]) {
+        for score in scores.iter_mut() {
+            *score *= factor;
+        }
+        let (wide, narrow) = out.as_chunks_mut::<VALUES_AT_ONCE>();
+        let first_narrow = wide.len() * VALUES_AT_ONCE;
+        for (i, out) in wide.iter_mut().enumerate() {
+            let mut sums = [0.0; VALUES_AT_ONCE];
+            for (t, weight) in scores.iter().enumerate() {
+                let value: &[f32; VALUES_AT_ONCE] = values[t * row_stride + i * VALUES_AT_ONCE..].first_chunk().expect("a value of a position is whole");
+                for j in 0..VALUES_AT_ONCE {
+                    sums[j] += weight * value[j];
+                }
+            }
+            *out = sums;
+        }
+        narrow.fill(0.0);
+        for (t, weight) in scores.iter().enumerate() {
+            for (out, value) in narrow.iter_mut().zip(&values[t * row_stride + first_narrow..t * row_stride + d]) {
                 *out += weight * value;
             }
         }
