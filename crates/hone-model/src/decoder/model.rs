@@ -43,7 +43,7 @@ struct Layout {
     hidden: Span,
     /// `[N,H]`.
     normed: Span,
-    /// What is added to the residual when rows are computed by row, `[N,H]`.
+    /// What is added to the residual when rows are computed by row, `[slots,H]`.
     added: Span,
     /// `[N]`.
     scale: Span,
@@ -222,6 +222,10 @@ impl Layout {
         let rope_table = cursor.take(max_context * config.head_dim);
         let n = slots.max(PREFILL_ROWS.min(max_context));
         let (h, i) = (config.hidden_size, config.intermediate_size);
+        let (hidden, normed, added) = (cursor.take(n * h), cursor.take(n * h), cursor.take(slots * h));
+        let scale = cursor.take(n);
+        // What attention needs is of no use when the feed-forward part begins, which stands in the same place.
+        let mut attention = cursor.clone();
         let mut layout = Layout {
             len: 0,
             max_rows: n,
@@ -229,18 +233,20 @@ impl Layout {
             weights,
             rope_table,
             caches: Vec::new(),
-            hidden: cursor.take(n * h),
-            normed: cursor.take(n * h),
-            added: cursor.take(n * h),
-            scale: cursor.take(n),
-            qkv: cursor.take(n * heads.qkv_width()),
-            rotated: cursor.take(n * heads.rotated_width()),
-            head_scale: cursor.take(n * (heads.num_heads + heads.num_kv_heads)),
-            attended: cursor.take(n * heads.query_width()),
+            hidden,
+            normed,
+            added,
+            scale,
+            qkv: attention.take(n * heads.qkv_width()),
+            rotated: attention.take(n * heads.rotated_width()),
+            head_scale: attention.take(n * (heads.num_heads + heads.num_kv_heads)),
+            attended: attention.take(n * heads.query_width()),
             gate_up: cursor.take(n * 2 * i),
             active: cursor.take(n * i),
-            logits: cursor.take(slots * config.vocab_size),
+            logits: Span::default(),
         };
+        cursor.join(&attention);
+        layout.logits = cursor.take(slots * config.vocab_size);
         // Last, because only this part grows with use: memory that was never written is not yet taken from the system.
         let size = num_blocks * CACHE_BLOCK * heads.kv_width();
         layout.caches = (0..config.num_layers)

@@ -155,7 +155,7 @@ pub(crate) struct Scratch {
 }
 
 /// Hands out spans one after the other.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Cursor {
     next: usize,
 }
@@ -172,6 +172,11 @@ impl Cursor {
         let per_word = size_of::<f32>() / format.size();
         let Span { offset, .. } = self.take(len.div_ceil(per_word));
         Span { offset: offset * per_word, len, format }
+    }
+
+    /// Goes behind what another cursor took from the same beginning: what the two hand out overlaps.
+    pub(crate) fn join(&mut self, other: &Cursor) {
+        self.next = self.next.max(other.next);
     }
 
     /// Numbers of 32 bits handed out, gaps included.

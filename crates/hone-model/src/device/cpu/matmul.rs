@@ -18,7 +18,7 @@ const MAX_DEPTH: usize = 384;
 /// Most rows of a that are packed together (second-level cache); a multiple of `ROWS`.
 const MAX_ROWS: usize = 144;
 /// Most columns of b that are packed together; a multiple of `COLS`.
-const MAX_COLS: usize = 1024;
+const MAX_COLS: usize = 768;
 /// Numbers of workspace of one thread.
 pub(super) const PACKING: usize = MAX_DEPTH * (MAX_ROWS + MAX_COLS + COLS);
 /// Multiplications below which a product is not worth another thread's attention.
