@@ -20,7 +20,9 @@ LIMIT_S = 1800
 # What the figures are held against.
 FIRST_TOKEN_S, RATE_SHARE, BATCH_GAIN = 5, 0.8, 4
 SEED_S_PER_BYTE = 8 / 2.7e9
-NUM_QUESTIONS, NUM_ALONE, ANSWER_TOKENS = 200, 40, 8
+NUM_QUESTIONS, NUM_ALONE = 200, 40
+# Tokens of an answer at most.
+ANSWER_TOKENS = (8, 32, 64)
 
 
 class Host:
@@ -28,7 +30,8 @@ class Host:
 
     def __init__(self, hone, model, folder):
         self.hone, self.folder, self.root, self.serve_root = hone, folder, folder / "trainer", folder / "server"
-        self.port, self.processes = free_port(), []
+        # Words of every command and of the daemon.
+        self.port, self.processes, self.words = free_port(), [], []
         target = {"name": "far", "url": f"http://127.0.0.1:{self.port}", "transport": "http"}
         settings = {
             "deployment.targets": json.dumps([target]), "deployment.watch_sec": 0, "validation.auto_share": 0,
@@ -39,7 +42,7 @@ class Host:
         self.run("init", "--model", model, *pairs)
 
     def run(self, *words):
-        answer = subprocess.run([self.hone, "--root", self.root, *words], capture_output=True, text=True)
+        answer = subprocess.run([self.hone, "--root", self.root, *self.words, *words], capture_output=True, text=True)
         if answer.returncode != 0:
             sys.exit(f"hone {' '.join(map(str, words))}: {answer.stderr}")
         return answer.stdout
@@ -55,7 +58,17 @@ class Host:
                           "--set", "serve.max_context=256", "serve", "--listen", f"127.0.0.1:{self.port}")
 
     def start_daemon(self, *words):
-        return self.start("daemon", "--root", self.root, "daemon", *words)
+        return self.start("daemon", "--root", self.root, *self.words, "daemon", *words)
+
+    def start_bare(self, *processes):
+        """A server that lacks everything, in place of these processes, and a daemon."""
+        for process in processes:
+            process.terminate()
+            process.wait()
+        shutil.rmtree(self.serve_root)
+        started = self.start_server(), self.start_daemon()
+        self.wait("the daemon", lambda status: status["daemon_pid"])
+        return started
 
     def stop(self):
         for process in self.processes:
@@ -164,11 +177,17 @@ def raw_tcp_s(file, folder):
     return seconds
 
 
-def rsync_s(file, folder):
-    """The same by `rsync --whole-file`, through a remote shell that runs the other side on this machine."""
+def local_shell(folder):
+    """A remote shell that runs the other side on this machine."""
     shell = folder / "rsh"
     shell.write_text('#!/bin/sh\nshift\nexec "$@"\n')
     shell.chmod(0o755)
+    return shell
+
+
+def rsync_s(file, folder):
+    """The same by `rsync --whole-file`."""
+    shell = local_shell(folder)
     started = time.perf_counter()
     subprocess.run(["rsync", "--whole-file", "-e", shell, file, f"there:{folder / 'copied'}"], check=True)
     descriptor = os.open(folder / "copied", os.O_RDONLY)
@@ -179,13 +198,13 @@ def rsync_s(file, folder):
     return seconds
 
 
-def evaluation_s(host):
-    """Seconds of an `eval-job` that answers all questions, its start and the loading of the model included."""
+def evaluation(host, num_questions, max_tokens):
+    """Seconds of an `eval-job` that answers so many questions, its start and the loading of the model included, and tokens
+    of an answer on average."""
     request = json.loads(next((host.root / "runs" / "evaluations").glob("*/request.json")).read_text())
-    run = host.folder / "evaluation"
-    run.mkdir()
-    questions = [{"id": str(i), "messages": [{"role": "user", "content": question(i)}]} for i in range(NUM_QUESTIONS)]
-    request.update(run_dir=str(run), suites=[], kept_back=[], questions=questions, keep_dir=None, max_answer_tokens=ANSWER_TOKENS)
+    run = pathlib.Path(tempfile.mkdtemp(prefix="evaluation-", dir=host.folder))
+    questions = [{"id": str(i), "messages": [{"role": "user", "content": question(i)}]} for i in range(num_questions)]
+    request.update(run_dir=str(run), suites=[], kept_back=[], questions=questions, keep_dir=None, max_answer_tokens=max_tokens)
     (run / "request.json").write_text(json.dumps(request))
     started = time.perf_counter()
     child = subprocess.Popen([host.hone, "child", "eval-job", "--request", run / "request.json"], stdin=subprocess.PIPE,
@@ -194,8 +213,8 @@ def evaluation_s(host):
     seconds = time.perf_counter() - started
     child.wait()
     done = [message for message in told if message["type"] == "evaluated"]
-    assert done and len(done[0]["answers"]) == NUM_QUESTIONS, told[-1]
-    return seconds
+    assert done and len(done[0]["answers"]) == num_questions, told[-1]
+    return seconds, statistics.mean(answer["num_tokens"] for answer in done[0]["answers"])
 
 
 def question(i):
@@ -236,17 +255,10 @@ def main():
         size = weights.stat().st_size
         stage_seconds, raw, rsync = [], [], []
         for _ in range(3):
-            # A server that lacks everything: the daemon sends a whole checkpoint.
+            # The daemon sends a whole checkpoint.
             host.run("deploy", "2")
             host.serves(2)
-            daemon.terminate()
-            daemon.wait()
-            server.terminate()
-            server.wait()
-            shutil.rmtree(host.serve_root)
-            server = host.start_server()
-            daemon = host.start_daemon()
-            host.wait("the daemon", lambda status: status["daemon_pid"])
+            server, daemon = host.start_bare(daemon, server)
             host.run("deploy", "3")
             host.serves(3)
             order = host.order(3)
@@ -262,8 +274,25 @@ def main():
         if rsync:
             rates.append(size / statistics.median(rsync))
             tell("rsync --whole-file into a synced file, rate", rates[1] / 1e6, "MB/s")
-            tell("rsync, seconds beside the seed's 8 s for 2.7 GB", statistics.median(rsync), "s", statistics.median(rsync) < size * SEED_S_PER_BYTE, f"below {size * SEED_S_PER_BYTE:.2f} s")
         tell("http beside the slower of both", rate / min(rates), "×", rate >= RATE_SHARE * min(rates), f"at least {RATE_SHARE}")
+        if rsync:
+            seconds, sent = [], 0
+            target = {"name": "far", "url": f"http://127.0.0.1:{host.port}", "transport": "rsync",
+                      "destination": f"there:{host.serve_root / 'serve'}", "rsh": str(local_shell(folder))}
+            for _ in range(3):
+                host.run("deploy", "2")
+                host.serves(2)
+                host.words = ["--set", f"deployment.targets={json.dumps([target])}"]
+                server, daemon = host.start_bare(daemon, server)
+                host.run("deploy", "3")
+                host.serves(3)
+                sent = sum(host.blobs().values())
+                seconds.append(stage_s(host.order(3)))
+            host.words = []
+            tell("rsync target, whole checkpoint staged", statistics.median(seconds), "s")
+            tell("the seed's 8 s for 2.7 GB, by bytes", sent * SEED_S_PER_BYTE, "s")
+            tell("rsync target beside the seed's copy", statistics.median(seconds) / (sent * SEED_S_PER_BYTE), "×")
+            tell("rsync target beside rsync itself", sent / statistics.median(seconds) / rates[1], "×")
         daemon.terminate()
         daemon.wait()
 
@@ -282,15 +311,19 @@ def main():
         daemon.terminate()
         daemon.wait()
 
-        alone = []
-        for i in range(NUM_ALONE):
-            alone.append(host.ask(question(i), ANSWER_TOKENS)[2])
+        alone = {}
+        for most in ANSWER_TOKENS:
+            alone[most] = NUM_ALONE / sum(host.ask(question(i * NUM_QUESTIONS // NUM_ALONE), most)[2] for i in range(NUM_ALONE))
         host.stop()
-        batched = NUM_QUESTIONS / evaluation_s(host)
-        single = NUM_ALONE / sum(alone)
-        tell("answers one after the other", single, "per s")
-        tell(f"evaluation of {NUM_QUESTIONS} short answers", batched, "per s")
-        tell("batched beside single", batched / single, "×", batched >= BATCH_GAIN * single, f"at least {BATCH_GAIN}")
+        for most, single in alone.items():
+            seconds, mean = evaluation(host, NUM_QUESTIONS, most)
+            start, _ = evaluation(host, 1, 1)
+            what = f"answers of at most {most} tokens ({mean:.1f} on average)"
+            tell(f"{what}, one after the other", single, "per s")
+            tell(f"{what}, {NUM_QUESTIONS} by an evaluation", NUM_QUESTIONS / seconds, "per s")
+            kept = [NUM_QUESTIONS / seconds >= BATCH_GAIN * single, f"at least {BATCH_GAIN}"] if most == max(ANSWER_TOKENS) else []
+            tell(f"{what}, evaluation beside single", NUM_QUESTIONS / seconds / single, "×", *kept)
+            tell(f"{what}, of that start, load and one answer", start, "s")
     finally:
         host.stop()
     shutil.rmtree(folder, ignore_errors=True)

@@ -162,6 +162,7 @@ fn read_file(
             outcome.rows += 1;
             outcome.tally.row(*line, bad_row(bad, request.max_line_bytes), None);
         }
+        reader.recycle(block);
         alive(phase);
         if reader.size_bytes() > request.max_file_bytes {
             tally.whole_file(file::too_large(reader.size_bytes(), request.max_file_bytes));

@@ -87,6 +87,13 @@ impl Blocks {
         }
     }
 
+    /// Takes back a block that is not needed any more, so that a later one uses its memory.
+    pub fn recycle(&mut self, block: Block) {
+        if let Source::Lines(lines) = &mut self.0 {
+            lines.recycle(block);
+        }
+    }
+
     /// Bytes of the file, as it lies there, that were read so far (0 for Parquet).
     #[must_use]
     pub fn size_bytes(&self) -> u64 {

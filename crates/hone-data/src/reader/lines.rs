@@ -5,6 +5,8 @@ use std::io::{self, Read};
 use std::ops::Range;
 
 const READ_BYTES: usize = 256 << 10;
+/// Largest memory of a block that is kept for the next one.
+const MOST_KEPT_BYTES: usize = 8 << 20;
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Cuts a stream into blocks of whole lines.
@@ -14,6 +16,8 @@ pub struct LineReader<R> {
     max_line_bytes: u64,
     /// The beginning of a line whose end was not read yet.
     pub(super) partial: Vec<u8>,
+    /// An empty block whose memory is used again: new pages cost more than what is read into them.
+    spare: Block,
     /// Bytes of the current line that were thrown away because it is too long.
     skipped: Option<u64>,
     /// Number of the current line, from 1.
@@ -24,6 +28,7 @@ pub struct LineReader<R> {
 /// Whole rows of a file, one after another.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Block {
+    /// May go on behind the last row.
     bytes: Vec<u8>,
     lines: Vec<(u64, Range<usize>)>,
     bad: Vec<(u64, BadRow)>,
@@ -106,7 +111,15 @@ impl<R: Read> LineReader<R> {
     /// A reader that gives up lines of more than `max_line_bytes` (line end not counted) without ever
     /// holding more than that and one read of them.
     pub fn new(source: R, max_line_bytes: u64) -> Self {
-        LineReader { source, max_line_bytes, partial: Vec::new(), skipped: None, line: 1, ended: false }
+        LineReader {
+            source,
+            max_line_bytes,
+            partial: Vec::new(),
+            spare: Block::default(),
+            skipped: None,
+            line: 1,
+            ended: false,
+        }
     }
 
     /// What the lines are read from.
@@ -122,56 +135,70 @@ impl<R: Read> LineReader<R> {
         if self.ended {
             return Ok(None);
         }
-        let mut block = Block { bytes: std::mem::take(&mut self.partial), ..Block::default() };
-        block.bytes.reserve(min_bytes.min(64 << 20) + READ_BYTES);
+        let mut block = std::mem::take(&mut self.spare);
+        let mut filled = self.partial.len();
+        grow(&mut block.bytes, filled + min_bytes.min(64 << 20) + READ_BYTES);
+        block.bytes[..filled].copy_from_slice(&self.partial);
+        self.partial.clear();
         let mut line_start = 0;
         loop {
-            let from = block.bytes.len();
-            let num_read = (&mut self.source).take(READ_BYTES as u64).read_to_end(&mut block.bytes)?;
-            if num_read == 0 {
+            let from = filled;
+            grow(&mut block.bytes, from + READ_BYTES);
+            filled += fill(&mut self.source, &mut block.bytes[from..from + READ_BYTES])?;
+            if filled == from {
                 self.ended = true;
-                self.end_of_stream(&mut block, line_start);
+                self.end_of_stream(&mut block, line_start..filled);
                 return Ok(Some(block));
             }
-            line_start = self.cut(from, &mut block, line_start);
+            (line_start, filled) = self.cut(from..filled, &mut block, line_start);
             if line_start >= min_bytes.max(1) || !block.bad.is_empty() {
-                self.partial = block.bytes.split_off(line_start);
+                self.partial.extend_from_slice(&block.bytes[line_start..filled]);
                 return Ok(Some(block));
             }
         }
     }
 
-    /// Finds the lines in what was read behind `from`; returns where the unfinished last line begins.
-    fn cut(&mut self, mut from: usize, block: &mut Block, mut line_start: usize) -> usize {
+    /// Takes back a block that is not needed any more, for its memory.
+    pub fn recycle(&mut self, mut block: Block) {
+        if block.bytes.len() <= MOST_KEPT_BYTES {
+            block.lines.clear();
+            block.bad.clear();
+            self.spare = block;
+        }
+    }
+
+    /// Finds the lines in what was `read`; returns where the unfinished last line begins and ends.
+    fn cut(&mut self, read: Range<usize>, block: &mut Block, mut line_start: usize) -> (usize, usize) {
+        let Range { start: mut from, end: mut filled } = read;
         if let Some(skipped) = self.skipped {
-            let Some(end) = memchr::memchr(b'\n', &block.bytes[from..]) else {
-                self.skipped = Some(skipped + (block.bytes.len() - from) as u64);
-                block.bytes.truncate(from);
-                return line_start;
+            let Some(end) = memchr::memchr(b'\n', &block.bytes[from..filled]) else {
+                self.skipped = Some(skipped + (filled - from) as u64);
+                return (line_start, from);
             };
             block.bad.push((self.line, BadRow::TooLong(skipped + end as u64)));
             self.line += 1;
             self.skipped = None;
-            block.bytes.drain(from..=from + end);
+            block.bytes.copy_within(from + end + 1..filled, from);
+            filled -= end + 1;
         }
-        while let Some(len) = memchr::memchr(b'\n', &block.bytes[from..]) {
+        while let Some(len) = memchr::memchr(b'\n', &block.bytes[from..filled]) {
             let end = from + len;
             self.finish_line(block, line_start..end);
             line_start = end + 1;
             from = line_start;
         }
-        let unfinished = (block.bytes.len() - line_start) as u64;
+        let unfinished = (filled - line_start) as u64;
         if unfinished > self.max_line_bytes {
             self.skipped = Some(unfinished);
-            block.bytes.truncate(line_start);
+            filled = line_start;
         }
-        line_start
+        (line_start, filled)
     }
 
-    fn end_of_stream(&mut self, block: &mut Block, line_start: usize) {
+    fn end_of_stream(&mut self, block: &mut Block, last_line: Range<usize>) {
         match self.skipped {
             Some(skipped) => block.bad.push((self.line, BadRow::TooLong(skipped))),
-            None => self.finish_line(block, line_start..block.bytes.len()),
+            None => self.finish_line(block, last_line),
         }
     }
 
@@ -183,4 +210,25 @@ impl<R: Read> LineReader<R> {
         }
         self.line += 1;
     }
+}
+
+/// Makes room for so many bytes.
+fn grow(bytes: &mut Vec<u8>, len: usize) {
+    if bytes.len() < len {
+        bytes.resize(len, 0);
+    }
+}
+
+/// Reads until `bytes` are full or the stream ends; returns how many were read.
+fn fill(source: &mut impl Read, bytes: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < bytes.len() {
+        match source.read(&mut bytes[filled..]) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
 }
