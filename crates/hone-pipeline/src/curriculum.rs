@@ -267,8 +267,11 @@ fn enter(progress: &mut SkillProgress, step: Move) {
 fn verdict(progress: &SkillProgress, settings: &CurriculumSettings) -> Option<(u32, String)> {
     let evidence = progress.evidence(settings);
     let window = settings.window.max(1);
-    let down = average(evidence.get(evidence.len().checked_sub(window)?..)?)?;
-    if down < settings.demote_below && progress.level > 1 && !is_arriving(progress, &evidence, settings) {
+    let recent = evidence.get(evidence.len().checked_sub(window)?..)?;
+    let down = average(recent)?;
+    // A model that is at the floor again goes on, whatever it was before.
+    let is_back = recent.last().and_then(|last| last.accuracy()).is_some_and(|share| share >= settings.demote_below);
+    if down < settings.demote_below && !is_back && progress.level > 1 && !is_arriving(progress, &evidence, settings) {
         let bound = 100.0 * settings.demote_below;
         let reason = format!("the last {window} evaluations average {:.1} %, below {bound:.0} %", 100.0 * down);
         return Some((progress.level - 1, reason));

@@ -71,6 +71,9 @@ fn a_model_that_arrives_at_a_level_is_not_sent_back_while_it_climbs() {
     assert_eq!(after(&[10, 10, 10, 12, 12, 12]), 1);
     assert_eq!(after(&[10, 10, 10, 20, 20, 20, 30, 30, 30, 40, 40, 40]), 2);
     assert_eq!(after(&[10, 10, 10, 20, 20, 20, 20, 20, 20]), 1);
+    // Average 49 %, but at 60 % and climbing (the course of a real run).
+    assert_eq!(after(&[34, 44, 43, 60]), 2);
+    assert_eq!(after(&[34, 44, 43, 60, 45, 44]), 1);
     // Once it was above the floor, the floor holds.
     assert_eq!(after(&[55, 40, 40, 40]), 1);
     // Whom a person put there has to hold the level at once.
