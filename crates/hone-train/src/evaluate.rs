@@ -25,9 +25,9 @@ pub(crate) mod tests;
 /// Tokens of one scored batch (more only for a single longer row).
 const BATCH_TOKENS: usize = 2048;
 /// Questions that are answered side by side, as far as their keys and values fit [`ANSWER_CACHE_BYTES`].
-const ANSWER_SLOTS: usize = 32;
+const ANSWER_SLOTS: usize = 48;
 /// Questions that start together when others ended.
-const ANSWERS_TOGETHER: usize = 8;
+const ANSWERS_TOGETHER: usize = 12;
 /// Keys and values of all questions that are answered side by side; more only for one that needs more alone.
 const ANSWER_CACHE_BYTES: u64 = 1 << 30;
 /// Longest silence while answers are generated.

@@ -8,7 +8,6 @@
 use super::Span;
 use crate::weights::{Dtype, stored_dtype};
 use anyhow::Result;
-use half::bf16;
 use std::path::Path;
 
 /// Weights of a row that share a scale.
@@ -124,7 +123,7 @@ impl WeightMatrix {
             WeightFormat::F32 => numbers[first..first + values.len()].copy_from_slice(values),
             WeightFormat::Bf16 => {
                 let places = &mut halves_mut(numbers)[first..first + values.len()];
-                places.iter_mut().zip(values).for_each(|(place, value)| *place = bf16::from_f32(*value).to_bits());
+                places.iter_mut().zip(values).for_each(|(place, value)| *place = upper_half(*value));
             }
             WeightFormat::Int8 => {
                 let (codes, scales) = numbers.split_at_mut(count.div_ceil(4));
@@ -142,6 +141,17 @@ impl WeightMatrix {
 }
 
 impl Held<'_> {
+    /// Where the weights of a row of `cols` from column `first` on lie, and how many bytes each takes; they need not exist.
+    #[inline(always)]
+    pub(super) fn address(&self, cols: usize, row: usize, first: usize) -> (*const u8, usize) {
+        let (start, size) = match *self {
+            Held::F32(numbers) => (numbers.as_ptr().cast(), size_of::<f32>()),
+            Held::Bf16(halves) => (halves.as_ptr().cast(), size_of::<u16>()),
+            Held::Int8 { codes, .. } => (codes.as_ptr().cast::<u8>(), size_of::<i8>()),
+        };
+        (start.wrapping_add((row * cols + first) * size), size)
+    }
+
     /// out := the weights of a row of `cols` from column `first` on.
     #[inline(always)]
     pub(super) fn read(&self, cols: usize, row: usize, first: usize, out: &mut [f32]) {
@@ -169,6 +179,16 @@ impl Held<'_> {
             }
         }
     }
+}
+
+/// A number as bf16, rounded to nearest, ties to even; without a branch, so that many at once are fast.
+#[inline(always)]
+fn upper_half(value: f32) -> u16 {
+    let bits = value.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
+    // What is no number stays none, and keeps its sign.
+    let quiet = (bits >> 16) | 0x40;
+    (if value.is_nan() { quiet } else { rounded }) as u16
 }
 
 /// The scale of a group, whose codes it fills in.

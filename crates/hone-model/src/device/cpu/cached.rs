@@ -180,6 +180,8 @@ fn attend_singles(
 
 /// Keys whose products with a query are summed side by side, so that no addition waits for the one before.
 const KEYS_AT_ONCE: usize = 4;
+/// Positions that are asked for ahead of their use.
+const AHEAD: usize = 8;
 /// Numbers of an attention's result that are summed over all positions while they stay in registers.
 const VALUES_AT_ONCE: usize = 32;
 
@@ -193,6 +195,9 @@ vectorised! {
         let num_in_fours = fours.len() * KEYS_AT_ONCE;
         for (i, four) in fours.iter_mut().enumerate() {
             let keys: [&[f32]; KEYS_AT_ONCE] = std::array::from_fn(|k| key(i * KEYS_AT_ONCE + k));
+            for key in keys {
+                simd::ask_for(key.as_ptr().wrapping_add(AHEAD * row_stride).cast(), size_of_val(key));
+            }
             *four = simd::dots(query, &keys).map(|sum| sum * scale);
         }
         for (t, score) in rest.iter_mut().enumerate() {
@@ -212,6 +217,7 @@ vectorised! {
             let mut sums = [0.0; VALUES_AT_ONCE];
             for (t, weight) in scores.iter().enumerate() {
                 let value: &[f32; VALUES_AT_ONCE] = values[t * row_stride + i * VALUES_AT_ONCE..].first_chunk().expect("a value of a position is whole");
+                simd::ask_for(value.as_ptr().wrapping_add(AHEAD * row_stride).cast(), size_of_val(value));
                 for j in 0..VALUES_AT_ONCE {
                     sums[j] += weight * value[j];
                 }

@@ -7,7 +7,7 @@ mod kernel;
 mod pack;
 
 use super::attention::share_out;
-use super::simd::vectorised;
+use super::simd::{self, vectorised};
 use crate::device::weights::Held;
 use crate::device::{Matrix, WeightMatrix};
 pub(super) use kernel::{COLS, Output, ROWS, tile};
@@ -197,7 +197,11 @@ vectorised! {
     /// into := the weights of several outputs (each of so many weights, from this one on): a part of each, from here on so long.
     fn widen(into: &mut [f32], held: Held<'_>, outputs: (usize, usize), part: (usize, usize)) {
         let ((width, first), (step, steps)) = (outputs, part);
+        let lanes = into.len() / steps.max(1);
         for (row, into) in into.chunks_exact_mut(steps).enumerate() {
+            // Rows lie far apart, so the machine does not guess what the next panel reads.
+            let (next, size) = held.address(width, first + row + lanes, step);
+            simd::ask_for(next, steps * size);
             held.read(width, first + row, step, into);
         }
     }

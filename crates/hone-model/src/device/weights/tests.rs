@@ -19,6 +19,17 @@ fn f32_keeps_every_number() {
 }
 
 #[test]
+fn upper_halves_are_those_of_the_library() {
+    // Every upper half, with lower halves at, beside and between the ties.
+    for upper in 0..=u16::MAX {
+        for lower in [0, 1, 0x7fff, 0x8000, 0x8001, 0xffff] {
+            let value = f32::from_bits(u32::from(upper) << 16 | lower);
+            assert_eq!(upper_half(value), half::bf16::from_f32(value).to_bits(), "{upper:x} {lower:x}");
+        }
+    }
+}
+
+#[test]
 fn bf16_keeps_eight_bits_of_precision_and_rounds_ties_to_even() {
     // 1 + 2^-7 is the next number after 1; between them, halfway goes to the even one.
     let step = 2f32.powi(-7);
