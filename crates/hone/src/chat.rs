@@ -143,7 +143,8 @@ pub fn run(ws: &Workspace, args: &ChatArgs) -> Result<()> {
         Some(url) => url.trim_end_matches('/').trim_end_matches("/v1").to_string(),
         None => format!("http://{}", ws.config()?.serve.listen),
     };
-    let client = Client::new(&url, std::env::var("HONE_READ_KEY").ok());
+    let key = std::env::var("HONE_READ_KEY").or_else(|_| std::env::var("HONE_ADMIN_KEY")).ok();
+    let client = Client::new(&url, key);
     let model = client.model().with_context(|| format!("talk to {url} (is `hone up` running?)"))?;
     let mut conversation = Conversation { system: args.system.clone(), messages: Vec::new() };
     let interrupt = Interrupt::watch()?;

@@ -1,6 +1,7 @@
 //! Two models: a *scripted* one, whose next token is a table of the last one, so that every answer is known beforehand; and
 //! a random one, whose logits depend on everything before.
 
+use super::intake::{PROMPT_TOKENS_PER_STEP, part_of_prompt};
 use super::*;
 use crate::request::{FinishReason, LogitRule, Output, Sampling, Usage};
 use hone_data::tiny;
