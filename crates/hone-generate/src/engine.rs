@@ -340,7 +340,7 @@ impl Engine {
         let length = self.decoder.length(slot).min(running.prompt().len()) / prefixes::STEP * prefixes::STEP;
         self.decoder.reset(slot);
         match &mut self.prefixes {
-            Some(prefixes) if length > 0 => {
+            Some(prefixes) if length >= prefixes::FEWEST_REUSED => {
                 let region = self.pool.shrink(region, length);
                 for region in prefixes.keep(running.prompt()[..length].to_vec(), region) {
                     self.pool.free(region);
@@ -366,7 +366,8 @@ impl Engine {
 
 /// How many of the `common` first tokens that a prompt shares with a sequence are taken over from it.
 fn reusable(common: usize, prompt: &[u32]) -> usize {
-    common.min(prompt.len().saturating_sub(prefixes::FEWEST_COMPUTED)) / prefixes::STEP * prefixes::STEP
+    let usable = common.min(prompt.len().saturating_sub(prefixes::FEWEST_COMPUTED)) / prefixes::STEP * prefixes::STEP;
+    if usable < prefixes::FEWEST_REUSED { 0 } else { usable }
 }
 
 /// Tokens of a request at most, and blocks of the cache.

@@ -3,8 +3,10 @@
 
 use hone_model::Region;
 
-/// Fewest tokens that are worth keeping or copying; reuse is in multiples of it.
+/// Reuse is in multiples of so many tokens.
 pub(super) const STEP: usize = 4;
+/// Fewest tokens that are worth keeping or copying.
+pub(super) const FEWEST_REUSED: usize = 16;
 /// Fewest tokens of a prompt that are computed beside those that are taken over: so many rows together have the same bits as
 /// with all the others (a row alone has not), and an answer does not depend on what was in the cache.
 pub(super) const FEWEST_COMPUTED: usize = 4;
