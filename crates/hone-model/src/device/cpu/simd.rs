@@ -37,10 +37,12 @@ pub(super) fn has_avx2() -> bool {
     std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma")
 }
 
+/// Bytes of a cache line.
+pub(super) const CACHE_LINE: usize = 64;
+
 /// Asks the memory for bytes that are read soon, where the machine would not guess it. Only advice: they need not exist.
 #[inline(always)]
 pub(super) fn ask_for(start: *const u8, num_bytes: usize) {
-    const CACHE_LINE: usize = 64;
     for at in (0..num_bytes).step_by(CACHE_LINE) {
         // SAFETY: the instruction reads nothing: an address that does not exist is passed over.
         #[cfg(target_arch = "x86_64")]
@@ -93,22 +95,11 @@ pub(super) fn sigmoid(x: f32) -> f32 {
 /// Sum of products.
 #[inline(always)]
 pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut lanes = [0.0f32; LANES];
-    let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let (a_rest, b_rest) = (a_chunks.remainder(), b_chunks.remainder());
-    for (a, b) in a_chunks.zip(b_chunks) {
-        for j in 0..LANES {
-            lanes[j] += a[j] * b[j];
-        }
-    }
-    let mut sum = fold(&lanes);
-    for (a, b) in a_rest.iter().zip(b_rest) {
-        sum += a * b;
-    }
+    let [sum] = dots(a, &[b]);
     sum
 }
 
-/// Sums of products of one vector with several, each as [`dot`] has it.
+/// Sums of products of one vector with several, in 16 lanes each.
 #[inline(always)]
 pub(super) fn dots<const N: usize>(a: &[f32], b: &[&[f32]; N]) -> [f32; N] {
     let (a_chunks, a_rest) = a.as_chunks::<LANES>();

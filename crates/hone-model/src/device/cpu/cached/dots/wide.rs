@@ -14,8 +14,6 @@ use std::ops::Range;
 
 /// Bytes that weights are asked for ahead of their use.
 const AHEAD: usize = 1024;
-/// Bytes of a cache line.
-const CACHE_LINE: usize = 64;
 /// Bytes of weights that several tiles of rows use one after the other: they stay in the second-level cache, and the rows of a
 /// tile in the first.
 const BLOCK_BYTES: usize = 64 * 1024;
@@ -160,7 +158,7 @@ unsafe fn streams<W: Weights, const C: usize>(
     outputs: Range<usize>,
 ) {
     let part = outputs.len() / C;
-    let block = (BLOCK_BYTES * W::RUN / (CACHE_LINE * C * cols.max(1))).max(1);
+    let block = (BLOCK_BYTES * W::RUN / (simd::CACHE_LINE * C * cols.max(1))).max(1);
     let (mut first, end) = (outputs.start, outputs.start + part);
     // SAFETY: the caller's promise.
     unsafe {
