@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use std::io::Write;
 use std::path::Path;
 
-/// Longest prompt and answer together, in tokens.
+/// Longest prompt and answer together, in tokens, of the smallest model.
 const CONTEXT: usize = 512;
 /// Seed of the weights.
 const WEIGHTS_SEED: u64 = 20_251_125;
@@ -29,13 +29,16 @@ pub struct Shape {
     pub layers: usize,
     /// Heads of queries, an even number; keys and values have half as many.
     pub heads: usize,
+    /// Longest prompt and answer together, in tokens.
+    pub context: usize,
 }
 
 impl Default for Shape {
     /// The model of the demo. Its vocabulary is made for Binary alone: one for all English words would make the model several
     /// times larger.
     fn default() -> Self {
-        Shape { skills: vec!["binary".to_string()], vocabulary: 512, hidden: 128, layers: 4, heads: 4 }
+        let skills = vec!["binary".to_string()];
+        Shape { skills, vocabulary: 512, hidden: 128, layers: 4, heads: 4, context: CONTEXT }
     }
 }
 
@@ -55,8 +58,9 @@ pub fn describe(config: &Config) -> String {
 
 /// Writes a complete Hugging Face folder: configuration, tokenizer, chat template, random weights.
 pub fn write_model(dir: &Path, shape: &Shape) -> Result<Config> {
-    let Shape { hidden, heads, layers, .. } = *shape;
+    let Shape { hidden, heads, layers, context, .. } = *shape;
     ensure!(layers > 0 && heads > 0 && heads % 2 == 0, "a model needs layers and an even number of heads");
+    ensure!(context > 1, "a context of {context} tokens has no room for a prompt and an answer");
     ensure!(hidden > 0 && hidden % (2 * heads) == 0, "the width must be a multiple of twice the heads, {}", 2 * heads);
     disk::create_dir(dir)?;
     let tokenizer = hone_data::tiny::build_tokenizer(training_texts(&shape.skills)?.into_iter(), shape.vocabulary)?;
@@ -112,7 +116,7 @@ fn model_config(shape: &Shape, vocab_size: usize, end_of_turn: u32, pad: u32) ->
         "num_key_value_heads": shape.heads / 2,
         "head_dim": shape.hidden / shape.heads,
         "hidden_act": "silu",
-        "max_position_embeddings": CONTEXT,
+        "max_position_embeddings": shape.context,
         "rms_norm_eps": 1e-6,
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
         "tie_word_embeddings": true,

@@ -53,6 +53,9 @@ pub struct NewArgs {
     /// Heads: an even number.
     #[arg(long, default_value_t = 4)]
     heads: usize,
+    /// Longest prompt and answer together, in tokens.
+    #[arg(long, default_value_t = 512)]
+    context: usize,
 }
 
 /// Type of written weights, as a flag.
@@ -76,12 +79,12 @@ pub fn run(ws: &Workspace, verb: &ModelVerb) -> Result<()> {
 }
 
 fn new(ws: &Workspace, args: &NewArgs) -> Result<()> {
-    let NewArgs { dir, skills, vocabulary, hidden, layers, heads } = args;
+    let NewArgs { dir, skills, vocabulary, hidden, layers, heads, context } = args;
     if dir.join("config.json").exists() {
         bail!("make a model in {}: there is one already", dir.display());
     }
     let (skills, vocabulary, hidden, layers, heads) = (skills.clone(), *vocabulary, *hidden, *layers, *heads);
-    let shape = Shape { skills, vocabulary, hidden, layers, heads };
+    let shape = Shape { skills, vocabulary, hidden, layers, heads, context: *context };
     let config = tiny::write_model(&absolute(dir)?, &shape).context("make the model")?;
     if ws.json {
         output::json(&json!({"model": dir, "parameters": count(&config), "vocab_size": config.vocab_size}));
