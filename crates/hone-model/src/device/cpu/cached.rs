@@ -1,13 +1,14 @@
 //! Decoding: products and attention whose result for a row does not depend on the rows beside it.
 
+mod attend;
 mod dots;
 
 use super::attention::{self, Stretch, share_out};
 use super::matmul::View;
-use super::simd::{self, vectorised};
 use super::team::Team;
 use crate::device::weights::Held;
 use crate::device::{CacheRow, Heads, Matrix, WeightMatrix};
+use attend::{Cached, attend};
 use dots::Outputs;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -16,6 +17,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 const PARTS_PER_THREAD: usize = 4;
 /// Outputs of a part are a multiple of this.
 const OUTPUTS: usize = 16;
+/// Tasks of attention that each thread needs so that none of them waits for long.
+const TASKS_PER_THREAD: usize = 8;
 
 /// Keys and values of all slots, and how they are laid out.
 #[derive(Clone, Copy)]
@@ -157,6 +160,10 @@ fn attend_singles(
 ) {
     let (heads, d) = (cache.heads, cache.heads.head_dim);
     let group = heads.num_heads / heads.num_kv_heads;
+    // Heads that share keys and values go together, unless some threads would have nothing to do then.
+    let enough = singles.len() * heads.num_kv_heads >= team.size() * TASKS_PER_THREAD;
+    let at_once = if enough { group } else { 1 };
+    let tasks_of_row = heads.num_heads / at_once;
     let num_positions: usize = singles.iter().map(|&row| rows[row].position + 1).sum();
     let outs = Outputs { pointer: out.as_mut_ptr(), row_stride: heads.query_width() };
     let next = AtomicUsize::new(0);
@@ -164,71 +171,17 @@ fn attend_singles(
         let mut scores = Vec::new();
         loop {
             let task = next.fetch_add(1, Ordering::Relaxed);
-            let Some(&row) = singles.get(task / heads.num_heads) else { return };
-            let head = task % heads.num_heads;
-            let query = &rotated[row * heads.rotated_width() + head * d..][..d];
+            let Some(&row) = singles.get(task / tasks_of_row) else { return };
+            let head = task % tasks_of_row * at_once;
+            let queries = &rotated[row * heads.rotated_width() + head * d..][..at_once * d];
             let CacheRow { slot, position } = rows[row];
             let start = slot * cache.max_context * heads.kv_width() + head / group * d;
-            scores.resize(position + 1, 0.0);
-            // SAFETY: out holds `num_heads` times `d` numbers for each row, and each task has a head of a row of its own.
+            let cached =
+                Cached { keys: &cache.keys[start..], values: &cache.values[start..], row_stride: heads.kv_width() };
+            // SAFETY: out holds `num_heads` times `d` numbers for each row, and each task has heads of a row of its own.
             #[expect(unsafe_code, reason = "heads of rows are shared out to threads")]
-            let out = unsafe { std::slice::from_raw_parts_mut(outs.place(row, head * d), d) };
-            attend(out, query, &cache.keys[start..], &cache.values[start..], heads.kv_width(), &mut scores);
+            let out = unsafe { std::slice::from_raw_parts_mut(outs.place(row, head * d), at_once * d) };
+            attend(out, queries, d, cached, position + 1, &mut scores);
         }
     });
-}
-
-/// Keys whose products with a query are summed side by side, so that no addition waits for the one before.
-const KEYS_AT_ONCE: usize = 4;
-/// Positions that are asked for ahead of their use.
-const AHEAD: usize = 8;
-/// Numbers of an attention's result that are summed over all positions while they stay in registers.
-const VALUES_AT_ONCE: usize = 32;
-
-vectorised! {
-    /// softmax(q · kᵀ / √D) · v over as many cached positions as there are `scores`.
-    fn attend(out: &mut [f32], query: &[f32], keys: &[f32], values: &[f32], row_stride: usize, scores: &mut [f32]) {
-        let d = query.len();
-        let scale = 1.0 / (d as f32).sqrt();
-        let key = |t: usize| &keys[t * row_stride..][..d];
-        let (fours, rest) = scores.as_chunks_mut::<KEYS_AT_ONCE>();
-        let num_in_fours = fours.len() * KEYS_AT_ONCE;
-        for (i, four) in fours.iter_mut().enumerate() {
-            let keys: [&[f32]; KEYS_AT_ONCE] = std::array::from_fn(|k| key(i * KEYS_AT_ONCE + k));
-            for key in keys {
-                simd::ask_for(key.as_ptr().wrapping_add(AHEAD * row_stride).cast(), size_of_val(key));
-            }
-            *four = simd::dots(query, &keys).map(|sum| sum * scale);
-        }
-        for (t, score) in rest.iter_mut().enumerate() {
-            *score = simd::dot(query, key(num_in_fours + t)) * scale;
-        }
-        let max = simd::max(scores);
-        for score in scores.iter_mut() {
-            *score = simd::exp_share(*score - max);
-        }
-        let factor = 1.0 / simd::sum(scores);
-        for score in scores.iter_mut() {
-            *score *= factor;
-        }
-        let (wide, narrow) = out.as_chunks_mut::<VALUES_AT_ONCE>();
-        let first_narrow = wide.len() * VALUES_AT_ONCE;
-        for (i, out) in wide.iter_mut().enumerate() {
-            let mut sums = [0.0; VALUES_AT_ONCE];
-            for (t, weight) in scores.iter().enumerate() {
-                let value: &[f32; VALUES_AT_ONCE] = values[t * row_stride + i * VALUES_AT_ONCE..].first_chunk().expect("a value of a position is whole");
-                simd::ask_for(value.as_ptr().wrapping_add(AHEAD * row_stride).cast(), size_of_val(value));
-                for j in 0..VALUES_AT_ONCE {
-                    sums[j] += weight * value[j];
-                }
-            }
-            *out = sums;
-        }
-        narrow.fill(0.0);
-        for (t, weight) in scores.iter().enumerate() {
-            for (out, value) in narrow.iter_mut().zip(&values[t * row_stride + first_narrow..t * row_stride + d]) {
-                *out += weight * value;
-            }
-        }
-    }
 }

@@ -10,7 +10,7 @@ use super::attention::share_out;
 use super::simd::{self, vectorised};
 use crate::device::weights::Held;
 use crate::device::{Matrix, WeightMatrix};
-pub(super) use kernel::{COLS, Output, ROWS, tile};
+pub(super) use kernel::{COLS, Left, Output, ROWS, tile};
 pub(super) use pack::{Source, pack};
 
 /// Most steps of a sum that are packed together: a panel of b stays in the first-level cache.
@@ -19,6 +19,10 @@ const MAX_DEPTH: usize = 384;
 const MAX_ROWS: usize = 144;
 /// Most columns of b that are packed together; a multiple of `COLS`.
 const MAX_COLS: usize = 768;
+/// Rows of a so many numbers apart (4 KiB) share the lines of the first-level cache: packed, they do not.
+const CONFLICT: usize = 1024;
+/// Up to so many columns such rows are read where they are as well: they are not read often enough to be worth packing.
+const FEW_COLS: usize = 384;
 /// Numbers of workspace of one thread.
 pub(super) const PACKING: usize = MAX_DEPTH * (MAX_ROWS + MAX_COLS + COLS);
 /// Multiplications below which a product is not worth another thread's attention.
@@ -271,15 +275,13 @@ impl<'a> Product<'a> {
                 for row in (0..m).step_by(MAX_ROWS) {
                     let rows = MAX_ROWS.min(m - row);
                     let a = self.a.from(row, step);
-                    let (lane_stride, step_stride) = (a.row_stride, a.col_stride);
-                    let a = Source { pointer: a.pointer, lane_stride, step_stride, lanes: rows, steps };
                     let c = self.c.from(row, col);
                     let accumulate = self.accumulate || step > 0;
                     let out = Output { c: c.pointer, row_stride: c.row_stride, factor: 1.0, accumulate };
                     // SAFETY: the parts are inside a and c.
                     unsafe {
-                        pack::<ROWS>(packed_a, ROWS * steps, &a);
-                        block(out, (packed_a, rows), (packed_b, cols), steps);
+                        let a = left(a, (rows, steps), cols, packed_a);
+                        block(out, (a, rows), (packed_b, cols), steps);
                     }
                 }
             }
@@ -293,16 +295,59 @@ fn cut(i: usize, parts: usize, tiles: usize, tile: usize, len: usize) -> (usize,
     (edge(i), edge(i + 1))
 }
 
-/// All tiles of a block of packed rows and columns.
+/// The rows of a block as tiles read them: where they are, or packed into `packed`.
 ///
 /// # Safety
-/// The block of `out` must be valid to read and write.
+/// These rows and steps of a must be valid to read.
+#[expect(unsafe_code, reason = "parts of matrices by pointer and stride")]
+unsafe fn left<'a>(
+    a: View<*const f32>,
+    (rows, steps): (usize, usize),
+    cols: usize,
+    packed: &'a mut [f32],
+) -> Block<'a> {
+    if a.col_stride == 1 && (cols <= FEW_COLS || !a.row_stride.is_multiple_of(CONFLICT)) {
+        return Block::InPlace { a, last_row: rows - 1 };
+    }
+    let (lane_stride, step_stride) = (a.row_stride, a.col_stride);
+    // SAFETY: the caller's promise.
+    unsafe {
+        pack::<ROWS>(packed, ROWS * steps, &Source { pointer: a.pointer, lane_stride, step_stride, lanes: rows, steps })
+    };
+    Block::Packed { panels: packed, steps }
+}
+
+/// The rows of a block.
+#[derive(Clone, Copy)]
+enum Block<'a> {
+    /// Panels of `ROWS` rows and so many steps.
+    Packed { panels: &'a [f32], steps: usize },
+    /// Steps stand side by side.
+    InPlace { a: View<*const f32>, last_row: usize },
+}
+
+impl Block<'_> {
+    /// The tile's rows from this one on; for those behind the last one, the last one.
+    fn tile(self, row: usize) -> Left {
+        match self {
+            Block::Packed { panels, steps } => Left::packed(&panels[row * steps..(row + ROWS) * steps]),
+            Block::InPlace { a, last_row } => {
+                Left { rows: std::array::from_fn(|r| a.from(last_row.min(row + r), 0).pointer), step_stride: 1 }
+            }
+        }
+    }
+}
+
+/// All tiles of a block of rows and packed columns.
+///
+/// # Safety
+/// The block of `out` must be valid to read and write, and that of a to read.
 #[expect(unsafe_code, reason = "tiles of a matrix, by pointer and stride")]
-unsafe fn block(out: Output, (a, rows): (&[f32], usize), (b, cols): (&[f32], usize), steps: usize) {
+unsafe fn block(out: Output, (a, rows): (Block<'_>, usize), (b, cols): (&[f32], usize), steps: usize) {
     for col in (0..cols).step_by(COLS) {
         let b = &b[col * steps..(col + COLS) * steps];
         for row in (0..rows).step_by(ROWS) {
-            let a = &a[row * steps..(row + ROWS) * steps];
+            let a = a.tile(row);
             let out = Output { c: out.c.wrapping_add(row * out.row_stride + col), ..out };
             let (rows, cols) = (ROWS.min(rows - row), COLS.min(cols - col));
             // SAFETY: the tile is inside the block, or its part that is inside is copied.
@@ -320,9 +365,9 @@ unsafe fn block(out: Output, (a, rows): (&[f32], usize), (b, cols): (&[f32], usi
 /// A tile of which only `rows` × `cols` are in the matrix.
 ///
 /// # Safety
-/// That part of `out` must be valid to read and write.
+/// That part of `out` must be valid to read and write, and a to read.
 #[expect(unsafe_code, reason = "tiles of a matrix, by pointer and stride")]
-unsafe fn edge(out: Output, a: &[f32], b: &[f32], rows: usize, cols: usize) {
+unsafe fn edge(out: Output, a: Left, b: &[f32], rows: usize, cols: usize) {
     let mut whole = [0.0f32; ROWS * COLS];
     // SAFETY: the tile is an array of its own.
     unsafe { tile(Output { c: whole.as_mut_ptr(), row_stride: COLS, accumulate: false, ..out }, a, b) };

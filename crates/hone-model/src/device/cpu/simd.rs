@@ -95,30 +95,19 @@ pub(super) fn sigmoid(x: f32) -> f32 {
 /// Sum of products.
 #[inline(always)]
 pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let [sum] = dots(a, &[b]);
-    sum
-}
-
-/// Sums of products of one vector with several, in 16 lanes each.
-#[inline(always)]
-pub(super) fn dots<const N: usize>(a: &[f32], b: &[&[f32]; N]) -> [f32; N] {
     let (a_chunks, a_rest) = a.as_chunks::<LANES>();
-    let mut lanes = [[0.0f32; LANES]; N];
-    for (i, a) in a_chunks.iter().enumerate() {
-        for (lanes, b) in lanes.iter_mut().zip(b) {
-            let b: &[f32; LANES] = b[i * LANES..].first_chunk().expect("vectors have one length");
-            for j in 0..LANES {
-                lanes[j] += a[j] * b[j];
-            }
+    let (b_chunks, b_rest) = b.as_chunks::<LANES>();
+    let mut lanes = [0.0f32; LANES];
+    for (a, b) in a_chunks.iter().zip(b_chunks) {
+        for j in 0..LANES {
+            lanes[j] += a[j] * b[j];
         }
     }
-    let mut sums = lanes.map(|lanes| fold(&lanes));
-    for (sum, b) in sums.iter_mut().zip(b) {
-        for (a, b) in a_rest.iter().zip(&b[a.len() - a_rest.len()..]) {
-            *sum += a * b;
-        }
+    let mut sum = fold(&lanes);
+    for (a, b) in a_rest.iter().zip(b_rest) {
+        sum += a * b;
     }
-    sums
+    sum
 }
 
 /// Sum.

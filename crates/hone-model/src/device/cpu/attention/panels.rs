@@ -2,7 +2,7 @@
 //! the kernel of products writes a tile and how it reads its second operand: probabilities are never copied to be used,
 //! and every step of the softmax runs over 16 queries at once.
 
-use crate::device::cpu::matmul::{COLS, Output, ROWS, Source, View, pack, tile};
+use crate::device::cpu::matmul::{COLS, Left, Output, ROWS, Source, View, pack, tile};
 use crate::device::cpu::simd::{self, vectorised};
 
 /// Queries of a panel.
@@ -31,10 +31,10 @@ pub(super) fn panel_product(c: &mut [f32], a: (&[f32], usize), b: &[f32], factor
     let steps = b.len() / PANEL;
     for (i, c) in c.chunks_exact_mut(ROWS * PANEL).enumerate() {
         let out = Output { c: c.as_mut_ptr(), row_stride: PANEL, factor, accumulate };
-        // SAFETY: `c` is a whole tile.
+        // SAFETY: `c` is a whole tile, and the panel holds every step.
         #[expect(unsafe_code, reason = "the kernel writes through a pointer")]
         unsafe {
-            tile(out, &a[i * a_panel..][..steps * ROWS], b);
+            tile(out, Left::packed(&a[i * a_panel..][..steps * ROWS]), b);
         }
     }
 }

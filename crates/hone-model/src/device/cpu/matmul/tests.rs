@@ -1,6 +1,6 @@
 //! Products do not depend on threads, on other rows, or on how they are cut; the kernel's twins agree bit for bit.
 
-use super::kernel::{COLS, Output, ROWS, plain, tile};
+use super::kernel::{COLS, Left, Output, ROWS, plain, tile};
 use super::{PACKING, matmul};
 use crate::device::Span;
 use rayon::ThreadPoolBuilder;
@@ -67,8 +67,8 @@ fn the_kernel_and_its_twin_have_the_same_bits() {
             let mut results = [numbers(ROWS * 20, 3), numbers(ROWS * 20, 3)];
             for (result, twin) in results.iter_mut().zip([false, true]) {
                 let out = Output { c: result.as_mut_ptr(), row_stride: 20, factor: 0.3, accumulate };
-                // SAFETY: six rows of 16 of 20 numbers are inside the result.
-                unsafe { if twin { plain::<true>(out, &a, &b) } else { tile(out, &a, &b) } }
+                // SAFETY: six rows of 16 of 20 numbers are inside the result, and the panel has as many steps as b.
+                unsafe { if twin { plain::<true>(out, Left::packed(&a), &b) } else { tile(out, Left::packed(&a), &b) } }
             }
             let [found, expected] = results;
             let near = found.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-5);

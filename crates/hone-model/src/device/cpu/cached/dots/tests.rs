@@ -4,8 +4,8 @@ use super::*;
 use crate::device::{Span, WeightFormat};
 
 /// Rows, outputs, inputs: below and above the lanes; one, two, four and six rows at a time, and the rest of them; one block of
-/// outputs and several.
-const SHAPES: [(usize, usize, usize); 11] = [
+/// outputs and several, columns at once and one part after the other.
+const SHAPES: [(usize, usize, usize); 12] = [
     (1, 1, 1),
     (2, 3, 15),
     (3, 4, 16),
@@ -16,6 +16,7 @@ const SHAPES: [(usize, usize, usize); 11] = [
     (8, 16, 576),
     (9, 150, 577),
     (13, 64, 1536),
+    (6, 37, 1613),
     (32, 301, 100),
 ];
 

@@ -17,8 +17,15 @@ const AHEAD: usize = 1024;
 /// Bytes of weights that several tiles of rows use one after the other: they stay in the second-level cache, and the rows of a
 /// tile in the first.
 const BLOCK_BYTES: usize = 64 * 1024;
-/// More rows than these go by sixes, which use a weight that was loaded more often.
-const MOST_BY_FOURS: usize = 8;
+/// Most rows of a tile.
+const MOST_ROWS: usize = 6;
+/// So few rows wait for the weights, which are read fastest in the order in which they lie in memory. Tiles of more go through
+/// some columns of several outputs, then through the next, so that the rows' part stays in the first-level cache.
+const FEW_ROWS: usize = 8;
+/// These columns: a multiple of every [`Weights::RUN`].
+const COLS_AT_ONCE: usize = 768;
+/// Tiles whose sums are kept meanwhile.
+const KEPT: usize = 16;
 
 /// A format's numbers, read 8 at a time.
 pub(super) trait Weights {
@@ -186,32 +193,30 @@ unsafe fn all_rows<W: Weights, const C: usize>(
     cols: usize,
     (outputs, part): (Range<usize>, usize),
 ) {
-    let (sixes, rest) = if rows.len() > MOST_BY_FOURS { rows.as_chunks::<6>() } else { (&[][..], rows) };
-    let (fours, rest) = rest.as_chunks::<4>();
-    let (twos, ones) = rest.as_chunks::<2>();
-    let mut done = 0;
-    let mut next = |count: usize| {
-        done += count;
-        Outputs { pointer: out.place(done - count, 0), ..out }
-    };
-    // SAFETY: the caller's promise.
-    unsafe {
-        for rows in sixes {
-            tiles::<W, 6, C>(next(6), *rows, w, cols, (outputs.clone(), part));
+    // As few tiles as hold the rows, all of about one size: each of them reads all weights.
+    let num_tiles = rows.len().div_ceil(MOST_ROWS);
+    let in_order = rows.len() <= FEW_ROWS || cols <= COLS_AT_ONCE;
+    let mut first = 0;
+    for i in 1..=num_tiles {
+        let next = rows.len() * i / num_tiles;
+        let (out, rows) = (Outputs { pointer: out.place(first, 0), ..out }, &rows[first..next]);
+        let work = (outputs.clone(), part);
+        // SAFETY: the caller's promise.
+        unsafe {
+            match rows.len() {
+                1 => tiles::<W, 1, C>(out, rows, (w, cols), work, in_order),
+                2 => tiles::<W, 2, C>(out, rows, (w, cols), work, in_order),
+                3 => tiles::<W, 3, C>(out, rows, (w, cols), work, in_order),
+                4 => tiles::<W, 4, C>(out, rows, (w, cols), work, in_order),
+                5 => tiles::<W, 5, C>(out, rows, (w, cols), work, in_order),
+                _ => tiles::<W, MOST_ROWS, C>(out, rows, (w, cols), work, in_order),
+            }
         }
-        for rows in fours {
-            tiles::<W, 4, C>(next(4), *rows, w, cols, (outputs.clone(), part));
-        }
-        for rows in twos {
-            tiles::<W, 2, C>(next(2), *rows, w, cols, (outputs.clone(), part));
-        }
-        for row in ones {
-            tiles::<W, 1, C>(next(1), [*row], w, cols, (outputs.clone(), part));
-        }
+        first = next;
     }
 }
 
-/// `R` rows, with the outputs as in [`all_rows`].
+/// `R` rows, with the outputs as in [`all_rows`]; `in_order` or some columns of several outputs at a time.
 ///
 /// # Safety
 /// As for [`dots`].
@@ -220,66 +225,119 @@ unsafe fn all_rows<W: Weights, const C: usize>(
 #[expect(unsafe_code, reason = "rows of a matrix, by pointer and stride")]
 unsafe fn tiles<W: Weights, const R: usize, const C: usize>(
     out: Outputs,
-    rows: [&[f32]; R],
-    w: &W,
-    cols: usize,
+    rows: &[&[f32]],
+    (w, cols): (&W, usize),
     (outputs, part): (Range<usize>, usize),
+    in_order: bool,
 ) {
-    for first in outputs {
+    let rows: [&[f32]; R] = std::array::from_fn(|r| rows[r]);
+    let whole = cols / LANES * LANES;
+    let of_tile = |first: usize| std::array::from_fn::<usize, C, _>(|c| first + c * part);
+    let none = [[_mm256_setzero_ps(); C]; R];
+    if in_order {
+        for first in outputs {
+            let (outputs, mut sums) = (of_tile(first), none);
+            // SAFETY: the caller's promise.
+            unsafe {
+                advance(&mut sums, &rows, w, (&outputs, cols), 0..whole);
+                finish(out, &rows, w, (&outputs, cols), &sums);
+            }
+        }
+        return;
+    }
+    for kept in outputs.clone().step_by(KEPT) {
+        let outputs = kept..outputs.end.min(kept + KEPT);
+        let mut all_sums = [none; KEPT];
         // SAFETY: the caller's promise.
-        unsafe { tile::<W, R, C>(out, rows, w, cols, std::array::from_fn(|c| first + c * part)) };
+        unsafe {
+            for col in (0..whole).step_by(COLS_AT_ONCE) {
+                for (kept, first) in all_sums.iter_mut().zip(outputs.clone()) {
+                    // A copy stays in registers.
+                    let mut sums = *kept;
+                    advance(&mut sums, &rows, w, (&of_tile(first), cols), col..whole.min(col + COLS_AT_ONCE));
+                    *kept = sums;
+                }
+            }
+            for (sums, first) in all_sums.iter().zip(outputs) {
+                finish(out, &rows, w, (&of_tile(first), cols), sums);
+            }
+        }
     }
 }
 
-/// `C` outputs of `R` rows.
+/// The sums of `C` outputs of `R` rows over whole lanes of further columns; the first of them is at a multiple of
+/// `W::RUN`.
 ///
 /// # Safety
 /// As for [`dots`].
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 #[expect(unsafe_code, reason = "rows of a matrix, by pointer and stride")]
-unsafe fn tile<W: Weights, const R: usize, const C: usize>(
-    out: Outputs,
-    rows: [&[f32]; R],
+unsafe fn advance<W: Weights, const R: usize, const C: usize>(
+    sums: &mut [[__m256; C]; R],
+    rows: &[&[f32]; R],
     w: &W,
-    cols: usize,
-    outputs: [usize; C],
+    (outputs, cols): (&[usize; C], usize),
+    part: Range<usize>,
 ) {
-    let whole = cols / LANES * LANES;
     let starts = outputs.map(|output| output * cols);
     let factors = |at: usize| outputs.map(|output| _mm256_set1_ps(w.scale(output, cols, at)));
-    let mut sums = [[_mm256_setzero_ps(); C]; R];
-    let mut run = 0;
-    // SAFETY: `run + W::RUN <= cols`, and below `at + LANES <= whole <= cols`, so the weights and the numbers of the rows
-    // exist.
+    let mut run = part.start;
+    // SAFETY: `run + W::RUN`, and below `at + LANES`, are at most `part.end <= cols`, so the weights and the numbers of the
+    // rows exist.
     unsafe {
-        while run + W::RUN <= cols {
+        while run + W::RUN <= part.end {
             let scales = factors(run);
             for start in starts {
                 _mm_prefetch::<_MM_HINT_T0>(w.address(start + run).wrapping_add(AHEAD));
             }
             for step in 0..const { W::RUN / LANES } {
-                lanes(&mut sums, &rows, w, (&starts, run + step * LANES), &scales);
+                lanes(sums, rows, w, (&starts, run + step * LANES), &scales);
             }
             run += W::RUN;
         }
-        if run < whole {
+        if run < part.end {
             let scales = factors(run);
-            while run < whole {
-                lanes(&mut sums, &rows, w, (&starts, run), &scales);
+            while run < part.end {
+                lanes(sums, rows, w, (&starts, run), &scales);
                 run += LANES;
             }
         }
     }
-    for (r, (row, sums)) in rows.into_iter().zip(folded(&sums)).enumerate() {
-        for (mut sum, output) in sums.into_iter().zip(outputs) {
-            for (at, x) in row.iter().enumerate().skip(whole) {
-                sum = x.mul_add(w.one(output * cols + at, w.scale(output, cols, at)), sum);
-            }
+}
+
+/// `C` outputs of `R` rows, given the sums over all whole lanes.
+///
+/// # Safety
+/// As for [`dots`].
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+#[expect(unsafe_code, reason = "rows of a matrix, by pointer and stride")]
+unsafe fn finish<W: Weights, const R: usize, const C: usize>(
+    out: Outputs,
+    rows: &[&[f32]; R],
+    w: &W,
+    (outputs, cols): (&[usize; C], usize),
+    sums: &[[__m256; C]; R],
+) {
+    let sums = folded(sums);
+    let is_whole = cols.is_multiple_of(LANES);
+    for (r, (row, sums)) in rows.iter().zip(&sums).enumerate() {
+        for (&sum, &output) in sums.iter().zip(outputs) {
+            let sum = if is_whole { sum } else { with_rest(sum, row, w, output) };
             // SAFETY: the caller's promise.
             unsafe { *out.place(r, output) = sum };
         }
     }
+}
+
+/// The sum with the products behind the last whole lanes.
+#[inline(never)]
+#[target_feature(enable = "avx2,fma")]
+fn with_rest<W: Weights>(sum: f32, row: &[f32], w: &W, output: usize) -> f32 {
+    let cols = row.len();
+    let rest = row.iter().enumerate().skip(cols / LANES * LANES);
+    rest.fold(sum, |sum, (at, x)| x.mul_add(w.one(output * cols + at, w.scale(output, cols, at)), sum))
 }
 
 /// One step of all sums, from column `at` on; each output's weights begin at its `starts`.
