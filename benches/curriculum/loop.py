@@ -55,7 +55,12 @@ class Loop:
         if not (self.root / "hone.db").exists():
             base = ["--model", str(model)] if model else ["--tiny"]
             self.run("init", *base)
-        self.up, self.seen, self.clock = None, {}, []
+        self.up, self.clock = None, []
+        # What earlier runs of this bench measured on the same workspace.
+        self.kept = self.root / "measured.json"
+        before = json.loads(self.kept.read_text()) if self.kept.exists() else {"minutes": 0, "processor_minutes": 0, "evaluations": []}
+        self.before = (before["minutes"], before["processor_minutes"])
+        self.seen = {(each["step"], each["level"], each["seed"]): each for each in before["evaluations"]}
 
     def run(self, *arguments):
         command = [self.hone, "--root", str(self.root), *self.flags, *arguments]
@@ -69,6 +74,8 @@ class Loop:
 
     def stop(self):
         """As Ctrl-C would: all in order."""
+        if self.clock:
+            self.keep()
         if self.up and self.up.poll() is None:
             self.up.send_signal(signal.SIGTERM)
             try:
@@ -81,7 +88,7 @@ class Loop:
         """What the curriculum says now; notes when each evaluation was first seen, in minutes and processor minutes."""
         if self.up.poll() is not None:
             raise SystemExit(f"hone up ended; its last lines:\n{''.join(open(self.root / 'up.log').readlines()[-20:])}")
-        minutes, used = (time.time() - self.started) / 60, processor_seconds(self.up.pid) / 60
+        minutes, used = self.before[0] + (time.time() - self.started) / 60, self.before[1] + processor_seconds(self.up.pid) / 60
         self.clock = [minutes, used]
         try:
             view = json.loads((self.root / "status/curriculum_state.json").read_text())
@@ -91,17 +98,24 @@ class Loop:
         for evaluation in skill["history"] if skill else []:
             key = (evaluation["checkpoint"], evaluation["level"], evaluation["seed"])
             if key not in self.seen:
-                shares = {name: evaluation[name] for name in ("level", "accuracy", "questions", "unparsed", "cut", "errored")}
+                shares = {name: evaluation[name] for name in ("level", "seed", "accuracy", "questions", "unparsed", "cut", "errored")}
                 self.seen[key] = {"step": evaluation["checkpoint"], **shares, "minutes": minutes, "processor_minutes": used}
+                self.keep()
         return skill
+
+    def keep(self):
+        """For the next run on this workspace."""
+        measured = {"minutes": self.clock[0], "processor_minutes": self.clock[1], "evaluations": list(self.seen.values())}
+        self.kept.write_text(json.dumps(measured))
 
     def watch(self, minutes, ends):
         """Looks until `ends(skill)` holds or the time is over; returns the last look."""
         while True:
             skill = self.look()
-            if skill and (ends(skill) or self.clock[0] >= minutes):
+            is_over = self.clock[0] - self.before[0] >= minutes
+            if skill and (ends(skill) or is_over):
                 return skill
-            if self.clock[0] >= minutes:
+            if is_over:
                 raise SystemExit(f"{self.skill} was not evaluated once within {minutes} minutes")
             time.sleep(2)
 

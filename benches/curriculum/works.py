@@ -44,8 +44,9 @@ def binary(args, folder):
 def syllo(args, folder):
     """One level, as far as the time goes."""
     model = folder / "syllo-model"
-    made = json.loads(hone(args, "model", "new", str(model), "--skills", "syllo", "--vocabulary", "2048",
-                           "--hidden", "192", "--layers", "4", "--heads", "6"))
+    if not model.exists():
+        hone(args, "model", "new", str(model), "--skills", "syllo", "--vocabulary", "2048", "--hidden", "192", "--layers", "4", "--heads", "6")
+    made = json.loads(hone(args, "model", "info", str(model)))
     own = {"batch_size": 32, "learning_rate": 1e-3, "max_length": 512, "save_steps": 500, "auto_generate.count": 5000,
            "epochs": 2, "evaluation.max_answer_tokens": 256}
     loop, skill = climb(args, folder / "syllo", "syllo", args.minutes, lambda skill: skill["level"] >= 2, model, **own)
@@ -65,7 +66,7 @@ def replay(args, folder):
     lines = []
     for name, share in [("with", 0.1), ("without", 0.0)]:
         root = folder / f"replay-{name}"
-        shutil.copytree(loop.root, root, ignore=shutil.ignore_patterns("run", "logs"))
+        shutil.copytree(loop.root, root, ignore=shutil.ignore_patterns("run", "logs", loop.kept.name))
         own = {**BINARY, "replay.share": share, "auto_generate.replay_share": share}
         fork, skill = climb(args, root, "binary", args.minutes, lambda skill: newest(skill) >= fork_step + FORK_STEPS, **own)
         lines.append({"replay_share": share, "fork_step": fork_step, **fork.report(skill), "sealed": sealed(fork)})

@@ -23,6 +23,8 @@ SEED_S_PER_BYTE = 8 / 2.7e9
 NUM_QUESTIONS, NUM_ALONE = 200, 40
 # Tokens of an answer at most.
 ANSWER_TOKENS = (8, 32, 64)
+# The same of the model as it came, whose answers are longer than those of a model trained on short ones.
+BASE_ANSWER_TOKENS = 64
 
 
 class Host:
@@ -95,6 +97,13 @@ class Host:
     def submit(self, name, count):
         (self.folder / name).write_text(rows(name, count))
         self.run("submit", self.folder / name, "--no-wait")
+
+    def hold_out(self):
+        """From now on checkpoints are evaluated."""
+        (self.root / "validation" / "held-out.jsonl").write_text(rows("first.jsonl", 20))
+
+    def evaluations(self):
+        return list((self.root / "runs" / "evaluations").glob("*/request.json"))
 
     def ask(self, question, max_tokens):
         """The stamp of an answer and the seconds to its first token and to its end."""
@@ -198,13 +207,18 @@ def rsync_s(file, folder):
     return seconds
 
 
-def evaluation(host, num_questions, max_tokens):
-    """Seconds of an `eval-job` that answers so many questions, its start and the loading of the model included, and tokens
-    of an answer on average."""
-    request = json.loads(next((host.root / "runs" / "evaluations").glob("*/request.json")).read_text())
+def alone_per_s(host, max_tokens):
+    """Answers per second, one after the other."""
+    return NUM_ALONE / sum(host.ask(question(i * NUM_QUESTIONS // NUM_ALONE), max_tokens)[2] for i in range(NUM_ALONE))
+
+
+def evaluation(host, num_questions, max_tokens, model):
+    """Seconds of an `eval-job` that answers so many questions with `model` or else a checkpoint of the trainer's, its start and
+    the loading of the model included, and tokens of an answer on average."""
+    request = json.loads(host.evaluations()[0].read_text())
     run = pathlib.Path(tempfile.mkdtemp(prefix="evaluation-", dir=host.folder))
     questions = [{"id": str(i), "messages": [{"role": "user", "content": question(i)}]} for i in range(num_questions)]
-    request.update(run_dir=str(run), suites=[], kept_back=[], questions=questions, keep_dir=None, max_answer_tokens=max_tokens)
+    request.update(run_dir=str(run), model_dir=model or request["model_dir"], suites=[], kept_back=[], questions=questions, keep_dir=None, max_answer_tokens=max_tokens)
     (run / "request.json").write_text(json.dumps(request))
     started = time.perf_counter()
     child = subprocess.Popen([host.hone, "child", "eval-job", "--request", run / "request.json"], stdin=subprocess.PIPE,
@@ -221,11 +235,80 @@ def question(i):
     return f"What is {i} + {i}?"
 
 
+def deployments(host, server, daemon, tell):
+    """From an order to the first token, what travels and how fast, and a promotion while a long file trains."""
+    for number, name in [(1, "first"), (2, "next"), (3, "third")]:
+        seconds, sent = first_token_s(host, number)
+        tell(f"{name} checkpoint of a LoRA job, order to first token", seconds, "s", seconds < FIRST_TOKEN_S, f"below {FIRST_TOKEN_S} s")
+        tell(f"{name} checkpoint of a LoRA job, bytes sent", sent / 1e6, "MB")
+
+    weights = max((host.root / "checkpoints" / "checkpoint-3").iterdir(), key=lambda path: path.stat().st_size)
+    size = weights.stat().st_size
+    stage_seconds, raw, rsync = [], [], []
+    for _ in range(3):
+        # The daemon sends a whole checkpoint.
+        host.run("deploy", "2")
+        host.serves(2)
+        server, daemon = host.start_bare(daemon, server)
+        host.run("deploy", "3")
+        host.serves(3)
+        order = host.order(3)
+        stage_seconds.append((sum(host.blobs().values()), stage_s(order)))
+        raw.append(raw_tcp_s(weights, host.folder))
+        if shutil.which("rsync"):
+            rsync.append(rsync_s(weights, host.folder))
+    rate = statistics.median(sent / seconds for sent, seconds in stage_seconds)
+    tell("whole checkpoint by http, rate", rate / 1e6, "MB/s")
+    raw_rate = size / statistics.median(raw)
+    tell("raw TCP into a synced file, rate", raw_rate / 1e6, "MB/s")
+    rates = [raw_rate]
+    if rsync:
+        rates.append(size / statistics.median(rsync))
+        tell("rsync --whole-file into a synced file, rate", rates[1] / 1e6, "MB/s")
+    tell("http beside the slower of both", rate / min(rates), "×", rate >= RATE_SHARE * min(rates), f"at least {RATE_SHARE}")
+    if rsync:
+        seconds, sent = [], 0
+        target = {"name": "far", "url": f"http://127.0.0.1:{host.port}", "transport": "rsync",
+                  "destination": f"there:{host.serve_root / 'serve'}", "rsh": str(local_shell(host.folder))}
+        for _ in range(3):
+            host.run("deploy", "2")
+            host.serves(2)
+            host.words = ["--set", f"deployment.targets={json.dumps([target])}"]
+            server, daemon = host.start_bare(daemon, server)
+            host.run("deploy", "3")
+            host.serves(3)
+            sent = sum(host.blobs().values())
+            seconds.append(stage_s(host.order(3)))
+        host.words = []
+        tell("rsync target, whole checkpoint staged", statistics.median(seconds), "s")
+        tell("the seed's 8 s for 2.7 GB, by bytes", sent * SEED_S_PER_BYTE, "s")
+        tell("rsync target beside the seed's copy", statistics.median(seconds) / (sent * SEED_S_PER_BYTE), "×")
+        tell("rsync target beside rsync itself", sent / statistics.median(seconds) / rates[1], "×")
+    daemon.terminate()
+    daemon.wait()
+
+    # Promotions by evidence, while a long file trains.
+    host.hold_out()
+    words = ["--set", "promotion.policy=not_worse", "--set", "learning_rate=0.0005", "--set", "save_steps=4", "--set", "promotion.on_regression=continue"]
+    daemon = host.start_daemon(*words)
+    host.submit("long.jsonl", 4000)
+    host.wait("a promotion", lambda status: status["champion"] > 3 and status["live"] and status["live"][-1]["checkpoint"] == status["champion"])
+    served = host.status()["champion"]
+    published, order = host.event_ms("checkpoint_published", f"checkpoint-{served}"), host.order(served)
+    seconds = (host.event_ms("deployed", f"deployment-{order['id']}") - published) / 1000
+    is_training = any(job["state"]["state"] == "running" for job in host.status()["open_jobs"])
+    assert is_training, "the long file ended too early"
+    tell("published to served, with evaluation beside a long file", seconds, "s", seconds < 610, "evaluation.max_minutes (10) plus 10 s")
+    daemon.terminate()
+    daemon.wait()
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--hone", required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument("--json", type=pathlib.Path)
+    parser.add_argument("--only", choices=["answers"])
     args = parser.parse_args()
     folder = pathlib.Path(tempfile.mkdtemp(prefix="hone-bench-deploy-"))
     figures, broken = {}, []
@@ -244,81 +327,21 @@ def main():
         host.serves(0)
         tell("base model, bytes sent", sum(host.blobs().values()) / 1e6, "MB")
         tell("base model, staged in", stage_s(host.order(0)), "s")
+        if args.only == "answers":
+            host.hold_out()
         host.submit("first.jsonl", 3)
         host.wait("three checkpoints", lambda status: status["latest_checkpoint"] == 3 and not status["open_jobs"])
-        for number, name in [(1, "first"), (2, "next"), (3, "third")]:
-            seconds, sent = first_token_s(host, number)
-            tell(f"{name} checkpoint of a LoRA job, order to first token", seconds, "s", seconds < FIRST_TOKEN_S, f"below {FIRST_TOKEN_S} s")
-            tell(f"{name} checkpoint of a LoRA job, bytes sent", sent / 1e6, "MB")
-
-        weights = max((host.root / "checkpoints" / "checkpoint-3").iterdir(), key=lambda path: path.stat().st_size)
-        size = weights.stat().st_size
-        stage_seconds, raw, rsync = [], [], []
-        for _ in range(3):
-            # The daemon sends a whole checkpoint.
-            host.run("deploy", "2")
-            host.serves(2)
-            server, daemon = host.start_bare(daemon, server)
-            host.run("deploy", "3")
-            host.serves(3)
-            order = host.order(3)
-            stage_seconds.append((sum(host.blobs().values()), stage_s(order)))
-            raw.append(raw_tcp_s(weights, folder))
-            if shutil.which("rsync"):
-                rsync.append(rsync_s(weights, folder))
-        rate = statistics.median(sent / seconds for sent, seconds in stage_seconds)
-        tell("whole checkpoint by http, rate", rate / 1e6, "MB/s")
-        raw_rate = size / statistics.median(raw)
-        tell("raw TCP into a synced file, rate", raw_rate / 1e6, "MB/s")
-        rates = [raw_rate]
-        if rsync:
-            rates.append(size / statistics.median(rsync))
-            tell("rsync --whole-file into a synced file, rate", rates[1] / 1e6, "MB/s")
-        tell("http beside the slower of both", rate / min(rates), "×", rate >= RATE_SHARE * min(rates), f"at least {RATE_SHARE}")
-        if rsync:
-            seconds, sent = [], 0
-            target = {"name": "far", "url": f"http://127.0.0.1:{host.port}", "transport": "rsync",
-                      "destination": f"there:{host.serve_root / 'serve'}", "rsh": str(local_shell(folder))}
-            for _ in range(3):
-                host.run("deploy", "2")
-                host.serves(2)
-                host.words = ["--set", f"deployment.targets={json.dumps([target])}"]
-                server, daemon = host.start_bare(daemon, server)
-                host.run("deploy", "3")
-                host.serves(3)
-                sent = sum(host.blobs().values())
-                seconds.append(stage_s(host.order(3)))
-            host.words = []
-            tell("rsync target, whole checkpoint staged", statistics.median(seconds), "s")
-            tell("the seed's 8 s for 2.7 GB, by bytes", sent * SEED_S_PER_BYTE, "s")
-            tell("rsync target beside the seed's copy", statistics.median(seconds) / (sent * SEED_S_PER_BYTE), "×")
-            tell("rsync target beside rsync itself", sent / statistics.median(seconds) / rates[1], "×")
-        daemon.terminate()
-        daemon.wait()
-
-        # Promotions by evidence, while a long file trains.
-        (host.root / "validation" / "held-out.jsonl").write_text(rows("first.jsonl", 20))
-        words = ["--set", "promotion.policy=not_worse", "--set", "learning_rate=0.0005", "--set", "save_steps=4", "--set", "promotion.on_regression=continue"]
-        daemon = host.start_daemon(*words)
-        host.submit("long.jsonl", 4000)
-        host.wait("a promotion", lambda status: status["champion"] > 3 and status["live"] and status["live"][-1]["checkpoint"] == status["champion"])
-        served = host.status()["champion"]
-        published, order = host.event_ms("checkpoint_published", f"checkpoint-{served}"), host.order(served)
-        seconds = (host.event_ms("deployed", f"deployment-{order['id']}") - published) / 1000
-        is_training = any(job["state"]["state"] == "running" for job in host.status()["open_jobs"])
-        assert is_training, "the long file ended too early"
-        tell("published to served, with evaluation beside a long file", seconds, "s", seconds < 610, "evaluation.max_minutes (10) plus 10 s")
-        daemon.terminate()
-        daemon.wait()
-
-        alone = {}
-        for most in ANSWER_TOKENS:
-            alone[most] = NUM_ALONE / sum(host.ask(question(i * NUM_QUESTIONS // NUM_ALONE), most)[2] for i in range(NUM_ALONE))
+        alone = {("the model as it came", args.model, BASE_ANSWER_TOKENS): alone_per_s(host, BASE_ANSWER_TOKENS)}
+        if args.only == "answers":
+            host.wait("an evaluation", lambda _: host.evaluations())
+        else:
+            deployments(host, server, daemon, tell)
+            alone |= {("a trained checkpoint", None, most): alone_per_s(host, most) for most in ANSWER_TOKENS}
         host.stop()
-        for most, single in alone.items():
-            seconds, mean = evaluation(host, NUM_QUESTIONS, most)
-            start, _ = evaluation(host, 1, 1)
-            what = f"answers of at most {most} tokens ({mean:.1f} on average)"
+        for (name, model, most), single in alone.items():
+            seconds, mean = evaluation(host, NUM_QUESTIONS, most, model)
+            start, _ = evaluation(host, 1, 1, model)
+            what = f"{name}, answers of at most {most} tokens ({mean:.1f} on average)"
             tell(f"{what}, one after the other", single, "per s")
             tell(f"{what}, {NUM_QUESTIONS} by an evaluation", NUM_QUESTIONS / seconds, "per s")
             gain = NUM_QUESTIONS / seconds / single
