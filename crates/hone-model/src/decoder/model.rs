@@ -7,7 +7,7 @@ use crate::device::{Cache, CacheRow, Device, HeadNorms, Heads, Room, Rotation, S
 use crate::model::{Cursor, product_room};
 use anyhow::{Context, Result, ensure};
 
-/// Most rows of a prompt that go through the model together.
+/// Most rows of prompts that go through the model together.
 const PREFILL_ROWS: usize = 256;
 /// Most numbers of an arena: 1 TiB.
 const MOST_NUMBERS: u128 = 1 << 38;
@@ -220,7 +220,8 @@ impl Layout {
         let mut cursor = Cursor::default();
         let weights = Weights::plan(&mut cursor, config, format);
         let rope_table = cursor.take(max_context * config.head_dim);
-        let n = slots.max(PREFILL_ROWS.min(max_context));
+        // Prompts of several slots share a pass: short contexts are no reason for short passes, each of which packs all weights.
+        let n = slots.max(PREFILL_ROWS.min(max_context.saturating_mul(slots)));
         let (h, i) = (config.hidden_size, config.intermediate_size);
         let (hidden, normed, added) = (cursor.take(n * h), cursor.take(n * h), cursor.take(slots * h));
         let scale = cursor.take(n);
