@@ -20,11 +20,11 @@ LIMIT_S = 1800
 # What the figures are held against.
 FIRST_TOKEN_S, RATE_SHARE, BATCH_GAIN = 5, 0.8, 4
 SEED_S_PER_BYTE = 8 / 2.7e9
-NUM_QUESTIONS, NUM_ALONE = 200, 40
+NUM_QUESTIONS, NUM_ALONE = 200, 20
+# Evaluations in alternation with answers one after the other.
+NUM_PAIRS = 3
 # Tokens of an answer at most.
 ANSWER_TOKENS = (8, 32, 64)
-# The same of the model as it came, whose answers are longer than those of a model trained on short ones.
-BASE_ANSWER_TOKENS = 64
 
 
 class Host:
@@ -102,8 +102,8 @@ class Host:
         """From now on checkpoints are evaluated."""
         (self.root / "validation" / "held-out.jsonl").write_text(rows("first.jsonl", 20))
 
-    def evaluations(self):
-        return list((self.root / "runs" / "evaluations").glob("*/request.json"))
+    def num_evaluated(self):
+        return sum(bool(each["evaluation"]) for each in json.loads(self.run("checkpoints", "--json")) if each["checkpoint"]["id"] > 0)
 
     def ask(self, question, max_tokens):
         """The stamp of an answer and the seconds to its first token and to its end."""
@@ -215,7 +215,7 @@ def alone_per_s(host, max_tokens):
 def evaluation(host, num_questions, max_tokens, model):
     """Seconds of an `eval-job` that answers so many questions with `model` or else a checkpoint of the trainer's, its start and
     the loading of the model included, and tokens of an answer on average."""
-    request = json.loads(host.evaluations()[0].read_text())
+    request = json.loads(next((host.root / "runs" / "evaluations").glob("*/request.json")).read_text())
     run = pathlib.Path(tempfile.mkdtemp(prefix="evaluation-", dir=host.folder))
     questions = [{"id": str(i), "messages": [{"role": "user", "content": question(i)}]} for i in range(num_questions)]
     request.update(run_dir=str(run), model_dir=model or request["model_dir"], suites=[], kept_back=[], questions=questions, keep_dir=None, max_answer_tokens=max_tokens)
@@ -288,7 +288,6 @@ def deployments(host, server, daemon, tell):
     daemon.wait()
 
     # Promotions by evidence, while a long file trains.
-    host.hold_out()
     words = ["--set", "promotion.policy=not_worse", "--set", "learning_rate=0.0005", "--set", "save_steps=4", "--set", "promotion.on_regression=continue"]
     daemon = host.start_daemon(*words)
     host.submit("long.jsonl", 4000)
@@ -301,6 +300,24 @@ def deployments(host, server, daemon, tell):
     tell("published to served, with evaluation beside a long file", seconds, "s", seconds < 610, "evaluation.max_minutes (10) plus 10 s")
     daemon.terminate()
     daemon.wait()
+
+
+def answers(host, name, model, tell):
+    """Evaluations of `model`, or else a checkpoint of the trainer's, beside the server's answers one after the other."""
+    for most in ANSWER_TOKENS:
+        pairs = []
+        for _ in range(NUM_PAIRS):
+            alone = alone_per_s(host, most)
+            seconds, mean = evaluation(host, NUM_QUESTIONS, most, model)
+            pairs.append((alone, NUM_QUESTIONS / seconds))
+        start, _ = evaluation(host, 1, 1, model)
+        what = f"{name}, answers of at most {most} tokens ({mean:.1f} on average)"
+        tell(f"{what}, one after the other", statistics.median(alone for alone, _ in pairs), "per s")
+        tell(f"{what}, {NUM_QUESTIONS} by an evaluation", statistics.median(batched for _, batched in pairs), "per s")
+        gains = [batched / alone for alone, batched in pairs]
+        gain, each = statistics.median(gains), ", ".join(f"{gain:.2f}" for gain in gains)
+        tell(f"{what}, evaluation beside single (pairs: {each})", gain, "×", gain >= BATCH_GAIN, f"at least {BATCH_GAIN}")
+        tell(f"{what}, of that start, load and one answer", start, "s")
 
 
 def main():
@@ -327,26 +344,15 @@ def main():
         host.serves(0)
         tell("base model, bytes sent", sum(host.blobs().values()) / 1e6, "MB")
         tell("base model, staged in", stage_s(host.order(0)), "s")
-        if args.only == "answers":
-            host.hold_out()
+        host.hold_out()
         host.submit("first.jsonl", 3)
         host.wait("three checkpoints", lambda status: status["latest_checkpoint"] == 3 and not status["open_jobs"])
-        alone = {("the model as it came", args.model, BASE_ANSWER_TOKENS): alone_per_s(host, BASE_ANSWER_TOKENS)}
-        if args.only == "answers":
-            host.wait("an evaluation", lambda _: host.evaluations())
-        else:
+        host.wait("their evaluations", lambda _: host.num_evaluated() >= 3)
+        # The model as it came answers at greater length than one trained on short answers.
+        answers(host, "the model as it came", args.model, tell)
+        if args.only != "answers":
             deployments(host, server, daemon, tell)
-            alone |= {("a trained checkpoint", None, most): alone_per_s(host, most) for most in ANSWER_TOKENS}
-        host.stop()
-        for (name, model, most), single in alone.items():
-            seconds, mean = evaluation(host, NUM_QUESTIONS, most, model)
-            start, _ = evaluation(host, 1, 1, model)
-            what = f"{name}, answers of at most {most} tokens ({mean:.1f} on average)"
-            tell(f"{what}, one after the other", single, "per s")
-            tell(f"{what}, {NUM_QUESTIONS} by an evaluation", NUM_QUESTIONS / seconds, "per s")
-            gain = NUM_QUESTIONS / seconds / single
-            tell(f"{what}, evaluation beside single", gain, "×", gain >= BATCH_GAIN, f"at least {BATCH_GAIN}")
-            tell(f"{what}, of that start, load and one answer", start, "s")
+            answers(host, "a trained checkpoint", None, tell)
     finally:
         host.stop()
     shutil.rmtree(folder, ignore_errors=True)
