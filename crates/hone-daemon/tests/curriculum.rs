@@ -7,11 +7,11 @@
 #[path = "../src/testing.rs"]
 mod testing;
 
-use hone_daemon::{DaemonOptions, DataManagerConfig, LoopConfig, SkillEndpoint};
+use hone_daemon::{DaemonOptions, DataManagerConfig, Limits, LoopConfig, SkillEndpoint};
 use hone_pipeline::config::Settings;
 use hone_pipeline::ids::CheckpointId;
 use hone_pipeline::state::{
-    Change, Checkpoint, CheckpointState, Dataset, DatasetState, Lineage, ModelIdentity, Position, State,
+    Change, Checkpoint, CheckpointState, Dataset, DatasetState, Lineage, LogSeverity, ModelIdentity, Position, State,
 };
 use hone_skills::{GenerateRequest, Split};
 use hone_store::{Layout, Store};
@@ -248,6 +248,56 @@ fn answers_outlive_a_daemon_that_is_killed_before_their_verdict() {
     assert_eq!(history.len(), 1, "one verdict on one evaluation");
     assert_eq!((history[0].checkpoint, history[0].questions, history[0].solved), (CheckpointId(0), 5, 5));
     assert_eq!(state.counters.lease, 1, "nothing was answered again");
+}
+
+/// What people are told of the limit of answers (severity, subject, message) when a checkpoint was evaluated under it and every
+/// right answer is `yes`.
+fn told_of_the_limit(max_answer_tokens: usize) -> Vec<(LogSeverity, String, String)> {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().to_path_buf();
+    workspace(&root);
+    // A vocabulary of single bytes and little else: `yes` is three tokens and the end of the turn.
+    let tokenizer = hone_data::tiny::build_tokenizer(std::iter::once("zzz".to_string()), 300).unwrap();
+    let files = [("tokenizer.json", tokenizer), ("tokenizer_config.json", hone_data::tiny::tokenizer_config())];
+    for (name, content) in files {
+        std::fs::write(root.join("models/base").join(name), content.to_string()).unwrap();
+    }
+    std::fs::write(root.join("behave/answers.json"), "{}").unwrap();
+    std::fs::write(root.join("behave/knows"), "0").unwrap();
+    // A judge that waits for nobody.
+    let (asked, _judging) = sync_channel(1);
+    let (go_on, released) = sync_channel(1);
+    go_on.send(()).unwrap();
+    let skill = slow_judge(asked, released);
+    let url = skill.url.clone();
+    let load_settings = move || {
+        let mut settings = Settings::default();
+        settings.curriculum.eval_samples = 5;
+        let limits = Limits { max_answer_tokens, ..Limits::default() };
+        let data_manager =
+            DataManagerConfig { skills: vec![SkillEndpoint::new("s", &url)], ..DataManagerConfig::default() };
+        Ok(LoopConfig { settings, limits, data_manager, ..LoopConfig::default() })
+    };
+    let program = PathBuf::from(env!("CARGO_BIN_EXE_hone-fake-worker"));
+    let mut options = DaemonOptions::new(root.clone(), program, Box::new(load_settings));
+    options.scan_interval = Duration::from_millis(10);
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&stop);
+    let daemon = std::thread::spawn(move || hone_daemon::run(options, flag, || {}));
+    wait_for(&root, "the verdict comes", |state| !state.curriculum.is_empty() && state.open_exams.is_empty());
+    stop.store(true, Ordering::SeqCst);
+    daemon.join().unwrap().unwrap();
+    let events = Store::open_read_only(&root).unwrap().events(None, 1_000).unwrap();
+    let about_it = events.into_iter().map(|(_, entry)| entry).filter(|entry| entry.kind == "answer_limit_low");
+    about_it.map(|entry| (entry.severity, entry.subject, entry.message)).collect()
+}
+
+#[test]
+fn a_limit_that_cuts_right_answers_is_told_and_one_that_holds_them_is_not() {
+    let message = "a right answer of s level 1 has 4 tokens, more than evaluation.max_answer_tokens (3): it counts as cut; \
+                   set evaluation.max_answer_tokens to 4 or more";
+    assert_eq!(told_of_the_limit(3), [(LogSeverity::Warning, "s/1".to_string(), message.to_string())]);
+    assert_eq!(told_of_the_limit(4), []);
 }
 
 #[test]
