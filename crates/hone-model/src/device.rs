@@ -15,6 +15,7 @@ mod cuda;
 mod reference;
 mod weights;
 
+pub use cpu::not_run_on_hardware;
 pub use cuda::{Gpu, keep_kernels_in, kernel_times, missing as missing_for_cuda, time_kernels};
 pub use weights::{WeightFormat, WeightMatrix};
 

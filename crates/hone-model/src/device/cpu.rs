@@ -22,6 +22,13 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::sync::Arc;
 use team::Team;
 
+/// What of the kernels for this processor was tested without such hardware, in a sentence; `None` where all of them were run on it.
+#[must_use]
+pub fn not_run_on_hardware() -> Option<&'static str> {
+    cfg!(target_arch = "aarch64")
+        .then_some("hone for aarch64 was compiled and tested in an emulator, not yet run on hardware")
+}
+
 /// The device `cpu`.
 pub(super) struct Cpu {
     pool: Arc<ThreadPool>,

@@ -5,6 +5,7 @@ use crate::output;
 use crate::workspace::Workspace;
 use anyhow::Result;
 use clap::Args;
+use hone_model::device::not_run_on_hardware;
 use hone_model::selftest::{Check, benchmark, suite};
 use serde_json::{Value, json};
 
@@ -23,13 +24,13 @@ pub struct SelftestArgs {
 }
 
 /// What is said before a GPU is tested.
-const NOT_RUN_SINCE: &str = "note: the kernels of attention, norms and rotations were changed after the last run on a GPU (docs/gpu.md); \
-    here they were compiled and checked without one. This test is the first thing to run.";
+const NOT_RUN_SINCE: &str = "the kernels of attention, norms and rotations were changed after the last run on a GPU (docs/gpu.md); \
+    here they were compiled and checked without one";
 
 /// Runs the verb.
 pub fn run(ws: &Workspace, args: &SelftestArgs) -> Result<()> {
-    if args.device.starts_with("cuda") && !ws.json {
-        output::line(NOT_RUN_SINCE);
+    if let Some(what) = not_run(&args.device).filter(|_| !ws.json) {
+        output::line(&format!("note: {what}. This test is the first thing to run."));
     }
     let checks = suite(&args.device, args.threads, &mut |check| {
         if !ws.json && !check.passed() {
@@ -68,6 +69,15 @@ pub fn run(ws: &Workspace, args: &SelftestArgs) -> Result<()> {
         }
     }
     if failed == 0 { Ok(()) } else { Err(Refused.into()) }
+}
+
+/// What of a device's kernels was not run on such hardware.
+fn not_run(device: &str) -> Option<&'static str> {
+    match device {
+        "reference" => None,
+        device if device.starts_with("cuda") => Some(NOT_RUN_SINCE),
+        _ => not_run_on_hardware(),
+    }
 }
 
 fn describe(check: &Check) -> String {

@@ -1,6 +1,6 @@
 //! Vector arithmetic: loops written so that the compiler vectorises them, compiled twice (for every x86-64, and for
-//! AVX2 with FMA) and chosen when the program runs. Sums run in 16 lanes in both, so the two agree bit for bit unless a
-//! kernel says that it uses fused multiply-add.
+//! AVX2 with FMA) and chosen when the program runs; once for aarch64, all of which has NEON. Sums run in 16 lanes in all of
+//! them, so they agree bit for bit unless a kernel says that it uses fused multiply-add.
 
 /// Lanes of a sum.
 pub(super) const LANES: usize = 16;
@@ -40,7 +40,8 @@ pub(super) fn has_avx2() -> bool {
 /// Bytes of a cache line.
 pub(super) const CACHE_LINE: usize = 64;
 
-/// Asks the memory for bytes that are read soon, where the machine would not guess it. Only advice: they need not exist.
+/// Asks the memory for bytes that are read soon, where the machine would not guess it. Only advice: they need not exist. On
+/// x86-64 alone: Rust's function for aarch64 is not stable.
 #[inline(always)]
 pub(super) fn ask_for(start: *const u8, num_bytes: usize) {
     for at in (0..num_bytes).step_by(CACHE_LINE) {

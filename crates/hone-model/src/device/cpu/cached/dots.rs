@@ -3,7 +3,8 @@
 //! Decoding is bound by memory, so weights are widened in registers as they come, and a weight that was loaded is used for up
 //! to four rows. Each sum is its own: 8 lanes, fused multiply-adds, folded by halves, then the products after the last whole 8
 //! one by one. It depends neither on the other rows nor on their number, nor on how the weights are held: only on the numbers
-//! that they stand for. By hand, because the compiler turns the same loops into scalar code.
+//! that they stand for. By hand, because the compiler turns the same loops into scalar code
+//! (for aarch64: into half-filled vectors, one sum at a time).
 
 use crate::device::WeightMatrix;
 use crate::device::cpu::simd;
@@ -51,10 +52,14 @@ pub(super) unsafe fn dots(out: Outputs, rows: &[&[f32]], w: WeightMatrix, held: 
             }
         };
     }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: every aarch64 has NEON; the rest is the caller's promise and what was asserted.
+    return unsafe { neon::dots(out, rows, held, w.cols, outputs) };
     // Without the instruction a fused multiply-add would be a call for each number.
+    #[cfg(not(target_arch = "aarch64"))]
     // SAFETY: the caller's promise.
     unsafe {
-        plain::<{ cfg!(any(target_arch = "aarch64", target_feature = "fma")) }>(out, rows, w, held, outputs);
+        plain::<{ cfg!(target_feature = "fma") }>(out, rows, w, held, outputs);
     }
 }
 
@@ -90,6 +95,8 @@ unsafe fn plain<const FUSED: bool>(
     }
 }
 
+#[cfg(target_arch = "aarch64")]
+mod neon;
 #[cfg(target_arch = "x86_64")]
 mod wide;
 

@@ -45,7 +45,8 @@ pub(in crate::device::cpu) unsafe fn tile(out: Output, a: Left, b: &[f32]) {
     unsafe { plain::<{ cfg!(any(target_arch = "aarch64", target_feature = "fma")) }>(out, a, b) }
 }
 
-/// The twin in plain code; with `FUSED` it has the same bits.
+/// The twin in plain code; with `FUSED` it has the same bits. For aarch64 the compiler makes of it what one would write by hand
+/// for NEON: all sums in registers, 24 `fmla` a step.
 ///
 /// # Safety
 /// As for [`tile`].

@@ -116,8 +116,9 @@ fn an_output_does_not_depend_on_how_outputs_are_shared_out() {
 }
 
 #[test]
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 fn the_twin_has_the_same_bits() {
+    #[cfg(target_arch = "x86_64")]
     if !simd::has_avx2() {
         return;
     }
