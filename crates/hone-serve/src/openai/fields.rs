@@ -41,17 +41,19 @@ impl<'a> Fields<'a> {
         if allowed.contains(&number) {
             return Ok(Some(if number > 0.0 { (number as f32).max(f32::MIN_POSITIVE) } else { number as f32 }));
         }
-        Err(out_of_range(name, allowed.start(), allowed.end(), &number))
+        Err(out_of_range(name, allowed.start(), allowed.end(), value))
     }
 
-    /// A whole number within bounds.
+    /// A whole number within bounds, as [`whole_number`] reads it.
     pub fn integer(&self, name: &str, allowed: RangeInclusive<i64>) -> Result<Option<i64>, ApiError> {
         let Some(value) = self.get(name) else { return Ok(None) };
-        let number = value.as_i64().ok_or_else(|| wrong_type(name, "an integer", value))?;
-        if allowed.contains(&number) {
-            return Ok(Some(number));
+        if !is_whole(value) {
+            return Err(wrong_type(name, "an integer", value));
         }
-        Err(out_of_range(name, allowed.start(), allowed.end(), &number))
+        match whole_number(value).filter(|number| allowed.contains(number)) {
+            Some(number) => Ok(Some(number)),
+            None => Err(out_of_range(name, allowed.start(), allowed.end(), value)),
+        }
     }
 
     /// A count within bounds.
@@ -61,13 +63,25 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// A whole number of 64 bits. `16.0` is one, as JSON Schema and OpenAI's own server have it.
+pub fn whole_number(value: &Value) -> Option<i64> {
+    // 2^63 itself has no place in 64 bits with a sign.
+    let fits = |number: &f64| (-(2f64.powi(63))..2f64.powi(63)).contains(number);
+    let from_fraction = || value.as_f64().filter(|number| is_whole(value) && fits(number)).map(|number| number as i64);
+    value.as_i64().or_else(from_fraction)
+}
+
+fn is_whole(value: &Value) -> bool {
+    value.as_f64().is_some_and(|number| number.fract() == 0.0)
+}
+
 /// The error about a value of another type.
 pub fn wrong_type(param: &str, expected: &str, value: &Value) -> ApiError {
     let found = match value {
         Value::Null => "null",
         Value::Bool(_) => "a boolean",
-        Value::Number(number) if number.is_f64() => "a number with a fraction",
-        Value::Number(_) => "an integer",
+        Value::Number(_) if is_whole(value) => "an integer",
+        Value::Number(_) => "a number with a fraction",
         Value::String(_) => "a string",
         Value::Array(_) => "a list",
         Value::Object(_) => "an object",
@@ -76,6 +90,6 @@ pub fn wrong_type(param: &str, expected: &str, value: &Value) -> ApiError {
     ApiError { code: Some("invalid_type"), ..error }
 }
 
-fn out_of_range<T: std::fmt::Display>(param: &str, low: &T, high: &T, given: &T) -> ApiError {
+fn out_of_range<T: std::fmt::Display>(param: &str, low: &T, high: &T, given: &Value) -> ApiError {
     ApiError::invalid(param, format!("`{param}` must be from {low} to {high}, not {given}"))
 }

@@ -1,7 +1,7 @@
 //! Bodies of `/v1/chat/completions` and `/v1/completions`, read strictly: unknown fields are ignored, known ones with a
 //! wrong type or value are refused, and what this server cannot do is refused rather than left out.
 
-use super::fields::{Fields, wrong_type};
+use super::fields::{Fields, whole_number, wrong_type};
 use super::format::{ResponseFormat, Tools, read_response_format, read_tools};
 use super::messages;
 use crate::error::ApiError;
@@ -215,7 +215,7 @@ fn read_ids(param: &str, items: &[Value]) -> Result<Vec<u32>, ApiError> {
     items
         .iter()
         .map(|item| {
-            item.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(|| wrong_type(param, "token ids", item))
+            whole_number(item).and_then(|id| u32::try_from(id).ok()).ok_or_else(|| wrong_type(param, "token ids", item))
         })
         .collect()
 }

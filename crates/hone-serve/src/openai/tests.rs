@@ -90,6 +90,26 @@ fn the_least_values_that_the_document_allows_are_taken() {
     assert_eq!(sampling.repetition_penalty, 0.01);
 }
 
+/// As JSON Schema defines `integer`: "any number with a zero fractional part".
+#[test]
+fn a_whole_number_may_be_written_with_a_fraction_of_zero() {
+    let body = json!({"messages": [{"role": "user", "content": "hi"}], "max_tokens": 16.0, "top_k": -1.0, "seed": 3e2, "n": 2.0});
+    let request = chat(body);
+    assert_eq!(
+        (request.max_tokens, request.sampling.top_k, request.seed, request.num_answers),
+        (Some(16), 0, Some(300), 2)
+    );
+    let body = json!({"prompt": [1.0, 2]}).to_string();
+    let request = parse(Endpoint::Completions, body.as_bytes(), &LIMITS).unwrap();
+    assert!(matches!(request.input, Input::Prompts(prompts) if prompts == [Prompt::Ids(vec![1, 2])]));
+
+    let told = |value| refused(Endpoint::Chat, &with("max_tokens", value), "max_tokens");
+    assert_eq!(told(json!(16.5)), "`max_tokens` must be an integer, not a number with a fraction");
+    assert_eq!(told(json!(0.0)), "`max_tokens` must be from 1 to 9223372036854775807, not 0.0");
+    assert_eq!(told(json!(1e300)), "`max_tokens` must be from 1 to 9223372036854775807, not 1e+300");
+    assert_eq!(told(json!(u64::MAX)), "`max_tokens` must be from 1 to 9223372036854775807, not 18446744073709551615");
+}
+
 #[test]
 fn wrong_types_and_values_are_refused_by_name() {
     let cases = [
