@@ -60,7 +60,7 @@ pub fn describe(config: &Config) -> String {
 pub fn write_model(dir: &Path, shape: &Shape) -> Result<Config> {
     let Shape { hidden, heads, layers, context, .. } = *shape;
     ensure!(layers > 0 && heads > 0 && heads % 2 == 0, "a model needs layers and an even number of heads");
-    ensure!(context > 1, "a context of {context} tokens has no room for a prompt and an answer");
+    ensure!(context > 1, "a context of {context} tokens has no room for a prompt and an answer: take 2 or more");
     ensure!(hidden > 0 && hidden % (2 * heads) == 0, "the width must be a multiple of twice the heads, {}", 2 * heads);
     disk::create_dir(dir)?;
     let tokenizer = hone_data::tiny::build_tokenizer(training_texts(&shape.skills)?.into_iter(), shape.vocabulary)?;
