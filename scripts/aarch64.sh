@@ -17,7 +17,7 @@ without() {
   exit 3
 }
 has_target() { [ -d "$(rustc --print sysroot)/lib/rustlib/$target/lib" ]; }
-has_target || rustup target add "$target" >&2 || true
+has_target || timeout 300 rustup target add "$target" >&2 || true
 has_target || without "the Rust target $target"
 packages=()
 command -v aarch64-linux-gnu-gcc >/dev/null || packages+=(gcc-aarch64-linux-gnu libc6-dev-arm64-cross)

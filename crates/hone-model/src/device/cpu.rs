@@ -25,6 +25,15 @@ use team::Team;
 /// What of the kernels for this processor was tested without such hardware, in a sentence; `None` where all of them were run on it.
 #[must_use]
 pub fn not_run_on_hardware() -> Option<&'static str> {
+    #[cfg(target_arch = "x86_64")]
+    return matmul::pairs_agree().map(|agree| {
+        if agree {
+            "the AVX-512 kernel of products was compiled, not yet run on hardware; it has the bits of the AVX2 kernel here and is used"
+        } else {
+            "the AVX-512 kernel of products was compiled, not yet run on hardware; it has OTHER bits than the AVX2 kernel here, which is used"
+        }
+    });
+    #[cfg(not(target_arch = "x86_64"))]
     cfg!(target_arch = "aarch64")
         .then_some("hone for aarch64 was compiled and tested in an emulator, not yet run on hardware")
 }

@@ -10,6 +10,8 @@ use super::attention::share_out;
 use super::simd::{self, vectorised};
 use crate::device::weights::Held;
 use crate::device::{Matrix, WeightMatrix};
+#[cfg(target_arch = "x86_64")]
+pub(super) use kernel::pair::agrees as pairs_agree;
 pub(super) use kernel::{COLS, Left, Output, ROWS, tile};
 pub(super) use pack::{Source, pack};
 
@@ -344,7 +346,16 @@ impl Block<'_> {
 /// The block of `out` must be valid to read and write, and that of a to read.
 #[expect(unsafe_code, reason = "tiles of a matrix, by pointer and stride")]
 unsafe fn block(out: Output, (a, rows): (Block<'_>, usize), (b, cols): (&[f32], usize), steps: usize) {
-    for col in (0..cols).step_by(COLS) {
+    #[cfg(target_arch = "x86_64")]
+    let done = if pairs_agree() == Some(true) {
+        // SAFETY: the machine has AVX-512; the rest is the caller's promise.
+        unsafe { pairs(kernel::pair::pair, out, (a, rows), (b, cols), steps) }
+    } else {
+        0
+    };
+    #[cfg(not(target_arch = "x86_64"))]
+    let done = 0;
+    for col in (done..cols).step_by(COLS) {
         let b = &b[col * steps..(col + COLS) * steps];
         for row in (0..rows).step_by(ROWS) {
             let a = a.tile(row);
@@ -360,6 +371,42 @@ unsafe fn block(out: Output, (a, rows): (Block<'_>, usize), (b, cols): (&[f32], 
             }
         }
     }
+}
+
+/// The tiles of whole panels of columns, two panels at a time by `pair`. How many columns those are.
+///
+/// # Safety
+/// As for [`block`], and what `pair` asks of the machine.
+#[cfg(target_arch = "x86_64")]
+#[expect(unsafe_code, reason = "tiles of a matrix, by pointer and stride")]
+unsafe fn pairs(
+    pair: unsafe fn(Output, Left, &[f32]),
+    out: Output,
+    (a, rows): (Block<'_>, usize),
+    (b, cols): (&[f32], usize),
+    steps: usize,
+) -> usize {
+    const PAIR: usize = 2 * COLS;
+    let done = cols / PAIR * PAIR;
+    for col in (0..done).step_by(PAIR) {
+        let b = &b[col * steps..(col + PAIR) * steps];
+        for row in (0..rows).step_by(ROWS) {
+            let a = a.tile(row);
+            let out = Output { c: out.c.wrapping_add(row * out.row_stride + col), ..out };
+            let rows = ROWS.min(rows - row);
+            // SAFETY: both tiles are inside the block, or their parts that are inside are copied.
+            unsafe {
+                if rows == ROWS {
+                    pair(out, a, b);
+                } else {
+                    let (left, right) = b.split_at(COLS * steps);
+                    edge(out, a, left, rows, COLS);
+                    edge(Output { c: out.c.wrapping_add(COLS), ..out }, a, right, rows, COLS);
+                }
+            }
+        }
+    }
+    done
 }
 
 /// A tile of which only `rows` × `cols` are in the matrix.

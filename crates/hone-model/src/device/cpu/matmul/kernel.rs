@@ -73,6 +73,9 @@ pub(super) unsafe fn plain<const FUSED: bool>(out: Output, a: Left, b: &[f32]) {
 }
 
 #[cfg(target_arch = "x86_64")]
+pub(super) mod pair;
+
+#[cfg(target_arch = "x86_64")]
 mod wide {
     //! With AVX2 and FMA: twelve vectors of sums, two of b, one of a.
 

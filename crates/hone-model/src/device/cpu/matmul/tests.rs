@@ -1,6 +1,8 @@
 //! Products do not depend on threads, on other rows, or on how they are cut; the kernel's twins agree bit for bit.
 
 use super::kernel::{COLS, Left, Output, ROWS, plain, tile};
+#[cfg(target_arch = "x86_64")]
+use super::{Block, kernel::pair::two_tiles, pairs, pairs_agree};
 use super::{PACKING, matmul};
 use crate::device::Span;
 use rayon::ThreadPoolBuilder;
@@ -77,6 +79,43 @@ fn the_kernel_and_its_twin_have_the_same_bits() {
             #[cfg(not(target_arch = "x86_64"))]
             let fused = cfg!(target_arch = "aarch64");
             assert!(if fused { found == expected } else { near }, "{steps} steps, accumulate: {accumulate}");
+        }
+    }
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+#[expect(clippy::print_stderr, reason = "a test that cannot do its work says so")]
+fn the_kernel_of_two_tiles_has_the_bits_of_both() {
+    match pairs_agree() {
+        None => eprintln!("AVX-512 is not on this machine: its kernel of products was compiled, and NOT run"),
+        Some(agree) => assert!(agree),
+    }
+}
+
+/// With a plain stand-in for AVX-512: what is multiplied with what, and where it goes.
+#[test]
+#[cfg(target_arch = "x86_64")]
+#[expect(unsafe_code, reason = "blocks are written through pointers")]
+fn pairs_of_tiles_cover_the_pairs_of_whole_panels_and_nothing_else() {
+    let steps = 7;
+    for (rows, cols, in_pairs) in [(6usize, 32usize, 32), (13, 70, 64), (5, 47, 32), (12, 31, 0)] {
+        let a = numbers(rows.next_multiple_of(ROWS) * steps, 1);
+        let b = numbers(cols.next_multiple_of(COLS) * steps, 2);
+        let before = numbers(rows * cols, 3);
+        let mut found = before.clone();
+        let out = Output { c: found.as_mut_ptr(), row_stride: cols, factor: 1.0, accumulate: true };
+        // SAFETY: the result holds the block.
+        let done = unsafe { pairs(two_tiles, out, (Block::Packed { panels: &a, steps }, rows), (&b, cols), steps) };
+        assert_eq!(done, in_pairs, "{rows} x {cols}");
+        for (i, (found, before)) in found.iter().zip(&before).enumerate() {
+            let (row, col) = (i / cols, i % cols);
+            let factor = |packed: &[f32], lane: usize, lanes: usize, step: usize| {
+                f64::from(packed[lane / lanes * lanes * steps + step * lanes + lane % lanes])
+            };
+            let products = (0..steps).map(|step| factor(&a, row, ROWS, step) * factor(&b, col, COLS, step));
+            let sum = if col < in_pairs { products.sum() } else { 0.0 };
+            assert!((f64::from(*found) - f64::from(*before) - sum).abs() < 1e-5, "{rows} x {cols}: {row}, {col}");
         }
     }
 }
