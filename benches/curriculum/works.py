@@ -67,7 +67,8 @@ def replay(args, folder):
     lines = []
     for name, share in [("with", 0.1), ("without", 0.0)]:
         root = folder / f"replay-{name}"
-        shutil.copytree(loop.root, root, ignore=shutil.ignore_patterns("run", "logs", loop.kept.name))
+        if not root.exists():
+            shutil.copytree(loop.root, root, ignore=shutil.ignore_patterns("run", "logs", loop.kept.name))
         own = {**BINARY, "replay.share": share, "auto_generate.replay_share": share}
         fork, skill = climb(args, root, "binary", args.minutes, lambda skill: newest(skill) >= fork_step + FORK_STEPS, **own)
         lines.append({"replay_share": share, "fork_step": fork_step, **fork.report(skill), "sealed": sealed(fork)})

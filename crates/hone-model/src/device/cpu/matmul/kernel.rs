@@ -46,7 +46,7 @@ pub(in crate::device::cpu) unsafe fn tile(out: Output, a: Left, b: &[f32]) {
 }
 
 /// The twin in plain code; with `FUSED` it has the same bits. For aarch64 the compiler makes of it what one would write by hand
-/// for NEON: all sums in registers, 24 `fmla` a step.
+/// for NEON: 24 `fmla` a step, on sums in registers.
 ///
 /// # Safety
 /// As for [`tile`].
