@@ -82,7 +82,7 @@ def climb(index, work):
 
 def forgetting(index, forks):
     steps = [step for fork in forks for step, _ in fork["sealed"].get("binary/1", []) if step >= fork["fork_step"]]
-    panel = Panel(index, "Binary level 1 while level 2 is trained: sealed questions", "optimizer steps", min(steps), max(steps))
+    panel = Panel(index, "Binary level 1 while later levels are trained: sealed questions", "optimizer steps", min(steps), max(steps))
     for place, fork in enumerate(forks):
         points = [(step, share) for step, share in fork["sealed"].get("binary/1", []) if step >= fork["fork_step"]]
         label = "with replay" if fork["replay_share"] else "without"
