@@ -50,8 +50,8 @@ class Panel:
         self.parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.8"/>')
         for x, y in points:
             self.parts.append(f'<circle cx="{self.x(x):.1f}" cy="{self.y(y):.1f}" r="2.2" fill="{colour}"/>')
-        at = WIDTH - RIGHT - 8 - 120 * place
-        self.parts.append(f'<text x="{at}" y="{self.top - 12}" class="key" fill="{colour}" text-anchor="end">{html.escape(label)}</text>')
+        at = WIDTH - RIGHT - 8 - 90 * place
+        self.parts.append(f'<text x="{at}" y="{self.top - 12}" class="key" style="fill:{colour}" text-anchor="end">{html.escape(label)}</text>')
 
     def threshold(self, share):
         y = self.y(share)
@@ -60,7 +60,9 @@ class Panel:
     def mark(self, x, label):
         at = self.x(x)
         self.parts.append(f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{self.top}" y2="{self.top + PANEL}" class="move"/>')
-        self.parts.append(f'<text x="{at + 4:.1f}" y="{self.top + PANEL - 6}" class="tick">{html.escape(label)}</text>')
+        # Left of the mark where there is no room behind it.
+        place, anchor = (at - 4, "end") if at > WIDTH - RIGHT - 60 else (at + 4, "start")
+        self.parts.append(f'<text x="{place:.1f}" y="{self.top + PANEL - 6}" class="tick" text-anchor="{anchor}">{html.escape(label)}</text>')
 
 
 def climb(index, work):
@@ -82,7 +84,7 @@ def climb(index, work):
 
 def forgetting(index, forks):
     steps = [step for fork in forks for step, _ in fork["sealed"].get("binary/1", []) if step >= fork["fork_step"]]
-    panel = Panel(index, "Binary level 1 while later levels are trained: sealed questions", "optimizer steps", min(steps), max(steps))
+    panel = Panel(index, "Binary level 1 while later levels train: sealed questions", "optimizer steps", min(steps), max(steps))
     for place, fork in enumerate(forks):
         points = [(step, share) for step, share in fork["sealed"].get("binary/1", []) if step >= fork["fork_step"]]
         label = "with replay" if fork["replay_share"] else "without"

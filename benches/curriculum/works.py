@@ -55,7 +55,7 @@ def syllo(args, folder):
 
 
 # Steps beyond the one that reached level 2.
-FORK_STEPS = 4000
+FORK_STEPS = 2500
 
 
 def replay(args, folder):
