@@ -1,7 +1,7 @@
 //! Dot products of several rows with the rows of a weight matrix, which is what decoding spends its time on.
 //!
 //! Decoding is bound by memory, so weights are widened in registers as they come, and a weight that was loaded is used for up
-//! to four rows. Each sum is its own: 8 lanes, fused multiply-adds, folded by halves, then the products after the last whole 8
+//! to six rows. Each sum is its own: 8 lanes, fused multiply-adds, folded by halves, then the products after the last whole 8
 //! one by one. It depends neither on the other rows nor on their number, nor on how the weights are held: only on the numbers
 //! that they stand for. By hand, because the compiler turns the same loops into scalar code
 //! (for aarch64: into half-filled vectors, one sum at a time).
@@ -68,6 +68,7 @@ pub(super) unsafe fn dots(out: Outputs, rows: &[&[f32]], w: WeightMatrix, held: 
 /// # Safety
 /// As for [`dots`].
 #[expect(unsafe_code, reason = "columns of a matrix, by pointer and stride")]
+#[cfg(any(test, not(target_arch = "aarch64")))]
 unsafe fn plain<const FUSED: bool>(
     out: Outputs,
     rows: &[&[f32]],

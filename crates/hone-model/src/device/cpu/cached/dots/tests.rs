@@ -3,7 +3,7 @@
 use super::*;
 use crate::device::{Span, WeightFormat};
 
-/// Rows, outputs, inputs: below and above the lanes; one, two, four and six rows at a time, and the rest of them; one block of
+/// Rows, outputs, inputs: below and above the lanes; one to six rows at a time, and two tiles and more of them; one block of
 /// outputs and several, columns at once and one part after the other.
 const SHAPES: [(usize, usize, usize); 12] = [
     (1, 1, 1),
