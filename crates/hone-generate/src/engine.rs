@@ -15,7 +15,7 @@ use hone_model::{CACHE_BLOCK, Config, Decoder, DecoderOptions, FormatLoss, HostW
 use pool::Pool;
 use prefixes::{Prefixes, num_common};
 use running::Running;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::path::Path;
 
 pub use whole::AfterStep;
@@ -105,9 +105,11 @@ impl Engine {
         let config = Config::from_dir(model_dir)?;
         let format = options.weights.map_or_else(|| WeightFormat::stored(model_dir), Ok)?;
         let (max_context, num_blocks) = plan_cache(&config, options)?;
-        let whole = Decoder::planned_bytes(&config, &DecoderOptions { slots: options.slots, max_context, format })?;
+        let cache = hone_model::device::cache_format(&options.device);
+        let decoder_options = DecoderOptions { slots: options.slots, max_context, format };
+        let whole = Decoder::planned_bytes(&config, &decoder_options, cache)?;
         let blocks_less = options.slots.saturating_mul(max_context.div_ceil(CACHE_BLOCK)) - num_blocks;
-        Ok(whole - (blocks_less * CACHE_BLOCK) as u64 * Decoder::bytes_per_token(&config))
+        Ok(whole - (blocks_less * CACHE_BLOCK) as u64 * Decoder::bytes_per_token(&config, cache))
     }
 
     /// What holding the weights of a model directory in `format` costs on a passage; `None` where the files hold them in it
@@ -164,6 +166,7 @@ impl Engine {
         let device = hone_model::device::open(&options.device, options.threads)?;
         let decoder_options = DecoderOptions { slots: options.slots, max_context, format };
         let decoder = Decoder::with_cache(device, config, source, &decoder_options, num_blocks)?;
+        let pool = Pool::new(num_blocks, decoder.is_paged());
         Ok(Engine {
             decoder,
             tokenizer,
@@ -172,7 +175,7 @@ impl Engine {
             waiting: VecDeque::new(),
             running: (0..options.slots).map(|_| None).collect(),
             regions: vec![None; options.slots],
-            pool: Pool::new(num_blocks),
+            pool,
             num_blocks,
             prefixes: options.reuse_prefixes.then(Prefixes::default),
             prefix_counts: (0, 0),
@@ -251,8 +254,8 @@ impl Engine {
 
     /// Share of the cache that running requests hold.
     pub fn cache_use(&self) -> f64 {
-        let held: usize = self.regions.iter().flatten().map(|region| region.num_blocks).sum();
-        held as f64 / self.num_blocks as f64
+        let held: HashSet<u32> = self.regions.iter().flatten().flat_map(|region| region.blocks()).copied().collect();
+        held.len() as f64 / self.num_blocks as f64
     }
 
     /// Prompt tokens so far that were looked for in the cache, and those that were there.
@@ -294,13 +297,15 @@ impl Engine {
         mut source: Option<(Region, usize)>,
         prompt_len: usize,
         need: usize,
-    ) -> Result<Option<(Region, usize)>> {
+    ) -> Option<(Region, usize)> {
         let region = loop {
-            if let Some(region) = self.pool.allocate(need) {
+            let shared = source.as_ref().map_or(&[][..], |(from, num_tokens)| self.pool.shareable(from, *num_tokens));
+            let shared = shared.to_vec();
+            if let Some(region) = self.pool.allocate(&shared, need) {
                 break region;
             }
-            let Some(prefixes) = &mut self.prefixes else { return Ok(None) };
-            let dropped = match prefixes.drop_oldest(source.map(|(region, _)| region)) {
+            let Some(prefixes) = &mut self.prefixes else { return None };
+            let dropped = match prefixes.drop_oldest(source.as_ref().map(|(region, _)| region)) {
                 Some(region) => region,
                 // The last one that could go is the one to copy from.
                 None => match prefixes.drop_oldest(None) {
@@ -308,16 +313,16 @@ impl Engine {
                         source = None;
                         region
                     }
-                    None => return Ok(None),
+                    None => return None,
                 },
             };
-            self.pool.free(dropped);
+            self.pool.free(&dropped);
         };
         self.prefix_counts.0 += prompt_len as u64;
-        let Some((from, num_tokens)) = source else { return Ok(Some((region, 0))) };
-        self.decoder.copy(from, region, num_tokens).context("copy a prefix")?;
+        let Some((from, num_tokens)) = source else { return Some((region, 0)) };
+        self.decoder.copy(&from, &region, num_tokens);
         self.prefix_counts.1 += num_tokens as u64;
-        Ok(Some((region, num_tokens)))
+        Some((region, num_tokens))
     }
 
     /// The prompt in the cache, of an ended or a running request, that shares most tokens with this one; never all of them,
@@ -327,7 +332,7 @@ impl Engine {
         let slots = self.running.iter().zip(&self.regions).enumerate();
         let running = slots.filter_map(|(slot, (running, region))| {
             let common = num_common(running.as_ref()?.prompt(), prompt).min(self.decoder.length(slot));
-            Some(((*region)?, common))
+            Some((region.clone()?, common))
         });
         let (region, common) = running.chain(kept).max_by_key(|(_, common)| *common)?;
         let usable = reusable(common, prompt);
@@ -341,12 +346,12 @@ impl Engine {
         self.decoder.reset(slot);
         match &mut self.prefixes {
             Some(prefixes) if length >= prefixes::FEWEST_REUSED => {
-                let region = self.pool.shrink(region, length);
+                let region = self.pool.shrink(&region, length);
                 for region in prefixes.keep(running.prompt()[..length].to_vec(), region) {
-                    self.pool.free(region);
+                    self.pool.free(&region);
                 }
             }
-            _ => self.pool.free(region),
+            _ => self.pool.free(&region),
         }
     }
 
@@ -372,7 +377,7 @@ fn reusable(common: usize, prompt: &[u32]) -> usize {
 
 /// Tokens of a request at most, and blocks of the cache.
 fn plan_cache(config: &Config, options: &EngineOptions) -> Result<(usize, usize)> {
-    let per_token = Decoder::bytes_per_token(config);
+    let per_token = Decoder::bytes_per_token(config, hone_model::device::cache_format(&options.device));
     let budget = usize::try_from(options.cache_bytes / per_token).unwrap_or(usize::MAX) / CACHE_BLOCK * CACHE_BLOCK;
     let max_context = match (options.max_context, options.cache_bytes) {
         (0, 0) => config.max_positions.min(DEFAULT_MAX_CONTEXT),

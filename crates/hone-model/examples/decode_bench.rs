@@ -63,7 +63,8 @@ fn main() -> Result<()> {
         WeightFormat::Bf16 => 2.0,
         WeightFormat::Int8 => 1.0 + 4.0 / 64.0,
     };
-    let cached = (streams * (context + tokens / 2)) as u64 * Decoder::bytes_per_token(&config);
+    let per_token = Decoder::bytes_per_token(&config, device::cache_format(&arguments.device));
+    let cached = (streams * (context + tokens / 2)) as u64 * per_token;
     let bytes = config.num_parameters() as f64 * per_weight + cached as f64;
     let gpu = Gpu::first().ok();
     let result = serde_json::json!({

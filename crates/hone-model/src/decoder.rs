@@ -5,39 +5,24 @@
 
 mod format_loss;
 mod model;
+mod region;
 mod weights;
 
 use crate::config::Config;
-use crate::device::{CacheRow, Device, WeightFormat};
+use crate::device::{CacheFormat, CacheRow, CacheRows, Device, WeightFormat};
 use crate::weights::HostWeights;
 use anyhow::{Result, ensure};
 pub use format_loss::FormatLoss;
 use model::{Model, Pass};
+pub use region::Region;
 pub use weights::WeightSource;
 
-/// Tokens of a block: the cache is given out in runs of blocks.
+/// Tokens of a block: the cache is given out in blocks.
 pub const CACHE_BLOCK: usize = 16;
 
 /// A sequence is cut between passes at multiples of this alone, which is what attention takes together at most: so the rows
 /// beside a row, and with them its bits, are the same wherever a call begins and whatever shares a pass.
 const PASS_PART: usize = 64;
-
-/// A run of blocks of the cache, which one sequence fills from its beginning.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Region {
-    /// First block.
-    pub first: usize,
-    /// Blocks.
-    pub num_blocks: usize,
-}
-
-impl Region {
-    /// Tokens that fit.
-    #[must_use]
-    pub fn capacity(self) -> usize {
-        self.num_blocks * CACHE_BLOCK
-    }
-}
 
 /// Sizes that are planned at the start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +61,7 @@ impl Decoder {
         let source = WeightSource::Host(weights);
         let mut decoder = Decoder::with_cache(device, config, source, options, options.slots.saturating_mul(each))?;
         for (slot, region) in decoder.regions.iter_mut().enumerate() {
-            *region = Some(Region { first: slot * each, num_blocks: each });
+            *region = Some(Region::run(slot * each, each));
         }
         Ok(decoder)
     }
@@ -92,49 +77,59 @@ impl Decoder {
         options: &DecoderOptions,
         num_blocks: usize,
     ) -> Result<Decoder> {
-        let model = Model::plan(config, options, num_blocks)?;
+        let model = Model::plan(config, options, num_blocks, device.cache_format())?;
         model.load(&mut *device, source)?;
         let (regions, lengths) = (vec![None; options.slots], vec![0; options.slots]);
         Ok(Decoder { device, model, options: *options, regions, lengths })
     }
 
-    /// Bytes that [`Decoder::new`] makes on the device. The cache's share is touched only as far as it is filled.
+    /// Bytes that [`Decoder::new`] makes on a device that holds its cache so. The cache's share is touched only as far as it
+    /// is filled.
     ///
     /// # Errors
     /// Sizes that do not fit the model.
-    pub fn planned_bytes(config: &Config, options: &DecoderOptions) -> Result<u64> {
+    pub fn planned_bytes(config: &Config, options: &DecoderOptions, cache: CacheFormat) -> Result<u64> {
         let num_blocks = options.slots.saturating_mul(options.max_context.div_ceil(CACHE_BLOCK));
-        Ok(Model::plan(config, options, num_blocks)?.num_bytes())
+        Ok(Model::plan(config, options, num_blocks, cache)?.num_bytes())
     }
 
     /// Bytes that one token takes in the cache.
     #[must_use]
-    pub fn bytes_per_token(config: &Config) -> u64 {
-        (config.num_layers * 2 * config.num_kv_heads * config.head_dim * size_of::<f32>()) as u64
+    pub fn bytes_per_token(config: &Config, cache: CacheFormat) -> u64 {
+        (config.num_layers * 2 * config.num_kv_heads * config.head_dim * cache.numbers.size()) as u64
+    }
+
+    /// Whether a region's blocks may stand anywhere in the cache.
+    pub fn is_paged(&self) -> bool {
+        self.device.cache_format().is_paged
     }
 
     /// Gives a region to a slot, whose sequence are the first `length` tokens there (of an earlier sequence or of
-    /// [`Decoder::copy`]). No two slots may have overlapping regions.
+    /// [`Decoder::copy`]). Slots may share blocks that are full: nobody writes into them any more.
     ///
     /// # Panics
-    /// When there is no such slot or block, or the region is too short.
+    /// When there is no such slot or block, the region is too short, or not a run although the device is not paged.
     pub fn attach(&mut self, slot: usize, region: Region, length: usize) {
-        assert!(region.first + region.num_blocks <= self.model.num_blocks(), "{region:?} is inside the cache");
+        let num_blocks = self.model.num_blocks();
+        assert!(region.blocks().iter().all(|block| (*block as usize) < num_blocks), "{region:?} is inside the cache");
         assert!(length <= region.capacity(), "{length} tokens fit {region:?}");
+        assert!(self.is_paged() || region.is_run(), "{region:?} is a run: the device is not paged");
         self.regions[slot] = Some(region);
         self.lengths[slot] = length;
     }
 
-    /// Copies the first tokens of a region to the beginning of another one.
-    ///
-    /// # Errors
-    /// A fault of the device.
+    /// Copies the first tokens of a region to the beginning of another one; blocks that both have are left alone. A fault of
+    /// the device shows at the next call.
     ///
     /// # Panics
     /// When one of them is too short.
-    pub fn copy(&mut self, from: Region, to: Region, num_tokens: usize) -> Result<()> {
+    pub fn copy(&mut self, from: &Region, to: &Region, num_tokens: usize) {
         assert!(num_tokens <= from.capacity() && num_tokens <= to.capacity(), "{num_tokens} tokens fit both regions");
-        self.model.copy_cache(&mut *self.device, from.first, to.first, num_tokens)
+        let used = num_tokens.div_ceil(CACHE_BLOCK);
+        let (from, to) = (&from.blocks()[..used], &to.blocks()[..used]);
+        let shared = from.iter().zip(to).take_while(|(from, to)| from == to).count();
+        let left = num_tokens.saturating_sub(shared * CACHE_BLOCK);
+        self.model.copy_cache(&mut *self.device, &from[shared..], &to[shared..], left);
     }
 
     /// Bytes of all buffers on the device.
@@ -191,11 +186,11 @@ impl Decoder {
         let mut all = Vec::with_capacity(parts.len());
         let mut joint = JointRows::default();
         for &(slot, ids) in parts {
-            let (CacheRow { slot: first, mut position }, mut rest) = (self.next_row(slot), ids);
+            let (mut position, mut rest) = (self.lengths[slot], ids);
             loop {
                 let count = part_of_pass(position, rest.len(), self.model.max_rows() - joint.ids.len());
                 joint.ids.extend_from_slice(&rest[..count]);
-                joint.rows.extend((position..position + count).map(|position| CacheRow { slot: first, position }));
+                joint.rows.extend((position..position + count).map(|position| CacheRow { sequence: slot, position }));
                 (position, rest) = (position + count, &rest[count..]);
                 if rest.is_empty() {
                     break;
@@ -221,7 +216,8 @@ impl Decoder {
         if ids.is_empty() {
             return Ok(());
         }
-        let pass = Pass::new(&ids, &rows, false);
+        let tables = tables(&self.regions);
+        let pass = Pass::new(&ids, CacheRows { rows: &rows, tables: &tables }, false);
         self.device.run(&mut |device| {
             self.model.forward(device, &pass);
             if !last.is_empty() {
@@ -246,7 +242,8 @@ impl Decoder {
         }
         let ids: Vec<u32> = tokens.iter().map(|&(_, id)| id).collect();
         let rows: Vec<CacheRow> = tokens.iter().map(|&(slot, _)| self.next_row(slot)).collect();
-        let pass = Pass::new(&ids, &rows, true);
+        let tables = tables(&self.regions);
+        let pass = Pass::new(&ids, CacheRows { rows: &rows, tables: &tables }, true);
         let every: Vec<usize> = (0..ids.len()).collect();
         self.device.run(&mut |device| {
             self.model.forward(device, &pass);
@@ -272,13 +269,13 @@ impl Decoder {
 
     /// Where a slot's next token goes.
     fn next_row(&self, slot: usize) -> CacheRow {
-        CacheRow { slot: self.regions[slot].map_or(0, |region| region.first), position: self.lengths[slot] }
+        CacheRow { sequence: slot, position: self.lengths[slot] }
     }
 
     fn check(&self, slot: usize, ids: &[u32]) -> Result<()> {
         ensure!(slot < self.lengths.len(), "there is no slot {slot}: there are {}", self.lengths.len());
         let vocab_size = self.config().vocab_size;
-        let limit = self.regions[slot].map_or(0, Region::capacity).min(self.options.max_context);
+        let limit = self.regions[slot].as_ref().map_or(0, Region::capacity).min(self.options.max_context);
         let (held, need) = (self.lengths[slot], self.lengths[slot] + ids.len());
         ensure!(
             need <= limit,
@@ -299,6 +296,11 @@ struct JointRows {
     rows: Vec<CacheRow>,
     /// Of the sequences that end in the pass: the rows of their last tokens.
     last: Vec<usize>,
+}
+
+/// Where the sequence of each slot stands.
+fn tables(regions: &[Option<Region>]) -> Vec<&[u32]> {
+    regions.iter().map(|region| region.as_ref().map_or(&[][..], Region::blocks)).collect()
 }
 
 /// How many of the next `rest` tokens of a sequence, which holds `position`, go into a pass with so much room.

@@ -10,11 +10,13 @@
 //! Letters: `N` rows (tokens), `H` columns, `A` query heads, `K` key/value heads, `D` numbers per head,
 //! `I` intermediate size, `V` vocabulary, `P` positions.
 
+mod cache;
 mod cpu;
 mod cuda;
 mod reference;
 mod weights;
 
+pub use cache::{Cache, CacheFormat, CacheRow, CacheRows};
 pub use cpu::not_run_on_hardware;
 pub use cuda::{Gpu, keep_kernels_in, kernel_times, missing as missing_for_cuda, time_kernels};
 pub use weights::{WeightFormat, WeightMatrix};
@@ -105,27 +107,6 @@ pub struct Rotation<'a> {
     pub norms: Option<HeadNorms>,
 }
 
-/// A row that is decoded against a cache.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CacheRow {
-    /// Which slot of the cache.
-    pub slot: usize,
-    /// Position of the row in its sequence: it sees cached positions `0..=position`.
-    pub position: usize,
-}
-
-/// Keys and values of several sequences: both `[slots, max_context, K * D]`. A sequence may go on over the slots behind its
-/// own, when nothing else stands there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cache {
-    /// Rotated keys.
-    pub keys: Span,
-    /// Values.
-    pub values: Span,
-    /// Positions of one slot.
-    pub max_context: usize,
-}
-
 /// Numbers of one AdamW update; see [`Device::adamw`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamWUpdate {
@@ -179,6 +160,11 @@ pub trait Device: Send {
     /// How activations that are operands of products are best held.
     fn activation_format(&self) -> NumberFormat {
         NumberFormat::F32
+    }
+
+    /// How it holds a cache of keys and values; as [`cache_format`] says for its name.
+    fn cache_format(&self) -> CacheFormat {
+        CacheFormat::CONTIGUOUS
     }
 
     /// Most numbers of a block of logits that this device works well with.
@@ -276,12 +262,12 @@ pub trait Device: Send {
     fn attention_backward(&mut self, dqkv: Span, dout: Span, io: &Attention<'_>);
 
     /// Puts the keys (from rotated `[n,(A+K)D]`) and values (from qkv `[n,(A+2K)D]`) of each row at its place in the cache.
-    fn cache_store(&mut self, cache: Cache, rotated: Span, qkv: Span, rows: &[CacheRow], heads: Heads);
+    fn cache_store(&mut self, cache: Cache, rotated: Span, qkv: Span, rows: CacheRows<'_>, heads: Heads);
 
-    /// out `[n,AD]` := attention of each row's queries (from rotated `[n,(A+K)D]`) over its slot's positions
+    /// out `[n,AD]` := attention of each row's queries (from rotated `[n,(A+K)D]`) over its sequence's positions
     /// `0..=position`. A row's result does not depend on the other rows, but on whether one beside it is its neighbour in
-    /// the same slot (rows of a prompt may be computed by blocks).
-    fn cache_attention(&mut self, out: Span, rotated: Span, cache: Cache, rows: &[CacheRow], heads: Heads);
+    /// the same sequence (rows of a prompt may be computed by blocks).
+    fn cache_attention(&mut self, out: Span, rotated: Span, cache: Cache, rows: CacheRows<'_>, heads: Heads);
 
     /// y `[N,I]` := silu(g) · u for rows (g, u) of gate_up `[N,2I]`.
     fn swiglu(&mut self, y: Span, gate_up: Span, intermediate: usize);
@@ -337,6 +323,21 @@ pub fn resolve(name: &str) -> &str {
 #[must_use]
 pub fn dtype(name: &str) -> &'static str {
     if resolve(name) == "cuda" { "bf16" } else { "f32" }
+}
+
+/// How a device holds a cache of keys and values ([`Device::cache_format`]), without opening it.
+#[must_use]
+pub fn cache_format(name: &str) -> CacheFormat {
+    match resolve(name) {
+        "cuda" => cuda::Precision::Bf16.cache_format(),
+        "cuda-f32" => cuda::Precision::F32.cache_format(),
+        #[cfg(test)]
+        "emulated" => cuda::Precision::Bf16.cache_format(),
+        #[cfg(test)]
+        "emulated-f32" => cuda::Precision::F32.cache_format(),
+        "reference" => reference::CACHE_FORMAT,
+        _ => CacheFormat::CONTIGUOUS,
+    }
 }
 
 /// Opens a device by name: `cpu`, `cuda`, `cuda-f32` or `reference`, or `auto`: `cuda` where the driver of an NVIDIA GPU is

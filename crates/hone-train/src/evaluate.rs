@@ -322,7 +322,8 @@ impl<'a> Session<'a> {
     /// compute their beginning once, which changes no bit of an answer.
     fn engine_options(&self, config: &Config, requests: &[GenRequest]) -> EngineOptions {
         let max_context = requests.iter().map(|r| r.prompt.len() + r.max_tokens).max().unwrap_or(0);
-        let longest_bytes = max_context.next_multiple_of(CACHE_BLOCK) as u64 * Decoder::bytes_per_token(config);
+        let longest_bytes = max_context.next_multiple_of(CACHE_BLOCK) as u64
+            * Decoder::bytes_per_token(config, device::cache_format(&self.settings.device));
         EngineOptions {
             device: self.settings.device.clone(),
             threads: self.settings.threads,

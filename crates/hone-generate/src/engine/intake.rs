@@ -50,16 +50,16 @@ impl Engine {
                 .map(|(other, _)| num_common(prompt_of(&self.running, *other), &request.prompt))
                 .max()
                 .unwrap_or(0);
-            let waits =
-                self.prefixes.is_some() && reusable(soon, &request.prompt) > source.map_or(0, |(_, count)| count);
+            let waits = self.prefixes.is_some()
+                && reusable(soon, &request.prompt) > source.as_ref().map_or(0, |(_, count)| *count);
             let need = request.prompt.len() + request.max_tokens;
-            let place = if waits { None } else { self.place(source, request.prompt.len(), need)? };
+            let place = if waits { None } else { self.place(source, request.prompt.len(), need) };
             let Some((region, held)) = place else {
                 // In order of arrival: those behind it wait as well.
                 self.waiting.push_front((id, request));
                 break;
             };
-            self.decoder.attach(slot, region, held);
+            self.decoder.attach(slot, region.clone(), held);
             self.regions[slot] = Some(region);
             self.running[slot] = Some(Running::new(id, request, &self.tokenizer));
             if !self.add_part(slot, left, &mut parts) {

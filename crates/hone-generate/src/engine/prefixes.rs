@@ -47,12 +47,12 @@ impl Prefixes {
         let best = self.kept.iter_mut().max_by_key(|kept| num_common(&kept.ids, prompt))?;
         self.clock += 1;
         best.used = self.clock;
-        Some((best.region, num_common(&best.ids, prompt)))
+        Some((best.region.clone(), num_common(&best.ids, prompt)))
     }
 
     /// Forgets the one that was used longest ago, but not `except`; its region comes free.
-    pub(super) fn drop_oldest(&mut self, except: Option<Region>) -> Option<Region> {
-        let candidates = self.kept.iter().enumerate().filter(|(_, kept)| Some(kept.region) != except);
+    pub(super) fn drop_oldest(&mut self, except: Option<&Region>) -> Option<Region> {
+        let candidates = self.kept.iter().enumerate().filter(|(_, kept)| Some(&kept.region) != except);
         let (index, _) = candidates.min_by_key(|(_, kept)| kept.used)?;
         Some(self.kept.swap_remove(index).region)
     }

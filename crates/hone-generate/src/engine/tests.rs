@@ -398,8 +398,8 @@ fn a_prompt_in_parts_has_the_bits_of_one_in_one_piece() {
     let mut engine = random_engine_of(4096, &on_cpu(1));
     let prompt: Vec<u32> = (0..1301_u32).map(|i| 3 + (i * 31 + i / 7) % 256).collect();
     let mut logits_by = |most: usize| {
-        let region = engine.pool.allocate(prompt.len() + 1).unwrap();
-        engine.decoder.attach(0, region, 0);
+        let region = engine.pool.allocate(&[], prompt.len() + 1).unwrap();
+        engine.decoder.attach(0, region.clone(), 0);
         let (mut held, mut logits) = (0, Vec::new());
         while held < prompt.len() {
             let count = part_of_prompt(held, prompt.len() - held, most);
@@ -407,7 +407,7 @@ fn a_prompt_in_parts_has_the_bits_of_one_in_one_piece() {
             logits = engine.decoder.prefill(0, &prompt[held..held + count]).unwrap();
             held += count;
         }
-        engine.pool.free(region);
+        engine.pool.free(&region);
         logits.into_iter().map(f32::to_bits).collect::<Vec<_>>()
     };
     let whole = logits_by(usize::MAX / 2);
@@ -417,13 +417,18 @@ fn a_prompt_in_parts_has_the_bits_of_one_in_one_piece() {
     assert_eq!(part_of_prompt(48, 100, 3), 0, "a part of a few rows waits for the next step");
 }
 
-#[test]
-fn prompts_that_begin_alike_compute_their_beginning_once_even_when_they_come_together() {
+/// Prompts of 46 tokens, 40 of which are alike.
+fn questions() -> Vec<GenRequest> {
     let question = |last: u32| -> GenRequest {
         let prompt = (0..40).map(|i| 3 + i * 5 % 256).chain((0..6).map(|i| 10 + last * 20 + i)).collect();
         GenRequest { prompt, max_tokens: 6, ..GenRequest::default() }
     };
-    let requests: Vec<GenRequest> = (0..5).map(question).collect();
+    (0..5).map(question).collect()
+}
+
+#[test]
+fn prompts_that_begin_alike_compute_their_beginning_once_even_when_they_come_together() {
+    let requests = questions();
     let expected = random_engine(&on_cpu(1)).generate(&requests).unwrap();
     let mut engine = random_engine(&EngineOptions { reuse_prefixes: true, max_waiting: 5, ..on_cpu(4) });
     for (id, request) in (0..).zip(&requests[..4]) {
@@ -436,6 +441,32 @@ fn prompts_that_begin_alike_compute_their_beginning_once_even_when_they_come_tog
         engine.step().unwrap();
     }
     assert_eq!(engine.generate(&requests).unwrap(), expected);
+}
+
+#[test]
+fn on_a_paged_device_prompts_that_begin_alike_share_the_blocks_of_their_beginning() {
+    let requests = questions();
+    let expected = random_engine(&options(1)).generate(&requests).unwrap();
+    let reused = EngineOptions { reuse_prefixes: true, max_waiting: 5, ..options(4) };
+    let engine = random_engine(&reused);
+    let per_block = CACHE_BLOCK as u64
+        * Decoder::bytes_per_token(engine.decoder.config(), hone_model::device::cache_format("reference"));
+    // Each needs four blocks, two of which are alike: ten hold all four, and one less holds three.
+    for (num_blocks, together) in [(10, 4), (9, 3)] {
+        let mut engine = random_engine(&EngineOptions { cache_bytes: num_blocks * per_block, ..reused.clone() });
+        for (id, request) in (0..).zip(&requests[..4]) {
+            engine.submit(RequestId(id), request.clone()).unwrap();
+        }
+        engine.step().unwrap();
+        assert_eq!(engine.num_running(), together);
+        let held = 4 + 2 * (together - 1);
+        assert_eq!((engine.cache_use() * num_blocks as f64).round() as usize, held);
+        while !engine.idle() {
+            engine.step().unwrap();
+        }
+        // What is kept of them gives way to others.
+        assert_eq!(engine.generate(&requests).unwrap(), expected);
+    }
 }
 
 #[test]
@@ -592,7 +623,8 @@ fn memory_is_planned_to_the_byte_before_anything_is_loaded() {
     let mut file = std::fs::File::create(dir.path().join("model.safetensors")).unwrap();
     HostWeights::random(&config, 1).write(&config, Dtype::F32, &mut file).unwrap();
     // A cache of 100 tokens for four slots, and one that holds all that the slots can take.
-    for cache_bytes in [100 * Decoder::bytes_per_token(&config), 0] {
+    let per_token = Decoder::bytes_per_token(&config, hone_model::device::cache_format("cpu"));
+    for cache_bytes in [100 * per_token, 0] {
         for weights in [None, Some(WeightFormat::Int8)] {
             let options = EngineOptions { cache_bytes, weights, ..on_cpu(4) };
             let planned = Engine::planned_bytes(dir.path(), &options).unwrap();

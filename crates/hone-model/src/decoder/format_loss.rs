@@ -2,9 +2,9 @@
 //! they are held. Layers are loaded one after the other, so it takes the memory of an embedding and one layer, not of a model.
 
 use super::model::{Model, Pass};
-use super::{CACHE_BLOCK, DecoderOptions};
+use super::{CACHE_BLOCK, DecoderOptions, Region};
 use crate::config::{Config, ParameterSpec};
-use crate::device::{CacheRow, Device, WeightFormat};
+use crate::device::{CacheRow, CacheRows, Device, WeightFormat};
 use crate::weights::read_tensors_of;
 use anyhow::{Context, Result, ensure};
 use std::path::Path;
@@ -58,7 +58,8 @@ fn mean_nll(dir: &Path, config: &Config, format: WeightFormat, ids: &[u32], devi
     // Every layer takes the place of the only one.
     let one_layer = Config { num_layers: 1, ..config.clone() };
     let options = DecoderOptions { slots: LOGITS_ROWS, max_context: ids.len(), format };
-    let model = Model::plan(&one_layer, &options, ids.len().div_ceil(CACHE_BLOCK))?;
+    let region = Region::run(0, ids.len().div_ceil(CACHE_BLOCK));
+    let model = Model::plan(&one_layer, &options, region.blocks().len(), device.cache_format())?;
     model.reserve(device)?;
     let load = |device: &mut dyn Device, layer: usize, wanted: &dyn Fn(&str) -> bool| {
         let specs = one_layer.parameters();
@@ -70,8 +71,9 @@ fn mean_nll(dir: &Path, config: &Config, format: WeightFormat, ids: &[u32], devi
         read_tensors_of(dir, &named, &mut take).with_context(|| format!("load layer {layer}"))
     };
     load(device, 0, &|name| !name.starts_with(LAYER))?;
-    let rows: Vec<CacheRow> = (0..ids.len()).map(|position| CacheRow { slot: 0, position }).collect();
-    let pass = Pass::new(ids, &rows, false);
+    let rows: Vec<CacheRow> = (0..ids.len()).map(|position| CacheRow { sequence: 0, position }).collect();
+    let tables = [region.blocks()];
+    let pass = Pass::new(ids, CacheRows { rows: &rows, tables: &tables }, false);
     device.run(&mut |device| model.embed(device, &pass));
     for layer in 0..config.num_layers {
         load(device, layer, &|name| name.starts_with(LAYER))?;

@@ -3,7 +3,7 @@
 use super::weights::{Layer, Weights};
 use super::{CACHE_BLOCK, DecoderOptions, WeightSource};
 use crate::config::Config;
-use crate::device::{Cache, CacheRow, Device, HeadNorms, Heads, Room, Rotation, Span, WeightMatrix};
+use crate::device::{Cache, CacheFormat, CacheRows, Device, HeadNorms, Heads, Room, Rotation, Span, WeightMatrix};
 use crate::model::{Cursor, product_room};
 use anyhow::{Context, Result, ensure};
 
@@ -21,7 +21,7 @@ pub(super) struct Model {
 /// Rows that go through the model together.
 pub(super) struct Pass<'a> {
     ids: &'a [u32],
-    rows: &'a [CacheRow],
+    rows: CacheRows<'a>,
     positions: Vec<u32>,
     /// Whether the sums of one row must not depend on the number of rows.
     by_row: bool,
@@ -64,32 +64,44 @@ struct Layout {
 }
 
 impl<'a> Pass<'a> {
-    pub(super) fn new(ids: &'a [u32], rows: &'a [CacheRow], by_row: bool) -> Pass<'a> {
+    pub(super) fn new(ids: &'a [u32], rows: CacheRows<'a>, by_row: bool) -> Pass<'a> {
         // Positions are below the context length, which fits.
-        let positions = rows.iter().map(|row| row.position as u32).collect();
+        let positions = rows.rows.iter().map(|row| row.position as u32).collect();
         Pass { ids, rows, positions, by_row }
     }
 }
 
 impl Model {
-    pub(super) fn plan(config: &Config, options: &DecoderOptions, num_blocks: usize) -> Result<Model> {
-        Ok(Model { config: config.clone(), layout: Layout::plan(config, options, num_blocks)? })
+    pub(super) fn plan(
+        config: &Config,
+        options: &DecoderOptions,
+        num_blocks: usize,
+        cache: CacheFormat,
+    ) -> Result<Model> {
+        Ok(Model { config: config.clone(), layout: Layout::plan(config, options, num_blocks, cache)? })
     }
 
     pub(super) fn num_blocks(&self) -> usize {
         self.layout.num_blocks
     }
 
-    /// The first tokens behind block `from` also stand behind block `to`, in every layer.
-    pub(super) fn copy_cache(&self, device: &mut dyn Device, from: usize, to: usize, num_tokens: usize) -> Result<()> {
+    /// The tokens of these blocks also stand in those of `to`, in every layer, up to `num_tokens` in all.
+    pub(super) fn copy_cache(&self, device: &mut dyn Device, from: &[u32], to: &[u32], num_tokens: usize) {
         let width = heads(&self.config).kv_width();
-        let mut numbers = vec![0.0; num_tokens * width];
-        let part = |span: Span, block: usize| span.part(block * CACHE_BLOCK * width, num_tokens * width);
-        for span in self.layout.caches.iter().flat_map(|cache| [cache.keys, cache.values]) {
-            device.download(part(span, from), &mut numbers)?;
-            device.upload(part(span, to), &numbers)?;
+        let place = |block: u32| block as usize * CACHE_BLOCK * width;
+        let spans: Vec<Span> = self.layout.caches.iter().flat_map(|cache| [cache.keys, cache.values]).collect();
+        let pairs: Vec<(u32, u32)> = from.iter().copied().zip(to.iter().copied()).collect();
+        let mut left = num_tokens;
+        // Blocks that follow each other go together.
+        for stretch in pairs.chunk_by(|a, b| a.0 + 1 == b.0 && a.1 + 1 == b.1) {
+            let count = left.min(stretch.len() * CACHE_BLOCK);
+            let part = |span: &Span, block: u32| span.part(place(block), count * width);
+            for span in &spans {
+                device.copy(part(span, stretch[0].1), part(span, stretch[0].0));
+            }
+            left -= count;
         }
-        Ok(())
+        assert_eq!(left, 0, "both have blocks for {num_tokens} tokens");
     }
 
     pub(super) fn num_bytes(&self) -> u64 {
@@ -201,7 +213,7 @@ impl Model {
 }
 
 impl Layout {
-    fn plan(config: &Config, options: &DecoderOptions, num_blocks: usize) -> Result<Layout> {
+    fn plan(config: &Config, options: &DecoderOptions, num_blocks: usize, cache: CacheFormat) -> Result<Layout> {
         let DecoderOptions { slots, max_context, format } = *options;
         ensure!(slots > 0 && max_context > 0, "slots and max_context must be above 0");
         ensure!(
@@ -210,8 +222,8 @@ impl Layout {
             config.max_positions
         );
         let heads = heads(config);
-        let cache = [num_blocks, CACHE_BLOCK, heads.kv_width(), 2, config.num_layers];
-        let numbers: u128 = cache.iter().map(|&factor| factor as u128).product();
+        let factors = [num_blocks, CACHE_BLOCK, heads.kv_width(), 2, config.num_layers];
+        let numbers: u128 = factors.iter().map(|&factor| factor as u128).product();
         ensure!(
             numbers < MOST_NUMBERS,
             "the cache of {slots} slots of {max_context} tokens needs {} GiB; ask for fewer or shorter slots",
@@ -251,7 +263,10 @@ impl Layout {
         // Last, because only this part grows with use: memory that was never written is not yet taken from the system.
         let size = num_blocks * CACHE_BLOCK * heads.kv_width();
         layout.caches = (0..config.num_layers)
-            .map(|_| Cache { keys: cursor.take(size), values: cursor.take(size), max_context: CACHE_BLOCK })
+            .map(|_| {
+                let mut take = || cursor.take_as(size, cache.numbers);
+                Cache { keys: take(), values: take(), block_len: CACHE_BLOCK }
+            })
             .collect();
         layout.len = cursor.taken();
         Ok(layout)

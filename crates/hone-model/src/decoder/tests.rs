@@ -234,7 +234,7 @@ fn refuses_sizes_that_cannot_be() {
     let f = fixture("qwen3");
     let plan = |slots, max_context| {
         let options = DecoderOptions { slots, max_context, format: WeightFormat::F32 };
-        Decoder::planned_bytes(&f.config, &options).map_err(|e| e.to_string())
+        Decoder::planned_bytes(&f.config, &options, CacheFormat::CONTIGUOUS).map_err(|e| e.to_string())
     };
     assert!(plan(1, 257).unwrap_err().contains("longer than the model's 256 positions"));
     assert!(plan(0, 4).unwrap_err().contains("above 0"));
@@ -250,8 +250,8 @@ fn a_copied_prefix_goes_on_like_the_original() {
         let length = f.prompt.len();
         let mut decoder = f.decoder(device, 2, 2 * CACHE_BLOCK);
         let whole = decoder.prefill(0, &f.prompt).unwrap();
-        let [from, to] = [0, 2].map(|first| Region { first, num_blocks: 2 });
-        decoder.copy(from, to, length - 1).unwrap();
+        let [from, to] = [0, 2].map(|first| Region::run(first, 2));
+        decoder.copy(&from, &to, length - 1);
         decoder.attach(1, to, length - 1);
         let last = decoder.prefill(1, &f.prompt[length - 1..]).unwrap();
         let difference = relative_difference(&last, &whole);
@@ -342,7 +342,7 @@ fn weights_from_a_folder_are_those_from_memory() {
             let options = DecoderOptions { slots: 1, max_context: 64, format };
             let open = || device::open("cpu", 2).unwrap();
             let mut streamed = Decoder::with_cache(open(), &f.config, WeightSource::Folder(&dir), &options, 4).unwrap();
-            streamed.attach(0, Region { first: 0, num_blocks: 4 }, 0);
+            streamed.attach(0, Region::run(0, 4), 0);
             let mut whole = f.decoder_in("cpu", 1, 64, format);
             let [a, b] = [&mut streamed, &mut whole].map(|decoder| decoder.prefill(0, &f.prompt).unwrap());
             assert!(a == b, "{name} {format:?}");
@@ -355,7 +355,7 @@ fn smaller_formats_take_less_memory() {
     let f = fixture("qwen3");
     let [f32, bf16, int8] = WeightFormat::ALL.map(|format| {
         let options = DecoderOptions { slots: 1, max_context: 16, format };
-        Decoder::planned_bytes(&f.config, &options).unwrap()
+        Decoder::planned_bytes(&f.config, &options, CacheFormat::CONTIGUOUS).unwrap()
     });
     let matrices: usize = f.config.parameters().iter().filter(|spec| spec.shape.len() == 2).map(|s| s.len()).sum();
     let matrices = matrices as u64;

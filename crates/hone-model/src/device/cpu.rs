@@ -13,7 +13,7 @@ mod simd;
 mod team;
 
 use super::{
-    AdamWUpdate, Attention, Cache, CacheRow, Device, Dropout, HeadNorms, Heads, Matrix, Room, Rotation, Span,
+    AdamWUpdate, Attention, Cache, CacheRows, Device, Dropout, HeadNorms, Heads, Matrix, Room, Rotation, Span,
     WeightMatrix,
 };
 use anyhow::{Context, Result};
@@ -232,12 +232,12 @@ impl Device for Cpu {
         pool.install(|| attention::backward(dqkv, &inputs, &results, workspace));
     }
 
-    fn cache_store(&mut self, cache: Cache, rotated: Span, qkv: Span, rows: &[CacheRow], heads: Heads) {
+    fn cache_store(&mut self, cache: Cache, rotated: Span, qkv: Span, rows: CacheRows<'_>, heads: Heads) {
         let (_, [keys, values, rotated, qkv]) = self.parts([cache.keys, cache.values, rotated, qkv]);
-        cached::store(keys, values, cache.max_context, rotated, qkv, rows, heads);
+        cached::store(keys, values, cache.block_len, rotated, qkv, rows, heads);
     }
 
-    fn cache_attention(&mut self, out: Span, rotated: Span, cache: Cache, rows: &[CacheRow], heads: Heads) {
+    fn cache_attention(&mut self, out: Span, rotated: Span, cache: Cache, rows: CacheRows<'_>, heads: Heads) {
         let needed = self.threads() * attention::forward_scratch(heads);
         if self.packing.len() < needed {
             self.packing.resize(needed, 0.0);
@@ -245,7 +245,7 @@ impl Device for Cpu {
         let spans = [out, rotated, cache.keys, cache.values].map(Span::range);
         let parts = self.arena.numbers().get_disjoint_mut(spans);
         let [out, rotated, keys, values] = parts.expect("operands are inside the arena and do not overlap");
-        let data = cached::CacheData { keys, values, max_context: cache.max_context, heads };
+        let data = cached::CacheData { keys, values, block_len: cache.block_len, heads };
         let (packing, team) = (&mut self.packing, &mut self.team);
         self.pool.install(|| cached::attention(team, out, rotated, rows, &data, packing));
     }

@@ -24,8 +24,8 @@ pub use hardware::{Gpu, has_driver, missing};
 pub use profile::{kernel_times, time_kernels};
 
 use super::{
-    AdamWUpdate, Attention, Cache, CacheRow, Device, Dropout, HeadNorms, Heads, Matrix, NumberFormat, Room, Rotation,
-    Span, WeightMatrix,
+    AdamWUpdate, Attention, Cache, CacheFormat, CacheRows, Device, Dropout, HeadNorms, Heads, Matrix, NumberFormat,
+    Room, Rotation, Span, WeightMatrix,
 };
 use anyhow::{Context, Result};
 use driver::{AdamWNumbers, Address, Argument, Driver, HeadSizes, Launch, Pattern};
@@ -47,6 +47,20 @@ pub(super) enum Precision {
     Bf16,
     /// All in f32.
     F32,
+}
+
+impl Precision {
+    /// How keys and values are held: as the operands of products.
+    pub(super) fn cache_format(self) -> CacheFormat {
+        CacheFormat { numbers: self.operands(), is_paged: true }
+    }
+
+    fn operands(self) -> NumberFormat {
+        match self {
+            Precision::Bf16 => NumberFormat::Bf16,
+            Precision::F32 => NumberFormat::F32,
+        }
+    }
 }
 
 /// The devices `cuda` and `cuda-f32`.
@@ -188,10 +202,11 @@ impl Device for Cuda {
     }
 
     fn activation_format(&self) -> NumberFormat {
-        match self.precision {
-            Precision::Bf16 => NumberFormat::Bf16,
-            Precision::F32 => NumberFormat::F32,
-        }
+        self.precision.operands()
+    }
+
+    fn cache_format(&self) -> CacheFormat {
+        self.precision.cache_format()
     }
 
     fn logits_block(&self) -> usize {
@@ -378,11 +393,11 @@ impl Device for Cuda {
         self.attention_gradients(dqkv, dout, io);
     }
 
-    fn cache_store(&mut self, cache: Cache, rotated: Span, qkv: Span, rows: &[CacheRow], heads: Heads) {
+    fn cache_store(&mut self, cache: Cache, rotated: Span, qkv: Span, rows: CacheRows<'_>, heads: Heads) {
         self.store_in_cache(cache, rotated, qkv, rows, heads);
     }
 
-    fn cache_attention(&mut self, out: Span, rotated: Span, cache: Cache, rows: &[CacheRow], heads: Heads) {
+    fn cache_attention(&mut self, out: Span, rotated: Span, cache: Cache, rows: CacheRows<'_>, heads: Heads) {
         self.attend_to_cache(out, rotated, cache, rows, heads);
     }
 

@@ -4,10 +4,13 @@
 mod attention;
 
 use super::{
-    AdamWUpdate, Attention, Cache, CacheRow, Device, Dropout, HeadNorms, Heads, Matrix, Room, Rotation, Span,
-    WeightMatrix,
+    AdamWUpdate, Attention, Cache, CacheFormat, CacheRows, Device, Dropout, HeadNorms, Heads, Matrix, NumberFormat,
+    Room, Rotation, Span, WeightMatrix,
 };
 use anyhow::Result;
+
+/// Sequences may stand anywhere, as on GPUs.
+pub(super) const CACHE_FORMAT: CacheFormat = CacheFormat { numbers: NumberFormat::F32, is_paged: true };
 
 /// The device `reference`.
 pub(super) struct Reference {
@@ -50,6 +53,10 @@ impl Device for Reference {
     fn reserve(&mut self, room: &Room) -> Result<()> {
         self.arena = vec![0.0; room.len];
         Ok(())
+    }
+
+    fn cache_format(&self) -> CacheFormat {
+        CACHE_FORMAT
     }
 
     fn run(&mut self, work: &mut (dyn FnMut(&mut dyn Device) + Send)) {
@@ -277,11 +284,11 @@ impl Device for Reference {
         attention::backward(self, dqkv, dout, io);
     }
 
-    fn cache_store(&mut self, cache: Cache, rotated: Span, qkv: Span, rows: &[CacheRow], heads: Heads) {
+    fn cache_store(&mut self, cache: Cache, rotated: Span, qkv: Span, rows: CacheRows<'_>, heads: Heads) {
         attention::cache_store(self, cache, rotated, qkv, rows, heads);
     }
 
-    fn cache_attention(&mut self, out: Span, rotated: Span, cache: Cache, rows: &[CacheRow], heads: Heads) {
+    fn cache_attention(&mut self, out: Span, rotated: Span, cache: Cache, rows: CacheRows<'_>, heads: Heads) {
         attention::cached(self, out, rotated, cache, rows, heads);
     }
 

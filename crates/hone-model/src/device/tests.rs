@@ -41,8 +41,13 @@ impl Lab {
 
     /// As [`Lab::random`], held as the device likes activations; numbers that bf16 holds exactly, on every device.
     fn activation(&mut self, len: usize) -> Span {
+        self.random_as(len, self.device.activation_format())
+    }
+
+    /// Numbers that bf16 holds exactly, in a format.
+    fn random_as(&mut self, len: usize, format: NumberFormat) -> Span {
         let values: Vec<f32> = (0..len).map(|_| half::bf16::from_f32(self.number()).to_f32()).collect();
-        self.given_as(&values, self.device.activation_format())
+        self.given_as(&values, format)
     }
 
     fn given_as(&mut self, values: &[f32], format: NumberFormat) -> Span {

@@ -7,7 +7,7 @@ use super::attention::{self, Stretch, share_out};
 use super::matmul::View;
 use super::team::Team;
 use crate::device::weights::Held;
-use crate::device::{CacheRow, Heads, Matrix, WeightMatrix};
+use crate::device::{CacheRow, CacheRows, Heads, Matrix, WeightMatrix};
 use attend::{Cached, attend};
 use dots::Outputs;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,12 +20,12 @@ const OUTPUTS: usize = 16;
 /// Tasks of attention that each thread needs so that none of them waits for long.
 const TASKS_PER_THREAD: usize = 8;
 
-/// Keys and values of all slots, and how they are laid out.
+/// Keys and values of all sequences, and how they are laid out.
 #[derive(Clone, Copy)]
 pub(super) struct CacheData<'a> {
     pub(super) keys: &'a [f32],
     pub(super) values: &'a [f32],
-    pub(super) max_context: usize,
+    pub(super) block_len: usize,
     pub(super) heads: Heads,
 }
 
@@ -63,31 +63,31 @@ pub(super) fn linear_by_row(
 pub(super) fn store(
     keys: &mut [f32],
     values: &mut [f32],
-    max_context: usize,
+    block_len: usize,
     rotated: &[f32],
     qkv: &[f32],
-    rows: &[CacheRow],
+    rows: CacheRows<'_>,
     heads: Heads,
 ) {
     let width = heads.kv_width();
-    for (i, row) in rows.iter().enumerate() {
-        let place = (row.slot * max_context + row.position) * width;
+    for (i, row) in rows.rows.iter().enumerate() {
+        let place = (rows.start(block_len, *row) + row.position) * width;
         keys[place..place + width]
             .copy_from_slice(&rotated[i * heads.rotated_width() + heads.query_width()..][..width]);
         values[place..place + width].copy_from_slice(&qkv[i * heads.qkv_width() + heads.rotated_width()..][..width]);
     }
 }
 
-/// out `[n,AD]` := attention of each row over its slot. `workspace` is [`attention::forward_scratch`] numbers for each thread.
+/// out `[n,AD]` := attention of each row over its sequence. `workspace` is [`attention::forward_scratch`] numbers for each thread.
 pub(super) fn attention(
     team: &mut Team,
     out: &mut [f32],
     rotated: &[f32],
-    rows: &[CacheRow],
+    in_cache: CacheRows<'_>,
     cache: &CacheData<'_>,
     workspace: &mut [f32],
 ) {
-    let heads = cache.heads;
+    let (heads, rows) = (cache.heads, in_cache.rows);
     assert_eq!(out.len(), rows.len() * heads.query_width(), "out holds every row");
     assert_eq!(rotated.len(), rows.len() * heads.rotated_width(), "rotated holds every row");
     let (mut singles, mut stretches) = (Vec::new(), Vec::new());
@@ -97,8 +97,9 @@ pub(super) fn attention(
         if count == 1 {
             singles.push(first);
         } else {
+            let start = in_cache.start(cache.block_len, rows[first]);
             (0..heads.num_kv_heads).for_each(|kv_head| {
-                stretches.push(stretch(out, rotated, cache, (first, count), rows[first], kv_head));
+                stretches.push(stretch(out, rotated, cache, (first, count), (start, rows[first].position), kv_head));
             });
         }
         first += count;
@@ -112,29 +113,31 @@ pub(super) fn attention(
             stretch.run(scratch);
         }
     });
-    attend_singles(team, out, rotated, rows, cache, &singles);
+    attend_singles(team, out, rotated, in_cache, cache, &singles);
 }
 
-/// How many rows from the first on follow each other in one slot, up to the end of a block of queries.
+/// How many rows from the first on follow each other in one sequence, up to the end of a block of queries.
 fn run_length(rows: &[CacheRow]) -> usize {
-    let follows = |(i, row): &(usize, &CacheRow)| row.slot == rows[0].slot && row.position == rows[0].position + i;
+    let follows =
+        |(i, row): &(usize, &CacheRow)| row.sequence == rows[0].sequence && row.position == rows[0].position + i;
     let most = attention::QUERIES - rows[0].position % attention::QUERIES;
     rows.iter().enumerate().take(most).take_while(follows).count()
 }
 
-/// Rows `first..first + count`, the first of which is `row`, for the heads of one key/value head.
+/// Rows `first..first + count`, the first of which is at `position` of the sequence that begins at token `start` of the cache,
+/// for the heads of one key/value head.
 fn stretch(
     out: &mut [f32],
     rotated: &[f32],
     cache: &CacheData<'_>,
     (first, count): (usize, usize),
-    row: CacheRow,
+    (start, position): (usize, usize),
     kv_head: usize,
 ) -> Stretch {
     let (heads, d) = (cache.heads, cache.heads.head_dim);
     let head = kv_head * (heads.num_heads / heads.num_kv_heads);
-    let start = row.slot * cache.max_context * heads.kv_width();
-    let positions = start..start + (row.position + count) * heads.kv_width();
+    let start = start * heads.kv_width();
+    let positions = start..start + (position + count) * heads.kv_width();
     let view = |x: &[f32]| View::new(x[positions.clone()][kv_head * d..].as_ptr(), heads.kv_width(), 1);
     let (query, result) = (first * heads.rotated_width() + head * d, first * heads.query_width() + head * d);
     Stretch {
@@ -144,7 +147,7 @@ fn stretch(
         values: view(cache.values),
         out: View::new_mut(out[result..].as_mut_ptr(), heads.query_width()),
         lse: (std::ptr::null_mut(), 0),
-        first: row.position,
+        first: position,
         count,
     }
 }
@@ -154,11 +157,11 @@ fn attend_singles(
     team: &mut Team,
     out: &mut [f32],
     rotated: &[f32],
-    rows: &[CacheRow],
+    in_cache: CacheRows<'_>,
     cache: &CacheData<'_>,
     singles: &[usize],
 ) {
-    let (heads, d) = (cache.heads, cache.heads.head_dim);
+    let (heads, d, rows) = (cache.heads, cache.heads.head_dim, in_cache.rows);
     let group = heads.num_heads / heads.num_kv_heads;
     // Heads that share keys and values go together, unless some threads would have nothing to do then.
     let enough = singles.len() * heads.num_kv_heads >= team.size() * TASKS_PER_THREAD;
@@ -174,14 +177,13 @@ fn attend_singles(
             let Some(&row) = singles.get(task / tasks_of_row) else { return };
             let head = task % tasks_of_row * at_once;
             let queries = &rotated[row * heads.rotated_width() + head * d..][..at_once * d];
-            let CacheRow { slot, position } = rows[row];
-            let start = slot * cache.max_context * heads.kv_width() + head / group * d;
+            let start = in_cache.start(cache.block_len, rows[row]) * heads.kv_width() + head / group * d;
             let cached =
                 Cached { keys: &cache.keys[start..], values: &cache.values[start..], row_stride: heads.kv_width() };
             // SAFETY: out holds `num_heads` times `d` numbers for each row, and each task has heads of a row of its own.
             #[expect(unsafe_code, reason = "heads of rows are shared out to threads")]
             let out = unsafe { std::slice::from_raw_parts_mut(outs.place(row, head * d), at_once * d) };
-            attend(out, queries, d, cached, position + 1, &mut scores);
+            attend(out, queries, d, cached, rows[row].position + 1, &mut scores);
         }
     });
 }

@@ -1,9 +1,9 @@
 //! Decoding: weights in their formats, and attention over the cache.
 
 use super::driver::{Address, Argument, CacheSizes};
-use super::{Cuda, MOST_BLOCKS, THREADS, WORKSPACE_BYTES, assert_f32, bytes_of, sizes};
+use super::{Cuda, MOST_BLOCKS, THREADS, WORKSPACE_BYTES, assert_f32, by_format, bytes_of, sizes};
 use crate::device::weights::GROUP;
-use crate::device::{Cache, CacheRow, Heads, Matrix, Span, WeightFormat, WeightMatrix};
+use crate::device::{Cache, CacheRow, CacheRows, Heads, Matrix, Span, WeightFormat, WeightMatrix};
 use anyhow::Result;
 
 /// Positions of a sequence that one block takes; SPLIT in cached.cu.
@@ -88,20 +88,29 @@ impl Cuda {
         self.written(y.span());
     }
 
-    pub(super) fn store_in_cache(&mut self, cache: Cache, rotated: Span, qkv: Span, rows: &[CacheRow], heads: Heads) {
-        assert_f32(&[cache.keys, cache.values, rotated, qkv]);
-        let places: Vec<u32> = rows.iter().map(|row| place(cache, row.slot, row.position)).collect();
+    pub(super) fn store_in_cache(&mut self, cache: Cache, rotated: Span, qkv: Span, rows: CacheRows<'_>, heads: Heads) {
+        assert_f32(&[rotated, qkv]);
+        let place = |place| u32::try_from(place).expect("a cache of fewer than 2^32 tokens");
+        let places: Vec<u32> = rows.rows.iter().map(|row| place(rows.place(cache, *row, row.position))).collect();
         let list = self.list(&places);
         let caches = [self.at(cache.keys), self.at(cache.values)];
-        let arguments =
-            [caches[0], caches[1], self.at(rotated), self.at(qkv), list, Argument::Cache(cache_sizes(heads))];
-        self.launch("cache_store", ([rows.len(), 1, 1], THREADS), &arguments);
+        let s = Argument::Cache(cache_sizes(cache, heads));
+        let arguments = [caches[0], caches[1], self.at(rotated), self.at(qkv), list, s];
+        self.launch(&by_format("cache_store", cache.keys.format), ([places.len(), 1, 1], THREADS), &arguments);
         self.written(cache.keys);
         self.written(cache.values);
     }
 
-    pub(super) fn attend_to_cache(&mut self, out: Span, rotated: Span, cache: Cache, rows: &[CacheRow], heads: Heads) {
-        assert_f32(&[cache.keys, cache.values, rotated, out]);
+    pub(super) fn attend_to_cache(
+        &mut self,
+        out: Span,
+        rotated: Span,
+        cache: Cache,
+        in_cache: CacheRows<'_>,
+        heads: Heads,
+    ) {
+        assert_f32(&[rotated, out]);
+        let (rows, format) = (in_cache.rows, cache.keys.format);
         let d = heads.head_dim;
         let kernel = match d {
             0..=64 => "cache_attention_64",
@@ -109,9 +118,10 @@ impl Cuda {
             _ => "cache_attention_256",
         };
         assert!(d <= super::attention::MOST_HEAD_DIM, "heads of {d} numbers are wider than the kernels take");
-        let s = Argument::Cache(cache_sizes(heads));
-        let by_four = [cache.keys, cache.values].iter().all(|span| self.address(*span).is_multiple_of(16));
-        let wide = Argument::U32((by_four && d.is_multiple_of(4)).into());
+        let kernel = by_format(kernel, format);
+        let s = Argument::Cache(cache_sizes(cache, heads));
+        let is_round = [cache.keys, cache.values].iter().all(|span| self.address(*span).is_multiple_of(16));
+        let wide = Argument::U32((is_round && (d * format.size()).is_multiple_of(16)).into());
         let bytes_of_split = heads.num_heads * (d + 2) * 4;
         let mut start = 0;
         // As many rows at once as have room for their partial results.
@@ -121,13 +131,14 @@ impl Cuda {
             let most = (WORKSPACE_BYTES / (splits * bytes_of_split)).min(MOST_BLOCKS);
             assert!(most > 0, "a sequence of {longest} tokens has room in the workspace");
             let part = &rows[start..(start + most).min(rows.len())];
-            let first: Vec<u32> = part.iter().map(|row| place(cache, row.slot, 0)).collect();
             let lengths: Vec<u32> = part.iter().map(|row| row.position as u32 + 1).collect();
-            let (first, lengths) = (self.list(&first), self.list(&lengths));
+            let (tables, first) = joined_tables(in_cache.tables, part);
+            let [tables, first, lengths] = [tables, first, lengths].map(|list| self.list(&list));
             let partial = Argument::Address(self.workspace);
             let rotated = self.at(rotated.part(start * heads.rotated_width(), part.len() * heads.rotated_width()));
-            let arguments = [partial, rotated, self.at(cache.keys), self.at(cache.values), first, lengths, s, wide];
-            self.launch(kernel, ([splits, heads.num_heads, part.len()], SPLIT_THREADS), &arguments);
+            let caches = [self.at(cache.keys), self.at(cache.values)];
+            let arguments = [partial, rotated, caches[0], caches[1], tables, first, lengths, s, wide];
+            self.launch(&kernel, ([splits, heads.num_heads, part.len()], SPLIT_THREADS), &arguments);
             let to = self.at(out.part(start * heads.query_width(), part.len() * heads.query_width()));
             let arguments = [to, partial, lengths, Argument::U32(splits as u32), s];
             let threads = d.next_multiple_of(32);
@@ -138,11 +149,20 @@ impl Cuda {
     }
 }
 
-/// The place of a position in the cache, in tokens.
-fn place(cache: Cache, slot: usize, position: usize) -> u32 {
-    u32::try_from(slot * cache.max_context + position).expect("a cache of fewer than 2^32 tokens")
+/// The tables of the rows' sequences one behind the other, and where each row's begins.
+fn joined_tables(tables: &[&[u32]], rows: &[CacheRow]) -> (Vec<u32>, Vec<u32>) {
+    let (mut joined, mut begins) = (Vec::new(), vec![None; tables.len()]);
+    let first = rows.iter().map(|row| {
+        *begins[row.sequence].get_or_insert_with(|| {
+            joined.extend_from_slice(tables[row.sequence]);
+            (joined.len() - tables[row.sequence].len()) as u32
+        })
+    });
+    let first = first.collect();
+    (joined, first)
 }
 
-fn cache_sizes(heads: Heads) -> CacheSizes {
-    CacheSizes { heads: sizes(heads), scale: 1.0 / (heads.head_dim as f32).sqrt() }
+fn cache_sizes(cache: Cache, heads: Heads) -> CacheSizes {
+    let block_len = cache.block_len as u32;
+    CacheSizes { heads: sizes(heads), block_len, scale: 1.0 / (heads.head_dim as f32).sqrt() }
 }

@@ -93,6 +93,7 @@ pub(super) struct AttentionSizes {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct CacheSizes {
     pub(super) heads: HeadSizes,
+    pub(super) block_len: u32,
     pub(super) scale: f32,
 }
 

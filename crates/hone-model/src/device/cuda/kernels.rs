@@ -13,7 +13,7 @@ pub(super) const SOURCE: &str = concat!(
 
 /// Kernels that come as `NAME_f32` and `NAME_bf16`.
 #[cfg(test)]
-const IN_BOTH_FORMATS: [&str; 16] = [
+const IN_BOTH_FORMATS: [&str; 20] = [
     "scale",
     "dropout",
     "gather_rows",
@@ -30,6 +30,10 @@ const IN_BOTH_FORMATS: [&str; 16] = [
     "cross_entropy",
     "attention_rows",
     "attention_delta",
+    "cache_store",
+    "cache_attention_64",
+    "cache_attention_128",
+    "cache_attention_256",
 ];
 /// As above, of the plain backward pass of attention.
 #[cfg(test)]
@@ -42,19 +46,8 @@ const IN_BOTH_HEAD_SIZES: [&str; 3] = ["attention_forward", "attention_backward_
 const FOR_WEIGHTS: [&str; 2] = ["linear_by_row", "take_rows"];
 /// The others.
 #[cfg(test)]
-const OTHERS: [&str; 11] = [
-    "to_bf16",
-    "scatter_add_rows",
-    "add_partial_sums",
-    "sum_of_squares",
-    "adamw",
-    "expand_int8",
-    "cache_store",
-    "cache_attention_64",
-    "cache_attention_128",
-    "cache_attention_256",
-    "join_splits",
-];
+const OTHERS: [&str; 7] =
+    ["to_bf16", "scatter_add_rows", "add_partial_sums", "sum_of_squares", "adamw", "expand_int8", "join_splits"];
 
 /// Every kernel's name.
 #[cfg(test)]

@@ -6,7 +6,8 @@ use super::emulated::Emulated;
 use super::*;
 use crate::device::{WeightFormat, open};
 use crate::{
-    AdamW, Batch, Config, Decoder, DecoderOptions, HostWeights, LoraConfig, Method, Target, Trainer, TrainerOptions,
+    AdamW, Batch, Config, Decoder, DecoderOptions, HostWeights, LoraConfig, Method, Region, Target, Trainer,
+    TrainerOptions, WeightSource,
 };
 use serde_json::json;
 use std::sync::{Arc, Mutex};
@@ -131,6 +132,43 @@ fn decoding_is_that_of_the_processor() {
     }
 }
 
+// budget: 4 s
+#[test]
+fn sequences_may_share_full_blocks_and_stand_anywhere() {
+    if std::env::var_os("HONE_SLOW").is_none() {
+        return;
+    }
+    let config = config();
+    let weights = HostWeights::random(&config, 5);
+    let prompt: Vec<u32> = (0..41).map(|i| i * 7 % 99).collect();
+    for (device, tolerance) in devices().into_iter().zip([1e-5, 2e-2]) {
+        let options = DecoderOptions { slots: 2, max_context: 80, format: WeightFormat::F32 };
+        let open = || open(device, 2).unwrap();
+        let mut decoder = Decoder::with_cache(open(), &config, WeightSource::Host(&weights), &options, 9).unwrap();
+        assert!(decoder.is_paged());
+        let [long, short] = [[7, 2, 5, 0], [7, 2, 8, 3]].map(|blocks| Region::of(&blocks));
+        decoder.attach(0, long.clone(), 0);
+        let alone = decoder.prefill(0, &prompt).unwrap();
+        // Two full blocks are shared, eight tokens copied, the last one computed.
+        decoder.copy(&long, &short, 40);
+        decoder.attach(1, short, 40);
+        let after_copy = decoder.prefill(1, &prompt[40..]).unwrap();
+        assert!(distance(&after_copy, &alone) < tolerance, "{device}: the copied beginning is the same");
+        // They go on differently, and then alike: neither has written where the other stands.
+        let tokens = [(3, 4), (8, 9), (1, 2), (6, 6)];
+        let together: Vec<_> = tokens.iter().map(|&(a, b)| decoder.decode(&[(0, a), (1, b)]).unwrap()).collect();
+        let mut plain = Decoder::new(open(), &config, &weights, &options).unwrap();
+        for (slot, tokens) in [tokens.map(|pair| pair.0), tokens.map(|pair| pair.1)].iter().enumerate() {
+            plain.prefill(slot, &prompt).unwrap();
+            for (step, token) in tokens.iter().enumerate() {
+                let expected = plain.decode(&[(slot, *token)]).unwrap().remove(0);
+                let distance = distance(&together[step][slot], &expected);
+                assert!(distance < tolerance, "{device}: sequence {slot}, step {step}: {distance:.1e}");
+            }
+        }
+    }
+}
+
 /// The calls of one micro-batch, without the numbers behind them.
 fn calls_of_a_micro_batch() -> Vec<String> {
     let calls = Arc::new(Mutex::new(Vec::new()));
@@ -203,12 +241,11 @@ fn say(text: &str) {
 #[test]
 fn every_kernel_of_the_text_has_its_name_in_the_table() {
     let in_text = kernels::SOURCE.matches("__global__").count();
-    // FORMATS, TENSOR_KERNELS and CACHE_ATTENTION name two, three and one in their definitions.
+    // FORMATS and TENSOR_KERNELS name two and three in their definitions.
     let names = kernels::names();
     let formats = kernels::SOURCE.matches("\nFORMATS(").count();
     let tensors = kernels::SOURCE.matches("\nTENSOR_KERNELS(").count();
-    let cached = kernels::SOURCE.matches("\nCACHE_ATTENTION(").count();
-    assert_eq!(names.len(), in_text - 2 - 3 - 1 + 2 * formats + 3 * tensors + cached);
+    assert_eq!(names.len(), in_text - 2 - 3 + 2 * formats + 3 * tensors);
 }
 
 #[test]

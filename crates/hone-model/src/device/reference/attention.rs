@@ -1,7 +1,7 @@
 //! Attention by plain loops: one query at a time over the keys that it sees.
 
 use super::Reference;
-use crate::device::{Attention, Cache, CacheRow, Heads, Span};
+use crate::device::{Attention, Cache, CacheRows, Heads, Span};
 
 /// One query of a batch: its row, its head, and the rows of the keys that it sees.
 struct Query {
@@ -61,12 +61,12 @@ pub(super) fn cache_store(
     cache: Cache,
     rotated: Span,
     qkv: Span,
-    rows: &[CacheRow],
+    rows: CacheRows<'_>,
     heads: Heads,
 ) {
     let width = heads.kv_width();
-    for (i, row) in rows.iter().enumerate() {
-        let place = (row.slot * cache.max_context + row.position) * width;
+    for (i, row) in rows.rows.iter().enumerate() {
+        let place = rows.place(cache, *row, row.position) * width;
         let key = rotated.part(i * heads.rotated_width() + heads.query_width(), width);
         let value = qkv.part(i * heads.qkv_width() + heads.rotated_width(), width);
         let (key, value) = (device.read(key), device.read(value));
@@ -75,13 +75,20 @@ pub(super) fn cache_store(
     }
 }
 
-pub(super) fn cached(device: &mut Reference, out: Span, rotated: Span, cache: Cache, rows: &[CacheRow], heads: Heads) {
+pub(super) fn cached(
+    device: &mut Reference,
+    out: Span,
+    rotated: Span,
+    cache: Cache,
+    rows: CacheRows<'_>,
+    heads: Heads,
+) {
     let d = heads.head_dim;
     let group = heads.num_heads / heads.num_kv_heads;
-    for (i, row) in rows.iter().enumerate() {
+    for (i, row) in rows.rows.iter().enumerate() {
         for head in 0..heads.num_heads {
             let q = device.read(rotated.part(i * heads.rotated_width() + head * d, d));
-            let place = |t: usize| (row.slot * cache.max_context + t) * heads.kv_width() + head / group * d;
+            let place = |t: usize| rows.place(cache, *row, t) * heads.kv_width() + head / group * d;
             let seen = 0..=row.position;
             let keys: Vec<Vec<f32>> = seen.clone().map(|t| device.read(cache.keys.part(place(t), d))).collect();
             let values: Vec<Vec<f32>> = seen.map(|t| device.read(cache.values.part(place(t), d))).collect();

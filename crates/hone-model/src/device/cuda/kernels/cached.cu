@@ -129,23 +129,25 @@ extern "C" __global__ void expand_int8(bf16 *y, const i8 *codes, const float *sc
     take_rows(y, w, rows, n);
 }
 
-// Sizes of the cache's rows; `kv_width` is KD.
+// Sizes of the cache: blocks of `block_len` tokens, each a row of KD numbers.
 struct CacheSizes {
-    u32 num_heads, num_kv_heads, head_dim;
+    u32 num_heads, num_kv_heads, head_dim, block_len;
     float scale;
 };
 
 // One block for each row: its keys and values go to the place [tokens, KD] that `places` says.
-extern "C" __global__ void cache_store(float *keys, float *values, const float *rotated, const float *qkv, const u32 *places,
-                                       CacheSizes s) {
+template <class T>
+DEVICE void cache_store_body(T *keys, T *values, const float *rotated, const float *qkv, const u32 *places, CacheSizes s) {
     u64 row = blockIdx.x, width = u64(s.num_kv_heads) * s.head_dim, queries = u64(s.num_heads) * s.head_dim;
     u64 to = u64(places[row]) * width;
     const float *key = rotated + row * (queries + width) + queries, *value = qkv + row * (queries + 2 * width) + queries + width;
     for (u64 c = threadIdx.x; c < width; c += blockDim.x) {
-        keys[to + c] = key[c];
-        values[to + c] = value[c];
+        keys[to + c] = Format<T>::of(key[c]);
+        values[to + c] = Format<T>::of(value[c]);
     }
 }
+FORMATS(cache_store, (T *keys, T *values, const float *rotated, const float *qkv, const u32 *places, CacheSizes s),
+        (keys, values, rotated, qkv, places, s))
 
 // Positions of a sequence that one block takes.
 #define SPLIT 64
@@ -155,8 +157,8 @@ extern "C" __global__ void cache_store(float *keys, float *values, const float *
 #define KEY_GROUPS (SPLIT_WARPS * WARP / KEY_LANES)
 
 // One block for each split, head and row. partial [n, A, splits, D + 2]: the sum of values, the greatest score, the sum of exp.
-// first [n]: where the row's sequence begins in the cache; lengths [n]: positions that it sees. A lane has PARTS numbers of a head, W
-// by W.
+// tables: lists of blocks of the cache; first [n]: where the list of the row's sequence begins there; lengths [n]: positions that the
+// row sees. A lane has PARTS numbers of a head, W by W: 16 bytes where rows of keys are a multiple of that.
 template <int W> DEVICE void load_few(const float *p, float *x) {
     if (W == 4) {
         float4 a = *(const float4 *)p;
@@ -165,9 +167,14 @@ template <int W> DEVICE void load_few(const float *p, float *x) {
         x[0] = p[0];
     }
 }
-template <int PARTS, int W>
-DEVICE void split_attention(float *partial, const float *rotated, const float *keys, const float *values, const u32 *first,
-                            const u32 *lengths, CacheSizes s) {
+template <int W> DEVICE void load_few(const bf16 *p, float *x) {
+    if (W == 8) load8(p, x);
+    else x[0] = to_float(*p);
+}
+template <int PARTS, int W, class T>
+DEVICE void split_attention(float *partial, const float *rotated, const T *keys, const T *values, const u32 *tables,
+                            const u32 *first, const u32 *lengths, CacheSizes s) {
+    __shared__ u64 places[SPLIT];
     __shared__ float query[PARTS * KEY_LANES];
     __shared__ float sums[KEY_GROUPS][PARTS * KEY_LANES];
     __shared__ float maxes[KEY_GROUPS], totals[KEY_GROUPS];
@@ -178,6 +185,10 @@ DEVICE void split_attention(float *partial, const float *rotated, const float *k
     if (begin >= end) return;
     const float *q = rotated + row * u64(s.num_heads + s.num_kv_heads) * d + u64(head) * d;
     for (u32 j = threadIdx.x; j < d; j += blockDim.x) query[j] = q[j] * s.scale;
+    for (u32 i = threadIdx.x; i < end - begin; i += blockDim.x) {
+        u32 position = begin + i, block = tables[first[row] + position / s.block_len];
+        places[i] = (u64(block) * s.block_len + position % s.block_len) * width + u64(kv_head) * d;
+    }
     __syncthreads();
     float mine[PARTS], max = -INFINITY, total = 0.0f;
 #pragma unroll
@@ -186,7 +197,7 @@ DEVICE void split_attention(float *partial, const float *rotated, const float *k
     for (u32 start = begin; start < end; start += KEY_GROUPS) {
         u32 position = start + group;
         bool is_seen = position < end;
-        u64 place = (u64(first[row]) + (is_seen ? position : begin)) * width + u64(kv_head) * d;
+        u64 place = places[is_seen ? position - begin : 0];
         float score = 0.0f, value[PARTS];
 #pragma unroll
         for (int i = 0; i < PARTS; i += W) {
@@ -230,15 +241,20 @@ DEVICE void split_attention(float *partial, const float *rotated, const float *k
         to[d + 1] = sum;
     }
 }
-#define CACHE_ATTENTION(D)                                                                                                    \
-    extern "C" __global__ void cache_attention_##D(float *partial, const float *rotated, const float *keys, const float *values, \
-                                                   const u32 *first, const u32 *lengths, CacheSizes s, u32 wide) {             \
-        if (wide) split_attention<D / KEY_LANES, 4>(partial, rotated, keys, values, first, lengths, s);                        \
-        else split_attention<D / KEY_LANES, 1>(partial, rotated, keys, values, first, lengths, s);                             \
-    }
-CACHE_ATTENTION(64)
-CACHE_ATTENTION(128)
-CACHE_ATTENTION(256)
+#define CACHE_ATTENTION_PARAMS                                                                                          \
+    (float *partial, const float *rotated, const T *keys, const T *values, const u32 *tables, const u32 *first,         \
+     const u32 *lengths, CacheSizes s, u32 wide)
+#define CACHE_ATTENTION_ARGS (partial, rotated, keys, values, tables, first, lengths, s, wide)
+template <int D, class T> DEVICE void cache_attention_body CACHE_ATTENTION_PARAMS {
+    if (wide) split_attention<D / KEY_LANES, 16 / sizeof(T)>(partial, rotated, keys, values, tables, first, lengths, s);
+    else split_attention<D / KEY_LANES, 1>(partial, rotated, keys, values, tables, first, lengths, s);
+}
+template <class T> DEVICE void cache_attention_64_body CACHE_ATTENTION_PARAMS { cache_attention_body<64, T> CACHE_ATTENTION_ARGS; }
+template <class T> DEVICE void cache_attention_128_body CACHE_ATTENTION_PARAMS { cache_attention_body<128, T> CACHE_ATTENTION_ARGS; }
+template <class T> DEVICE void cache_attention_256_body CACHE_ATTENTION_PARAMS { cache_attention_body<256, T> CACHE_ATTENTION_ARGS; }
+FORMATS(cache_attention_64, CACHE_ATTENTION_PARAMS, CACHE_ATTENTION_ARGS)
+FORMATS(cache_attention_128, CACHE_ATTENTION_PARAMS, CACHE_ATTENTION_ARGS)
+FORMATS(cache_attention_256, CACHE_ATTENTION_PARAMS, CACHE_ATTENTION_ARGS)
 
 // out [n, AD]: the splits of each head (blockIdx.x) and row (blockIdx.y) together.
 extern "C" __global__ void join_splits(float *out, const float *partial, const u32 *lengths, u32 splits, CacheSizes s) {
