@@ -2,7 +2,7 @@
 //!
 //! Memory is what this process holds when the data are loaded, and on top of it the highest of: the engine's buffers and
 //! one tensor on its way to disk; the weights on the host while they go into the buffers; buffers, weights and a decoder
-//! during previews. Time is that of the job's own first steps, measured.
+//! during previews. Time is that of the job's own first micro-batches and of updates, measured.
 
 use crate::order::Order;
 use crate::rows::Examples;
@@ -63,7 +63,7 @@ pub struct MicroBatchPlan {
     pub peak_bytes: u64,
     /// Whether that is within the limit.
     pub fits: bool,
-    /// Tokens per second over the measured steps; absent when nothing was measured.
+    /// Tokens per second, updates included; absent when nothing was measured.
     pub tokens_per_s: Option<f64>,
     /// Duration of all steps of the job, without loading, saving and previews.
     pub seconds: Option<f64>,
@@ -137,8 +137,8 @@ impl Sizer<'_> {
     }
 }
 
-/// Reads and tokenises the files and counts. With `calibrate`, measures each micro-batch that fits for its share of that
-/// time (at least one step); the model folder is only read.
+/// Reads and tokenises the files and counts. With `calibrate`, measures the micro-batches that fit for about that time, each at
+/// least once; the model folder is only read.
 ///
 /// # Errors
 /// As [`crate::train_slice`] would fail before its first step, but for the self-check of shares.
@@ -203,52 +203,89 @@ pub fn plan(
     Ok(plan)
 }
 
-/// Fills in the speed of every micro-batch that fits.
+/// What was measured of one size of the micro-batch.
+struct Measured<'a> {
+    rows: usize,
+    /// The job's micro-batches of this size, again and again.
+    next: Box<dyn Iterator<Item = Batch> + 'a>,
+    tokens: usize,
+    seconds: f64,
+}
+
+/// Fills in the speed of every micro-batch that fits. They take turns in the buffers of the largest one, so that a slow moment of
+/// the machine meets all of them; the chosen one has half of the time.
 fn measure(sizer: &Sizer<'_>, weights: &HostWeights, plan: &mut Plan, time: Duration) -> Result<()> {
-    let num_measured = plan.micro_batches.iter().filter(|micro| micro.fits).count().max(1);
-    for micro in plan.micro_batches.iter_mut().filter(|micro| micro.fits) {
-        let device = device::open(&sizer.settings.device, sizer.settings.threads).map_err(refuse)?;
-        let rows = micro.rows as usize;
-        let mut trainer = Trainer::new(device, sizer.config, weights, &sizer.options(rows)?)?;
-        let (mut tokens, mut seconds, begun) = (0, 0.0, Instant::now());
-        for (step, indices) in sizer.order.steps_from(0).enumerate() {
+    if plan.steps == 0 {
+        return Ok(());
+    }
+    let fitting = plan.micro_batches.iter().filter(|micro| micro.fits).map(|micro| micro.rows as usize);
+    let mut sizes: Vec<Measured<'_>> = fitting.map(|rows| Measured::new(sizer, rows)).collect();
+    let Some(largest) = sizes.iter().map(|size| size.rows).max() else { return Ok(()) };
+    let chosen = plan.chosen.map_or(largest, |rows| rows as usize);
+    let num_others = sizes.len().saturating_sub(1).max(1) as f64;
+    sizes.sort_by_key(|size| size.rows != chosen);
+    let device = device::open(&sizer.settings.device, sizer.settings.threads).map_err(refuse)?;
+    let mut trainer = Trainer::new(device, sizer.config, weights, &sizer.options(largest)?)?;
+    // The first one touches every page for the first time.
+    let mut warm = Measured::new(sizer, largest);
+    warm.run(&mut trainer)?;
+    update(&mut trainer, 1)?;
+    let (begun, mut updates) = (Instant::now(), Vec::new());
+    while begun.elapsed() < time || sizes.iter().any(|size| size.tokens == 0) {
+        let share = |size: &Measured<'_>| size.seconds * if size.rows == chosen { 1.0 } else { num_others };
+        let next = sizes.iter_mut().min_by(|a, b| share(a).total_cmp(&share(b))).expect("one size fits");
+        next.run(&mut trainer)?;
+        if next.rows == chosen || updates.is_empty() {
             let started = Instant::now();
-            let step_tokens = train_step(&mut trainer, sizer.examples, &indices, (rows, step as u64 + 1))?;
-            // The first step touches every page for the first time.
-            if step > 0 || plan.steps == 1 {
-                tokens += step_tokens;
-                seconds += started.elapsed().as_secs_f64();
-            }
-            if step > 0 && begun.elapsed() * num_measured as u32 > time {
-                break;
-            }
+            update(&mut trainer, updates.len() as u64 + 2)?;
+            updates.push(started.elapsed().as_secs_f64());
         }
-        let tokens_per_s = tokens as f64 / seconds.max(1e-9);
-        micro.tokens_per_s = Some(tokens_per_s);
-        micro.seconds = Some((plan.tokens * u64::from(plan.epochs)) as f64 / tokens_per_s);
+    }
+    let per_update = updates.iter().sum::<f64>() / updates.len() as f64;
+    let num_tokens = (plan.tokens * u64::from(plan.epochs)) as f64;
+    for micro in &mut plan.micro_batches {
+        let Some(size) = sizes.iter().find(|size| size.rows as u64 == micro.rows) else { continue };
+        let seconds = num_tokens * size.seconds / size.tokens as f64 + plan.steps as f64 * per_update;
+        micro.seconds = Some(seconds);
+        micro.tokens_per_s = Some(num_tokens / seconds);
     }
     Ok(())
 }
 
-/// One step as [`crate::slice`] makes it, with a learning rate of 0; its tokens.
-fn train_step(
-    trainer: &mut Trainer,
-    examples: &Examples,
-    indices: &[usize],
-    (micro_rows, step): (usize, u64),
-) -> Result<u64> {
-    let mut tokens = 0;
-    trainer.zero_grad();
-    for micro in indices.chunks(micro_rows) {
-        let rows: Vec<&TokenRow> = micro.iter().map(|i| &examples.list[*i].tokens).collect();
-        let packed = pack(&rows);
-        tokens += packed.ids.len() as u64;
-        trainer.accumulate(&Batch { ids: packed.ids, targets: packed.targets, segments: packed.segments }, 1.0)?;
+impl<'a> Measured<'a> {
+    fn new(sizer: &'a Sizer<'a>, rows: usize) -> Measured<'a> {
+        let passes = std::iter::repeat_with(move || sizer.order.steps_from(0)).flatten();
+        let batches = passes.flat_map(move |indices| {
+            let batches: Vec<Batch> = indices.chunks(rows).map(|micro| batch(sizer.examples, micro)).collect();
+            batches
+        });
+        Measured { rows, next: Box::new(batches), tokens: 0, seconds: 0.0 }
     }
+
+    /// The next micro-batch, as [`crate::slice`] makes it.
+    fn run(&mut self, trainer: &mut Trainer) -> Result<()> {
+        let batch = self.next.next().expect("a job has examples");
+        let started = Instant::now();
+        trainer.accumulate(&batch, 1.0)?;
+        self.seconds += started.elapsed().as_secs_f64();
+        self.tokens += batch.ids.len();
+        Ok(())
+    }
+}
+
+fn batch(examples: &Examples, micro: &[usize]) -> Batch {
+    let rows: Vec<&TokenRow> = micro.iter().map(|i| &examples.list[*i].tokens).collect();
+    let packed = pack(&rows);
+    Batch { ids: packed.ids, targets: packed.targets, segments: packed.segments }
+}
+
+/// The end of a step, with a learning rate of 0.
+fn update(trainer: &mut Trainer, step: u64) -> Result<()> {
     trainer.grad_norm()?;
     let rest = AdamW { lr: 0.0, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, step, grad_scale: 1.0 };
     trainer.adamw_step(&rest)?;
-    Ok(tokens)
+    trainer.zero_grad();
+    Ok(())
 }
 
 /// Memory that a run may plan for; 0 where neither the settings nor the system tell. The setting is about the host's memory.
