@@ -137,7 +137,7 @@ fn twenty_kills_change_neither_the_trained_rows_nor_the_weights() {
     if std::env::var("HONE_SLOW").is_err() {
         return;
     }
-    let rows = rows_of_binary(1, 480);
+    let rows = rows_of_binary(1, 1_600);
     // On a loaded machine several kills in a row may come before the first checkpoint.
     let settings = [
         ("save_steps", "4"),
@@ -165,13 +165,22 @@ fn twenty_kills_change_neither_the_trained_rows_nor_the_weights() {
     let mut chance = 12_345_u64;
     for kill in 0..20 {
         chance = chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        std::thread::sleep(Duration::from_millis(100 + (chance >> 33) % 800));
-        assert!(!job_is_done(&wild.status()), "it was trained before kill {kill}: give it more rows");
-        if kill % 2 == 0 {
+        // At a random time, and on a fast machine before the job is done: there soon after each new checkpoint.
+        let reached = wild.newest_checkpoint_folder();
+        let wait = Duration::from_millis(100 + (chance >> 33) % 800);
+        let start = std::time::Instant::now();
+        while start.elapsed() < wait && wild.newest_checkpoint_folder() == reached {
+            std::thread::sleep(Duration::from_millis(1 + (chance >> 50) % 16));
+        }
+        let kills_daemon = kill % 2 == 0;
+        if kills_daemon {
             wild.kill_daemon();
-            wild.start_daemon();
         } else {
             wild.kill_children_of_daemon();
+        }
+        assert!(!job_is_done(&wild.status()), "it was trained before kill {kill}: give it more rows");
+        if kills_daemon {
+            wild.start_daemon();
         }
     }
     wild.wait("the wild run ends", LIMIT, job_is_done);

@@ -274,6 +274,12 @@ impl Rig {
         self.hone(&["checkpoints", "--json"]).json().as_array().unwrap().last().unwrap().clone()
     }
 
+    /// The greatest number of a folder `checkpoint-N`, asked of the file system alone.
+    pub fn newest_checkpoint_folder(&self) -> Option<u64> {
+        let names = std::fs::read_dir(self.root().join("checkpoints")).ok()?.flatten().map(|entry| entry.file_name());
+        names.filter_map(|name| name.to_str()?.strip_prefix("checkpoint-")?.parse().ok()).max()
+    }
+
     /// The weights of the newest checkpoint.
     pub fn last_weights(&self) -> Vec<u8> {
         let id = self.last_checkpoint()["checkpoint"]["id"].as_u64().unwrap();
