@@ -2,7 +2,7 @@
 
 A line of JSON per work: {"work", "rows", "steps", "planned_s", "measured_s", "time_ratio", "planned_bytes", "measured_bytes",
 "memory_ratio"}. Ratios are measured over planned. The time is that of the steps after the first, scaled to all steps: the plan
-leaves loading and saving out, and calibrates without its first step.
+leaves loading and saving out, and calibrates without its first micro-batch.
 """
 import argparse
 import json

@@ -37,6 +37,9 @@ def by_transformers(is_static):
     config._attn_implementation = "sdpa"
     with torch.device(args.device):
         model = Qwen3ForCausalLM(config).to(torch.bfloat16).eval()
+    if args.device == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
     ids = torch.tensor(PROMPTS, device=args.device)
     more = {"cache_implementation": "static"} if is_static else {}
 
@@ -51,10 +54,10 @@ def by_transformers(is_static):
 
 def by_vllm():
     import vllm
-    folder = tempfile.mkdtemp()
-    with open(f"{folder}/config.json", "w") as file:
+    folder = tempfile.TemporaryDirectory()
+    with open(f"{folder.name}/config.json", "w") as file:
         json.dump(SHAPE, file)
-    engine = vllm.LLM(folder, load_format="dummy", skip_tokenizer_init=True, dtype="bfloat16", max_model_len=args.context + args.tokens + 1, enable_prefix_caching=False)
+    engine = vllm.LLM(folder.name, load_format="dummy", skip_tokenizer_init=True, dtype="bfloat16", max_model_len=args.context + args.tokens + 1, enable_prefix_caching=False)
 
     def generate(count):
         settings = vllm.SamplingParams(temperature=0.0, min_tokens=count, max_tokens=count, ignore_eos=True, detokenize=False)

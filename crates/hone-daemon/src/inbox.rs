@@ -43,6 +43,10 @@ pub struct Sidecar {
     pub other: serde_json::Map<String, serde_json::Value>,
 }
 
+/// Keys of a sidecar that people write.
+const SIDECAR_KEYS: [&str; 2] = ["schema_id", "provenance"];
+/// Another key that is so few letters off is taken for a slip.
+const MOST_SLIPS: usize = 2;
 /// Folders below the inbox are followed this deep.
 const MAX_DEPTH: usize = 16;
 /// Largest sidecar that is read.
@@ -52,12 +56,19 @@ impl Sidecar {
     /// Reads a sidecar; the default when there is none.
     ///
     /// # Errors
-    /// It cannot be read, is larger than 1 MiB, or is not a JSON object with these keys.
+    /// It cannot be read, is larger than 1 MiB, is not a JSON object with these keys, or has a key that nearly is one of them.
     pub fn read(path: &Path) -> Result<Sidecar> {
         let Ok(info) = path.metadata() else { return Ok(Sidecar::default()) };
         anyhow::ensure!(info.len() <= MAX_SIDECAR_BYTES, "the sidecar is larger than {MAX_SIDECAR_BYTES} bytes");
         let bytes = std::fs::read(path).context("read the sidecar")?;
-        serde_json::from_slice(&bytes).context("parse the sidecar as a JSON object")
+        let sidecar: Sidecar = serde_json::from_slice(&bytes)
+            .context("parse the sidecar as a JSON object, such as {\"schema_id\": \"chat_sft_v1\"}")?;
+        let near = |known: &&str, key: &str| strsim::damerau_levenshtein(known, key) <= MOST_SLIPS;
+        let slip = |key: &String| SIDECAR_KEYS.iter().find(|known| near(known, key)).map(|known| (key.clone(), *known));
+        if let Some((key, known)) = sidecar.other.keys().find_map(slip) {
+            anyhow::bail!("read the sidecar: it has the key `{key}`; `{known}` is meant, or rename it");
+        }
+        Ok(sidecar)
     }
 }
 

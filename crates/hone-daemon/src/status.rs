@@ -218,7 +218,7 @@ pub(crate) fn view(state: &State, live: &Live, settings: &Settings, now: TimeMs)
     let (activity, reason) = match (&state.control, work) {
         _ if live.stopped => (Activity::Stopped, None),
         (Control::Paused { reason }, _) => (Activity::Paused, Some(reason.clone())),
-        (Control::Stopping { reason }, _) => (Activity::Stopping, Some(reason.clone())),
+        (Control::Stopping { reason, .. }, _) => (Activity::Stopping, Some(reason.clone())),
         (Control::Running, Some(Work::Train { .. })) => (Activity::Training, None),
         (Control::Running, Some(Work::Evaluate { .. })) => (Activity::Evaluating, None),
         (Control::Running, None) => (Activity::Idle, None),

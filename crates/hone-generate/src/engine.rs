@@ -15,7 +15,7 @@ use hone_model::{CACHE_BLOCK, Config, Decoder, DecoderOptions, FormatLoss, HostW
 use pool::Pool;
 use prefixes::{Prefixes, num_common};
 use running::Running;
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::path::Path;
 
 pub use whole::AfterStep;
@@ -254,8 +254,7 @@ impl Engine {
 
     /// Share of the cache that running requests hold.
     pub fn cache_use(&self) -> f64 {
-        let held: HashSet<u32> = self.regions.iter().flatten().flat_map(|region| region.blocks()).copied().collect();
-        held.len() as f64 / self.num_blocks as f64
+        self.held_blocks().iter().filter(|held| **held).count() as f64 / self.num_blocks as f64
     }
 
     /// Prompt tokens so far that were looked for in the cache, and those that were there.
@@ -271,6 +270,13 @@ impl Engine {
     /// The model's tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
+    }
+
+    /// Of each block of the cache: whether a running request holds it.
+    fn held_blocks(&self) -> Vec<bool> {
+        let mut held = vec![false; self.num_blocks];
+        self.regions.iter().flatten().flat_map(|region| region.blocks()).for_each(|block| held[*block as usize] = true);
+        held
     }
 
     fn running(&self) -> impl Iterator<Item = &Running> {
@@ -298,9 +304,15 @@ impl Engine {
         prompt_len: usize,
         need: usize,
     ) -> Option<(Region, usize)> {
+        let mut shared = self.shareable(source.as_ref());
+        let held = self.held_blocks();
+        let is_held = |block: &&u32| held[**block as usize];
+        let num_free = held.iter().filter(|held| !**held).count();
+        if need.div_ceil(CACHE_BLOCK) > num_free + shared.iter().filter(is_held).count() {
+            // It must wait for running requests: what is kept stays.
+            return None;
+        }
         let region = loop {
-            let shared = source.as_ref().map_or(&[][..], |(from, num_tokens)| self.pool.shareable(from, *num_tokens));
-            let shared = shared.to_vec();
             if let Some(region) = self.pool.allocate(&shared, need) {
                 break region;
             }
@@ -310,7 +322,7 @@ impl Engine {
                 // The last one that could go is the one to copy from.
                 None => match prefixes.drop_oldest(None) {
                     Some(region) => {
-                        source = None;
+                        (source, shared) = (None, Vec::new());
                         region
                     }
                     None => return None,
@@ -323,6 +335,11 @@ impl Engine {
         self.decoder.copy(&from, &region, num_tokens);
         self.prefix_counts.1 += num_tokens as u64;
         Some((region, num_tokens))
+    }
+
+    /// Blocks of a source of a prompt's beginning that need not be copied.
+    fn shareable(&self, source: Option<&(Region, usize)>) -> Vec<u32> {
+        source.map_or(Vec::new(), |(from, num_tokens)| self.pool.shareable(from, *num_tokens).to_vec())
     }
 
     /// The prompt in the cache, of an ended or a running request, that shares most tokens with this one; never all of them,

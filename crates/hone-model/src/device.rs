@@ -41,7 +41,8 @@ pub enum NumberFormat {
     /// 32 bits.
     #[default]
     F32,
-    /// The upper half of 32 bits. Only devices that ask for it ([`Device::activation_format`]) know this format.
+    /// The upper half of 32 bits. Only devices that ask for it ([`Device::activation_format`],
+    /// [`Device::cache_format`]) know this format.
     Bf16,
 }
 

@@ -88,7 +88,7 @@ pub fn decide(state: &State, settings: &Settings, event: &Event, now: TimeMs) ->
 /// The caller holds the owner lock and has made sure that no child of the earlier daemon lives any more (the
 /// lease in `state` names the one that had the device). The lease is cleared, without counting a try against
 /// its job; the job goes on first. `Stopping` becomes `Running`: whoever starts a daemon wants it to run.
-/// `Paused` stays. Every effect that was not answered is started again, and every configured target that
+/// `Paused` stays, also one from before a stop. Every effect that was not answered is started again, and every configured target that
 /// neither serves the champion nor is about to gets a deployment.
 #[must_use]
 pub fn recover(state: &State, settings: &Settings, now: TimeMs) -> Decision {
@@ -112,6 +112,10 @@ pub fn command_offline(state: &State, settings: &Settings, command: &Command, no
         return Decision { reply: Some(Err("no daemon runs here".to_string())), ..Decision::default() };
     }
     let mut draft = Draft::new(state, settings, now);
+    // The daemon that was told to stop has stopped: a pause is for the next one.
+    if let Command::Pause { .. } | Command::Resume { .. } = command {
+        commands::recover(&mut draft);
+    }
     commands::command(&mut draft, command);
     Decision { effects: Vec::new(), ..draft.finish() }
 }

@@ -19,7 +19,8 @@ mod waiting;
 pub use change::{Change, LogEntry, LogSeverity};
 pub use deployment::{Deployment, DeploymentState};
 pub use evaluation::{
-    AnswerOutcome, Budget, Evaluation, Evidence, EvidenceFinding, Fingerprint, Judgement, Measure, Outcome, SuiteResult,
+    AnswerOutcome, Budget, Evaluation, EvaluationSpeed, Evidence, EvidenceFinding, Fingerprint, Judgement, Measure,
+    Outcome, SuiteResult,
 };
 pub use lineage::{LeftAt, Lineage, ModelIdentity};
 pub use marks::{Gone, JobReplay, Marks};
@@ -100,6 +101,9 @@ pub enum Control {
     Stopping {
         /// Why.
         reason: String,
+        /// Why it was paused before, and will be again.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        paused: Option<String>,
     },
 }
 

@@ -12,7 +12,7 @@ use crate::content::{CompareFile, ContentSettings};
 use crate::event::{Command, StagedCheckpoint};
 use crate::finding::{Level, Report, SchemaOrigin};
 use crate::ids::{CheckpointId, JobId, LeaseToken};
-use crate::state::{Position, Progress, SuiteResult};
+use crate::state::{EvaluationSpeed, Position, Progress, SuiteResult};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -248,6 +248,9 @@ pub enum WorkerMessage {
         suites: Vec<SuiteResult>,
         /// One per question.
         answers: Vec<Answer>,
+        /// What it took.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        speed: Option<EvaluationSpeed>,
     },
     /// It cannot go on, and trying again gives the same.
     Failed {

@@ -12,7 +12,7 @@ use hone_data::{Message, RowId};
 use hone_generate::{Engine, EngineOptions, FinishReason, GenRequest, Output};
 use hone_model::{Batch, CACHE_BLOCK, Config, Decoder, HostWeights, Scorer, TrainerOptions, device};
 use hone_pipeline::config::TrainSettings;
-use hone_pipeline::state::SuiteResult;
+use hone_pipeline::state::{EvaluationSpeed, SuiteResult};
 use hone_pipeline::wire::{Answer, EvalRequest, KeptBack, Question, TrainFile, WIRE_FORMAT_VERSION, WorkerMessage};
 use kept::Kept;
 use std::collections::{BTreeSet, HashMap};
@@ -63,6 +63,8 @@ struct Session<'a> {
     report: &'a mut dyn FnMut(WorkerMessage),
     /// What earlier tries have done.
     kept: Kept,
+    /// What this one takes.
+    speed: EvaluationSpeed,
 }
 
 /// Evaluates a checkpoint on its suites, answers its questions, and returns `WorkerMessage::Evaluated`.
@@ -86,6 +88,7 @@ pub fn evaluate(request: &EvalRequest, report: &mut dyn FnMut(WorkerMessage)) ->
         engine: engine_of(&request.settings),
         suites,
         answers,
+        speed: Some(session.speed),
     })
 }
 
@@ -136,7 +139,7 @@ impl<'a> Session<'a> {
         let ctx = ChatContext::from_dir(model_dir, &settings.profile, &settings.chat_template_kwargs);
         let (ctx, started) = (ctx.map_err(refuse)?, Instant::now());
         let kept = Kept::open(None, String::new())?;
-        Ok(Session { model_dir, ctx, settings, started, max_ms, report, kept })
+        Ok(Session { model_dir, ctx, settings, started, max_ms, report, kept, speed: EvaluationSpeed::default() })
     }
 
     /// Losses on files and on the rows that are kept back; the weights are freed before it returns.
@@ -221,8 +224,11 @@ impl<'a> Session<'a> {
             let (batch, next) = rest.split_at(batch_len(rest, max_tokens));
             rest = next;
             let packed = pack(&batch.iter().map(|(_, part)| *part).collect::<Vec<_>>());
+            let (begun, num_tokens) = (Instant::now(), packed.ids.len() as u64);
             let scores =
                 scorer.score(&Batch { ids: packed.ids, targets: packed.targets, segments: packed.segments })?;
+            self.speed.scored_tokens += num_tokens;
+            self.speed.scoring_ms += begun.elapsed().as_millis() as u64;
             let tokens = |tokens| u32::try_from(tokens).expect("a row has fewer than 2^32 tokens");
             let scored = kept::Batch {
                 from: done,
@@ -290,18 +296,20 @@ impl<'a> Session<'a> {
         if requests.is_empty() {
             return Ok(());
         }
+        let begun = Instant::now();
         let mut engine =
             Engine::new(self.model_dir, &self.engine_options(&config, &requests)).context("load the engine")?;
         self.check_time("the questions")?;
         let num_open = requests.len();
         self.sign_of_life(format!("answering: 0 of {num_open}"));
-        let (mut num_done, mut told) = (0, Instant::now());
+        let (mut num_done, mut num_tokens, mut told) = (0, 0, Instant::now());
         let mut after_step = |ended: Vec<(usize, Output)>| {
             let is_news = !ended.is_empty() || told.elapsed() >= ALIVE_INTERVAL;
             for (index, output) in ended {
                 let (key, question) = asked[index];
                 let answer = answer_of(question, output);
                 self.kept.add_answer(key, &answer)?;
+                num_tokens += answer.num_tokens;
                 answers.insert(key.clone(), answer);
                 num_done += 1;
             }
@@ -315,7 +323,11 @@ impl<'a> Session<'a> {
             }
             Ok(())
         };
-        engine.generate_each(&requests, &mut after_step).context("answer questions")
+        engine.generate_each(&requests, &mut after_step).context("answer questions")?;
+        self.speed.answers += num_open as u64;
+        self.speed.answer_tokens += num_tokens;
+        self.speed.answering_ms += begun.elapsed().as_millis() as u64;
+        Ok(())
     }
 
     /// A cache slot holds the longest question and its answer, not the model's whole context. Questions that begin alike

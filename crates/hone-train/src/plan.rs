@@ -221,12 +221,13 @@ fn measure(sizer: &Sizer<'_>, weights: &HostWeights, plan: &mut Plan, time: Dura
     let fitting = plan.micro_batches.iter().filter(|micro| micro.fits).map(|micro| micro.rows as usize);
     let mut sizes: Vec<Measured<'_>> = fitting.map(|rows| Measured::new(sizer, rows)).collect();
     let Some(largest) = sizes.iter().map(|size| size.rows).max() else { return Ok(()) };
-    let chosen = plan.chosen.map_or(largest, |rows| rows as usize);
+    let chosen = plan.chosen.map(|rows| rows as usize).filter(|rows| sizes.iter().any(|size| size.rows == *rows));
+    let chosen = chosen.unwrap_or(largest);
     let num_others = sizes.len().saturating_sub(1).max(1) as f64;
     sizes.sort_by_key(|size| size.rows != chosen);
     let device = device::open(&sizer.settings.device, sizer.settings.threads).map_err(refuse)?;
     let mut trainer = Trainer::new(device, sizer.config, weights, &sizer.options(largest)?)?;
-    // The first one touches every page for the first time.
+    // The first one touches most pages for the first time.
     let mut warm = Measured::new(sizer, largest);
     warm.run(&mut trainer)?;
     update(&mut trainer, 1)?;

@@ -1,34 +1,32 @@
 //! Everything that the command line prints for people and programs; nothing else in the project prints.
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is the module that prints")]
-
 use serde::Serialize;
 use std::io::Write;
 
 /// A line of the answer, on stdout.
 pub fn line(text: &str) {
-    println!("{text}");
+    part(&format!("{text}\n"));
 }
 
-/// Part of a line, shown at once (streamed answers).
+/// Part of a line, shown at once (streamed answers). When nobody reads any more (`hone … | head`), the work goes on in silence.
 pub fn part(text: &str) {
-    print!("{text}");
-    let _ = std::io::stdout().flush();
+    let mut stdout = std::io::stdout().lock();
+    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
 }
 
 /// A value as one line of JSON, on stdout.
 pub fn json(value: &impl Serialize) {
-    println!("{}", serde_json::to_string(value).expect("our own values serialise"));
+    line(&serde_json::to_string(value).expect("our own values serialise"));
 }
 
 /// An error, on stderr.
 pub fn error(text: &str) {
-    eprintln!("hone: {text}");
+    note(&format!("hone: {text}"));
 }
 
 /// A remark that is not part of the answer, on stderr.
 pub fn note(text: &str) {
-    eprintln!("{text}");
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// Rows under a heading, columns aligned; numbers to the right.

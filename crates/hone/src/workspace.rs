@@ -66,6 +66,10 @@ impl Workspace {
     /// Sends a command to the daemon, or acts in-process when none runs.
     pub fn command(&self, command: Command) -> Result<String> {
         self.require()?;
+        if !self.set.is_empty() {
+            let message = "do that with --set: the daemon acts by the configuration that it has read itself\nhint: put the value into config.json (it is read again by itself), or give --set to the daemon";
+            return Err(UsageError(message.to_string()).into());
+        }
         let request = ControlRequest::Command { command: command.clone() };
         match control::send(&self.root, &request, CONTROL_TIMEOUT) {
             Ok(ControlReply::Ok { message }) => Ok(message),
@@ -73,8 +77,7 @@ impl Workspace {
             Ok(ControlReply::Pong { .. }) => anyhow::bail!("talk with the daemon: it answered something else"),
             Err(ControlError::NoDaemon) => {
                 let config = self.config()?;
-                hone_daemon::apply_offline(&self.root, &config.settings, &command)
-                    .context("act without a running daemon")
+                hone_daemon::apply_offline(&self.root, &config.settings, &command).context("do that")
             }
             Err(error) => Err(error).context("talk with the daemon"),
         }

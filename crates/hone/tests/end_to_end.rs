@@ -172,11 +172,17 @@ fn twenty_kills_change_neither_the_trained_rows_nor_the_weights() {
         while start.elapsed() < wait && wild.newest_checkpoint_folder() == reached {
             std::thread::sleep(Duration::from_millis(1 + (chance >> 50) % 16));
         }
+        // The next slice begins a moment after the checkpoint of the one before.
+        std::thread::sleep(Duration::from_millis((chance >> 40) % 40));
         let kills_daemon = kill % 2 == 0;
         if kills_daemon {
             wild.kill_daemon();
         } else {
-            wild.kill_children_of_daemon();
+            let start = std::time::Instant::now();
+            while wild.kill_children_of_daemon() == 0 {
+                assert!(start.elapsed() < LIMIT, "kill {kill} finds nobody at work");
+                std::thread::sleep(Duration::from_millis(1));
+            }
         }
         assert!(!job_is_done(&wild.status()), "it was trained before kill {kill}: give it more rows");
         if kills_daemon {

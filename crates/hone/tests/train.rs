@@ -140,6 +140,22 @@ fn larger_model(rig: &Rig) -> PathBuf {
 /// run to run and does not grow with the model.
 const SLACK_BYTES: f64 = 32e6;
 
+#[test]
+fn every_size_of_the_micro_batch_is_measured() {
+    let rig = Rig::new(32);
+    let mut plan = rig.hone(&["--json", "plan", "--calibrate", "0.1", "--set", "threads=2", "--set", "epochs=3"]);
+    plan.arg(rig.path("data.jsonl")).args(["--batch-size", "8"]);
+    let plan = last_line(plan);
+    let sizes: Vec<&Value> = plan["micro_batches"].as_array().unwrap().iter().collect();
+    let rows: Vec<u64> = sizes.iter().map(|micro| micro["rows"].as_u64().unwrap()).collect();
+    assert_eq!((rows, &plan["chosen"]), (vec![8, 4, 2, 1], &json!(8)));
+    for micro in sizes {
+        let (seconds, per_second) = (micro["seconds"].as_f64().unwrap(), micro["tokens_per_s"].as_f64().unwrap());
+        let tokens = plan["tokens"].as_f64().unwrap() * 3.0;
+        assert!(seconds > 0.0 && (seconds * per_second / tokens - 1.0).abs() < 1e-9, "{micro}");
+    }
+}
+
 // budget: 60 s
 #[test]
 fn a_run_takes_the_memory_that_was_planned() {

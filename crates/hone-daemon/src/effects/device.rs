@@ -239,7 +239,8 @@ struct Results {
 impl Results {
     /// None for any other message.
     fn of(message: WorkerMessage, checkpoint: CheckpointId) -> Option<Results> {
-        let WorkerMessage::Evaluated { manifest_hash, template_hash, dtype, engine, suites, answers } = message else {
+        let WorkerMessage::Evaluated { manifest_hash, template_hash, dtype, engine, suites, answers, speed } = message
+        else {
             return None;
         };
         let at_ms = crate::clock::now_ms();
@@ -250,6 +251,7 @@ impl Results {
             dtype,
             engine,
             suites,
+            speed,
             at_ms,
             ..Evaluation::default()
         };

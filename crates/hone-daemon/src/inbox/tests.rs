@@ -111,6 +111,22 @@ fn the_folder_gives_the_priority_and_all_folders_are_read() {
 }
 
 #[test]
+fn a_sidecar_with_a_slip_is_refused_and_keys_of_others_are_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.jsonl.meta.json");
+    let read = |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        Sidecar::read(&path).map_err(|error| format!("{error:#}"))
+    };
+    let read_well = read(r#"{"schema_id": "chat_sft_v1", "annotator": "Ada"}"#).unwrap();
+    assert_eq!((read_well.schema_id.as_deref(), read_well.other.len()), (Some("chat_sft_v1"), 1));
+    let slip = read(r#"{"shema_id": "chat_sft_v1"}"#).unwrap_err();
+    assert!(slip.contains("the key `shema_id`; `schema_id` is meant"), "{slip}");
+    let broken = read("{schema_id}").unwrap_err();
+    assert!(broken.contains(r#"such as {"schema_id": "chat_sft_v1"}"#), "{broken}");
+}
+
+#[test]
 fn a_placed_file_is_complete_at_once_and_keeps_its_sidecar() {
     let mut inbox = Inbox::new();
     let source = inbox.root.path().join("data.jsonl");

@@ -220,6 +220,7 @@ fn evaluate(request: &EvalRequest) -> Result<()> {
             engine: "fake".to_string(),
             suites,
             answers,
+            speed: None,
         },
     )
 }

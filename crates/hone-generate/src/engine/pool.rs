@@ -20,17 +20,20 @@ impl Pool {
     pub(super) fn allocate(&mut self, shared: &[u32], num_tokens: usize) -> Option<Region> {
         let num_blocks = num_tokens.div_ceil(CACHE_BLOCK).max(1) - shared.len();
         let mut blocks = shared.to_vec();
-        let mut free = (0..).zip(&self.users).filter(|(_, users)| **users == 0).map(|(block, _)| block);
+        let free = (0..).zip(&self.users).filter(|(_, users)| **users == 0).map(|(block, _)| block);
         if self.is_paged {
-            blocks.extend(free.by_ref().take(num_blocks));
+            blocks.extend(free.take(num_blocks));
         } else {
             assert!(shared.is_empty(), "a run has blocks of its own");
             let mut run = 0..0;
+            let mut free = free;
             let is_found = free.any(|block| {
                 run = if run.end == block { run.start..block + 1 } else { block..block + 1 };
                 run.len() == num_blocks
             });
-            blocks.extend(run.filter(|_| is_found));
+            if is_found {
+                blocks.extend(run);
+            }
         }
         if blocks.len() < shared.len() + num_blocks {
             return None;

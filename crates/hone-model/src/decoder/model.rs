@@ -227,7 +227,7 @@ impl Layout {
         ensure!(
             numbers < MOST_NUMBERS,
             "the cache of {slots} slots of {max_context} tokens needs {} GiB; ask for fewer or shorter slots",
-            numbers >> 28
+            (numbers * cache.numbers.size() as u128) >> 30
         );
         let mut cursor = Cursor::default();
         let weights = Weights::plan(&mut cursor, config, format);

@@ -104,6 +104,17 @@ fn unknown_devices_are_refused_by_name() {
 }
 
 #[test]
+fn a_cache_is_planned_as_the_opened_device_holds_it() {
+    for name in ["cpu", "reference", "emulated", "emulated-f32"] {
+        assert_eq!(open(name, 1).unwrap().cache_format(), cache_format(name), "{name}");
+    }
+    assert_eq!(
+        (cache_format("cuda"), cache_format("cuda-f32")),
+        (cache_format("emulated"), cache_format("emulated-f32"))
+    );
+}
+
+#[test]
 fn results_are_named_after_what_computes_them() {
     assert_eq!(["cpu", "reference", "cuda-f32", "cuda"].map(dtype), ["f32", "f32", "f32", "bf16"]);
     // Never `auto`: what that is differs from machine to machine.

@@ -107,7 +107,7 @@ fn now_sentence(
             let detail = match control {
                 Control::Running => history.phase.clone().unwrap_or_default(),
                 Control::Paused { reason } => format!("pausing at the next step: {reason}"),
-                Control::Stopping { reason } => format!("stopping at the next step: {reason}"),
+                Control::Stopping { reason, .. } => format!("stopping at the next step: {reason}"),
             };
             ("training", format!("Training {job}"), detail)
         }
@@ -115,7 +115,7 @@ fn now_sentence(
             ("evaluating", format!("Evaluating {checkpoint}"), "on every suite, before it may be served".to_string())
         }
         (None, Control::Paused { reason }) => ("paused", "Paused".to_string(), reason.clone()),
-        (None, Control::Stopping { reason }) => ("stopping", "Stopping".to_string(), reason.clone()),
+        (None, Control::Stopping { reason, .. }) => ("stopping", "Stopping".to_string(), reason.clone()),
         (None, Control::Running) => {
             ("idle", "Waiting for data".to_string(), "drop a JSONL file into inbox/".to_string())
         }

@@ -45,21 +45,30 @@ pub(super) fn command(draft: &mut Draft, command: &Command) {
     draft.reply(reply);
 }
 
-/// Whoever starts a daemon again wants it to run; a pause is kept.
+/// Whoever starts a daemon again wants it to run; a pause is kept, also one from before the stop.
 pub(super) fn recover(draft: &mut Draft) {
-    if let Control::Stopping { .. } = draft.state().control {
-        draft.put(Change::SetControl(Control::Running));
+    if let Control::Stopping { paused, .. } = &draft.state().control {
+        let control = paused.clone().map_or(Control::Running, |reason| Control::Paused { reason });
+        draft.put(Change::SetControl(control));
     }
 }
 
-/// Training pauses because of what a checkpoint did, and people are told. A pause or a stop that is in force stays.
+/// Training pauses because of what a checkpoint did, and people are told. A pause or a stop that is in force stays; behind a stop
+/// it is paused.
 pub(super) fn hold(draft: &mut Draft, id: CheckpointId, reason: &str) {
     let number = id.0;
     let hint = format!("`hone explain {number}` shows why, `hone resume` trains on from it");
     draft.error("held", id, format!("training is held: {id} is {reason} ({hint})"));
-    if draft.state().control == Control::Running {
-        draft.put(Change::SetControl(Control::Paused { reason: format!("held: {id} is {reason}") }));
-        ask_to_yield(draft, "held");
+    let held = format!("held: {id} is {reason}");
+    match draft.state().control.clone() {
+        Control::Running => {
+            draft.put(Change::SetControl(Control::Paused { reason: held }));
+            ask_to_yield(draft, "held");
+        }
+        Control::Stopping { reason, paused: None } => {
+            draft.put(Change::SetControl(Control::Stopping { reason, paused: Some(held) }));
+        }
+        Control::Paused { .. } | Control::Stopping { .. } => {}
     }
 }
 
@@ -90,7 +99,12 @@ fn resume(draft: &mut Draft, reason: &str) -> Result<String, String> {
 }
 
 fn stop(draft: &mut Draft, reason: &str) -> Result<String, String> {
-    draft.put(Change::SetControl(Control::Stopping { reason: reason.to_string() }));
+    let paused = match &draft.state().control {
+        Control::Running => None,
+        Control::Paused { reason } => Some(reason.clone()),
+        Control::Stopping { paused, .. } => paused.clone(),
+    };
+    draft.put(Change::SetControl(Control::Stopping { reason: reason.to_string(), paused }));
     draft.info("stopping", "control", format!("stopping: {reason}"));
     ask_to_yield(draft, "the daemon stops");
     Ok("stopping".to_string())

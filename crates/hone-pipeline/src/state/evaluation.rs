@@ -21,6 +21,9 @@ pub struct Evaluation {
     pub engine: String,
     /// One result per suite, by suite name.
     pub suites: Vec<SuiteResult>,
+    /// What it took; absent in results of an older hone. Told, never compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub speed: Option<EvaluationSpeed>,
     /// When it ended.
     pub at_ms: TimeMs,
     /// Set when it could not be done.
@@ -32,6 +35,36 @@ pub struct Evaluation {
     /// With an error: not before this time it is tried again; `None` means that the record is final.
     #[serde(default)]
     pub retry_at_ms: Option<TimeMs>,
+}
+
+/// What the try that ended an evaluation took for what it computed itself; what an earlier try had kept is not in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EvaluationSpeed {
+    /// Tokens of rows whose loss was computed.
+    pub scored_tokens: u64,
+    /// For these.
+    pub scoring_ms: u64,
+    /// Questions answered.
+    pub answers: u64,
+    /// Tokens of the answers.
+    pub answer_tokens: u64,
+    /// For these, reading the weights included.
+    pub answering_ms: u64,
+}
+
+impl EvaluationSpeed {
+    /// `losses 5120 tokens/s; 200 answers in 11.4 s, 140 tokens/s`; empty when nothing was computed.
+    #[must_use]
+    pub fn in_words(&self) -> String {
+        let EvaluationSpeed { scored_tokens, scoring_ms, answers, answer_tokens, answering_ms } = *self;
+        let per_second = |count: u64, ms: u64| count as f64 * 1e3 / ms.max(1) as f64;
+        let losses = format!("losses {:.0} tokens/s", per_second(scored_tokens, scoring_ms));
+        let seconds = answering_ms as f64 / 1e3;
+        let answered =
+            format!("{answers} answers in {seconds:.1} s, {:.0} tokens/s", per_second(answer_tokens, answering_ms));
+        let parts = [(scored_tokens > 0).then_some(losses), (answers > 0).then_some(answered)];
+        parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
+    }
 }
 
 /// What a result is a result of. Two results are compared when they differ in the checkpoint alone.

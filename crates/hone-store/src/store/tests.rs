@@ -77,6 +77,7 @@ fn changes() -> Vec<Change> {
         dtype: "f32".to_string(),
         engine: "e".to_string(),
         suites: vec![suite],
+        speed: None,
         at_ms: 3,
         error: None,
         tries: 0,

@@ -114,7 +114,8 @@ fn results_name_checkpoint_suite_and_template_by_hash() {
         |id: &str, text: &str| Question { id: id.to_string(), messages: json!([{"role": "user", "content": text}]) };
     request.questions = vec![question("q1", "Say hello."), question("q2", "Count to three.")];
     let message = evaluate(&request, &mut |_| {}).unwrap();
-    let WorkerMessage::Evaluated { manifest_hash, template_hash, dtype, engine, suites, answers } = message else {
+    let WorkerMessage::Evaluated { manifest_hash, template_hash, dtype, engine, suites, answers, speed } = message
+    else {
         panic!("{message:?}");
     };
     assert_eq!((manifest_hash.as_str(), dtype.as_str()), ("abc", "f32"));
@@ -123,6 +124,10 @@ fn results_name_checkpoint_suite_and_template_by_hash() {
     assert_eq!(suites.iter().map(|s| s.suite.as_str()).collect::<Vec<_>>(), ["b", "a"]);
     assert_eq!(answers.iter().map(|a| a.id.as_str()).collect::<Vec<_>>(), ["q1", "q2"]);
     assert!(answers.iter().all(|a| (1..=8).contains(&a.num_tokens)));
+    let speed = speed.expect("what it took is told");
+    assert!(speed.scored_tokens >= suites.iter().map(|suite| suite.trained_tokens).sum(), "{speed:?}");
+    let num_tokens: u64 = answers.iter().map(|answer| answer.num_tokens).sum();
+    assert_eq!((speed.answers, speed.answer_tokens), (2, num_tokens));
 }
 
 #[test]

@@ -107,6 +107,11 @@ fn with_config(ws: &Workspace, config: &Config) -> Vec<Finding> {
     let newest = ws.store().ok().and_then(|store| store.events(None, 1).ok());
     findings.push(clock(now_ms(), newest.and_then(|events| events.last().map(|(_, entry)| entry.at_ms))));
     findings.push(model(ws, &state));
+    if let Err(error) = super::roles::same_base_model(ws, config) {
+        let text = format!("the daemon will not start: failed to {error:#}");
+        let (message, hint) = text.split_once("\nhint: ").unwrap_or((&text, ""));
+        findings.push(bad("lineage", message.to_string(), hint));
+    }
     findings.push(file_system("inbox", magic_of(&layout.inbox())));
     findings.push(writable(&layout.inbox()));
     findings

@@ -12,7 +12,7 @@ use hone_daemon::LoopConfig;
 use hone_daemon::rescore::{self, Rescored};
 use hone_pipeline::curriculum::SkillEvaluation;
 use hone_pipeline::ids::CheckpointId;
-use hone_pipeline::state::{AnswerOutcome, Evaluation, SuiteResult};
+use hone_pipeline::state::{AnswerOutcome, Evaluation, EvaluationSpeed, SuiteResult};
 use hone_pipeline::wire::{EvalRequest, TrainFile, WorkerMessage};
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -44,8 +44,13 @@ pub fn run(ws: &Workspace, args: &EvalArgs) -> Result<()> {
     }
     let config = ws.config()?;
     let (model_dir, subject) = subject(ws, args)?;
+    let mut speed = None;
     let results = match &args.id {
-        Some(id) if args.suite.is_empty() && args.schema.is_none() => all_suites(ws, checkpoint_id(id)?)?,
+        Some(id) if args.suite.is_empty() && args.schema.is_none() => {
+            let (suites, took) = all_suites(ws, checkpoint_id(id)?)?;
+            speed = took;
+            suites
+        }
         _ => {
             let settings = &config.settings.train;
             let evaluate = |file: &TrainFile| {
@@ -62,16 +67,22 @@ pub fn run(ws: &Workspace, args: &EvalArgs) -> Result<()> {
         let suites: Vec<Value> = results.iter().map(scores::summary).collect();
         let mut value = json!({"suites": suites});
         value[subject.0] = subject.1;
+        if let Some(speed) = speed {
+            value["speed"] = json!(speed);
+        }
         output::json(&value);
-    } else {
-        show(&results);
+        return Ok(());
+    }
+    show(&results);
+    if let Some(words) = speed.map(|speed| speed.in_words()).filter(|words| !words.is_empty()) {
+        output::line(&format!("it took: {words}"));
     }
     Ok(())
 }
 
 /// What the daemon's evaluation of a checkpoint finds, without its time limit. What it has computed already is taken from
 /// what is kept, and what is computed here is kept for it.
-fn all_suites(ws: &Workspace, id: CheckpointId) -> Result<Vec<SuiteResult>> {
+fn all_suites(ws: &Workspace, id: CheckpointId) -> Result<(Vec<SuiteResult>, Option<EvaluationSpeed>)> {
     let (state, config) = (ws.state()?, loop_config(&ws.config()?));
     let sets = rescore::sets(&ws.layout(), &state, &config, id)?;
     let request = EvalRequest { max_ms: u64::MAX, ..sets.request.clone() };
@@ -81,11 +92,11 @@ fn all_suites(ws: &Workspace, id: CheckpointId) -> Result<Vec<SuiteResult>> {
         }
     };
     let done = hone_train::evaluate::evaluate(&request, &mut report).with_context(|| format!("evaluate {id}"))?;
-    let WorkerMessage::Evaluated { mut suites, answers, .. } = done else {
+    let WorkerMessage::Evaluated { mut suites, answers, speed, .. } = done else {
         anyhow::bail!("evaluate {id}: it ended without a result");
     };
     suites.extend(sets.score(&answers, &config).into_iter().map(|scored| scored.result));
-    Ok(suites)
+    Ok((suites, speed))
 }
 
 /// The files to evaluate on, each with its schema.

@@ -53,6 +53,8 @@ fn story(state: &State, checkpoint: &Checkpoint, now_ms: u64) -> Vec<String> {
     lines.extend(trained_on(state, checkpoint));
     if let Some(evaluation) = state.evaluations.get(&checkpoint.id) {
         lines.extend(evaluation.suites.iter().map(|suite| format!("├─ {} ({} rows)", suite.in_words(), suite.rows)));
+        let speed = evaluation.speed.map(|speed| speed.in_words()).filter(|words| !words.is_empty());
+        lines.extend(speed.map(|words| format!("├─ its evaluation took: {words}")));
         lines.extend(evaluation.error.iter().map(|error| format!("├─ its evaluation failed: {error}")));
     }
     if let Some(judgement) = state.judgements.get(&checkpoint.id) {

@@ -16,7 +16,7 @@ use std::time::Duration;
 pub struct PlanArgs {
     #[command(flatten)]
     train: TrainArgs,
-    /// Train first steps for so many seconds in all, to tell the time (0 = do not measure).
+    /// Train first micro-batches for about so many seconds in all, to tell the time (0 = do not measure).
     #[arg(long, value_name = "SECONDS", default_value_t = 30.0)]
     calibrate: f64,
 }

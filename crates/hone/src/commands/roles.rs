@@ -90,6 +90,15 @@ pub fn up(ws: &Workspace, args: &UpArgs) -> Result<()> {
         roles.push(role(ws, &config, name)?);
     }
     output::line(&format!("hone up: {} in {}", names.join(", "), ws.root.display()));
+    for skill in config.skills.iter().filter(|skill| is_own_and_here(&config, skill)) {
+        let role = format!("skill:{}", skill.name);
+        if !names.contains(&role) {
+            let (name, url) = (&skill.name, &skill.url);
+            output::line(&format!(
+                "  skill     {name} is asked at {url}, but {role:?} is not among the roles: it must run by itself"
+            ));
+        }
+    }
     for name in &names {
         match name.as_str() {
             "serve" => output::line(&format!("  server    http://{}/v1", config.serve.listen)),
@@ -136,6 +145,9 @@ fn tell_death(ws: &Workspace, config: &Config, alerter: &Mutex<Alerter>, event: 
     alerter.heard(&entry, &config.alerts, &ws.root, Instant::now());
 }
 
+/// In the log of a role: errors, warnings, and why a command ended.
+const NEEDS_A_PERSON: [&str; 3] = ["ERROR", "WARN", "hone: failed to"];
+
 /// What `hone up` prints of its roles: starts, ends, and lines that need a person.
 fn show_event(event: SupervisorEvent) {
     match event {
@@ -144,7 +156,7 @@ fn show_event(event: SupervisorEvent) {
             Some(wait) => format!("{role}: ended ({how}); starts again in {} s", wait.as_secs()),
             None => format!("{role}: ended ({how})"),
         }),
-        SupervisorEvent::Line { role, line } if line.contains("ERROR") || line.contains("WARN") => {
+        SupervisorEvent::Line { role, line } if NEEDS_A_PERSON.iter().any(|mark| line.contains(mark)) => {
             output::line(&format!("{role}: {line}"));
         }
         SupervisorEvent::Line { .. } => {}
@@ -168,25 +180,33 @@ fn role(ws: &Workspace, config: &Config, name: &str) -> Result<Role> {
     }
     match name.split_once(':') {
         None if ["daemon", "serve", "monitor"].contains(&name) => args.push(name.to_string()),
-        Some(("skill", skill)) => {
+        Some(("skill", skill)) if SKILL_PORTS.iter().any(|(own, _)| *own == skill) => {
             args.extend(["skill".to_string(), "serve".to_string(), skill.to_string()]);
             if let Some(address) = skill_address(config, skill) {
                 args.extend(["--listen".to_string(), address]);
             }
         }
         _ => {
-            let message = format!("run the role {name:?}: unknown (daemon, serve, monitor, skill:NAME)");
+            let skills: Vec<String> = SKILL_PORTS.iter().map(|(own, _)| format!("skill:{own}")).collect();
+            let message = format!("run the role {name:?}: unknown (daemon, serve, monitor, {})", skills.join(", "));
             return Err(UsageError(message).into());
         }
     }
     Ok(Role { name: name.to_string(), args })
 }
 
-/// The address in the configured URL of a skill, when it is one on this host.
+/// The address in the configured URL of a skill.
 fn skill_address(config: &Config, skill: &str) -> Option<String> {
     let url = &config.skills.iter().find(|s| s.name == skill)?.url;
     let address = url.strip_prefix("http://")?.trim_end_matches('/');
+    let address = address.replacen("localhost", "127.0.0.1", 1);
     address.parse::<SocketAddr>().ok().map(|a| a.to_string())
+}
+
+/// Whether `hone up` could run the server of a skill: hone brings it along, and it is asked on this host.
+fn is_own_and_here(config: &Config, skill: &Skill) -> bool {
+    let address = skill_address(config, &skill.name).and_then(|address| address.parse::<SocketAddr>().ok());
+    SKILL_PORTS.iter().any(|(own, _)| *own == skill.name) && address.is_some_and(|address| address.ip().is_loopback())
 }
 
 /// `hone daemon`.
@@ -211,7 +231,7 @@ pub fn daemon(ws: &Workspace) -> Result<()> {
 }
 
 /// The base model is locked within a lineage: its place, and what it is.
-fn same_base_model(ws: &Workspace, config: &Config) -> Result<()> {
+pub fn same_base_model(ws: &Workspace, config: &Config) -> Result<()> {
     let state = ws.state()?;
     let Some(lineage) = &state.lineage else { return Ok(()) };
     let base = ws.root.join(&lineage.base_model);

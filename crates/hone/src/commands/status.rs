@@ -7,6 +7,7 @@ mod tests;
 use crate::commands::checkpoints::totals;
 use crate::commands::control::describe;
 use crate::commands::deploy::live_for;
+use crate::commands::roles::same_base_model;
 use crate::output;
 use crate::workspace::{Workspace, now_ms};
 use anyhow::Result;
@@ -21,7 +22,8 @@ const SHOWN: usize = 5;
 pub fn run(ws: &Workspace) -> Result<()> {
     let state = ws.state()?;
     let now = Now { pid: ws.daemon_pid(), status: ws.daemon_status() };
-    let wrong = wrong(&state, now.status.as_ref(), ws.config().err().as_ref());
+    let unusable = ws.config().and_then(|config| same_base_model(ws, &config)).err();
+    let wrong = wrong(&state, now.status.as_ref(), unusable.as_ref());
     if ws.json {
         output::json(&as_json(ws, &state, &now, &wrong));
         return Ok(());
@@ -121,7 +123,11 @@ fn header(ws: &Workspace, state: &State, daemon: Option<u32>) {
     match &state.control {
         Control::Running => {}
         Control::Paused { reason } => output::line(&format!("paused    {reason}; `hone resume` goes on")),
-        Control::Stopping { reason } => output::line(&format!("stopping  {reason}")),
+        Control::Stopping { reason, .. } if daemon.is_some() => output::line(&format!("stopping  {reason}")),
+        Control::Stopping { paused: Some(reason), .. } => {
+            output::line(&format!("paused    when it starts again ({reason}); `hone resume` ends that"));
+        }
+        Control::Stopping { paused: None, .. } => {}
     }
 }
 

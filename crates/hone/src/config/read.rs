@@ -55,11 +55,22 @@ pub fn range_of(text: &str, key: &str) -> Option<std::ops::Range<usize>> {
     Some(property.value.start()..property.value.end())
 }
 
-/// Reads `HONE_*` variables: the path in capitals, dots as underscores (`HONE_SERVE_LISTEN`). Other names are not ours.
+/// A variable whose name is off a key's by one letter in so many is taken for a slip; shorter names are near to each other anyway.
+const LETTERS_PER_SLIP: usize = 12;
+
+/// Reads `HONE_*` variables: the path in capitals, dots as underscores (`HONE_SERVE_LISTEN`). Other names are not ours, unless they
+/// nearly are a key's.
 pub fn environment(variables: &[(String, String)], values: &mut Target, problems: &mut Vec<Problem>) {
-    for (name, text) in variables {
-        let Some(key) = KEYS.iter().find(|key| environment_name(key.path) == *name) else { continue };
-        set(key, Given::new(loose_value(key, text), Origin::Environment, name), values, problems);
+    for (name, text) in variables.iter().filter(|(name, _)| name.starts_with("HONE_")) {
+        if let Some(key) = KEYS.iter().find(|key| environment_name(key.path) == *name) {
+            set(key, Given::new(loose_value(key, text), Origin::Environment, name), values, problems);
+            continue;
+        }
+        let distance = |key: &&Key| strsim::damerau_levenshtein(&environment_name(key.path), name);
+        if let Some(key) = KEYS.iter().find(|key| distance(key) <= name.len() / LETTERS_PER_SLIP) {
+            let message = format!("no key has this variable (nearest: {})", environment_name(key.path));
+            problems.push(Problem { place: name.clone(), key: key.path.to_string(), message });
+        }
     }
 }
 

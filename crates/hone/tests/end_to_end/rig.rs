@@ -226,17 +226,19 @@ impl Rig {
         child.wait().unwrap();
     }
 
-    /// SIGKILL to every child of the daemon; there may be none at this instant.
-    pub fn kill_children_of_daemon(&self) {
+    /// SIGKILL to every child of the daemon, and how many that were; there may be none at this instant.
+    pub fn kill_children_of_daemon(&self) -> usize {
         let parent = self.daemon.as_ref().unwrap().id().to_string();
+        let mut num_killed = 0;
         for entry in std::fs::read_dir("/proc").unwrap().flatten() {
             let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
             let ppid = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1));
             if ppid == Some(parent.as_str()) {
                 let pid = entry.file_name().to_string_lossy().into_owned();
-                Command::new("kill").args(["-9", &pid]).status().unwrap();
+                num_killed += usize::from(Command::new("kill").args(["-9", &pid]).status().unwrap().success());
             }
         }
+        num_killed
     }
 
     /// `hone stop`, and the daemon ends by itself.

@@ -132,7 +132,7 @@ impl Cuda {
             assert!(most > 0, "a sequence of {longest} tokens has room in the workspace");
             let part = &rows[start..(start + most).min(rows.len())];
             let lengths: Vec<u32> = part.iter().map(|row| row.position as u32 + 1).collect();
-            let (tables, first) = joined_tables(in_cache.tables, part);
+            let (tables, first) = joined_tables(in_cache.tables, part, cache.block_len);
             let [tables, first, lengths] = [tables, first, lengths].map(|list| self.list(&list));
             let partial = Argument::Address(self.workspace);
             let rotated = self.at(rotated.part(start * heads.rotated_width(), part.len() * heads.rotated_width()));
@@ -149,17 +149,18 @@ impl Cuda {
     }
 }
 
-/// The tables of the rows' sequences one behind the other, and where each row's begins.
-fn joined_tables(tables: &[&[u32]], rows: &[CacheRow]) -> (Vec<u32>, Vec<u32>) {
-    let (mut joined, mut begins) = (Vec::new(), vec![None; tables.len()]);
-    let first = rows.iter().map(|row| {
-        *begins[row.sequence].get_or_insert_with(|| {
-            joined.extend_from_slice(tables[row.sequence]);
-            (joined.len() - tables[row.sequence].len()) as u32
-        })
-    });
-    let first = first.collect();
-    (joined, first)
+/// The tables of the rows' sequences one behind the other, as far as the rows see, and where each row's begins.
+fn joined_tables(tables: &[&[u32]], rows: &[CacheRow], block_len: usize) -> (Vec<u32>, Vec<u32>) {
+    let mut used = vec![0; tables.len()];
+    for row in rows {
+        used[row.sequence] = used[row.sequence].max(row.position / block_len + 1);
+    }
+    let (mut joined, mut begins) = (Vec::new(), Vec::new());
+    for (table, used) in tables.iter().zip(used) {
+        begins.push(joined.len() as u32);
+        joined.extend_from_slice(&table[..used]);
+    }
+    (joined, rows.iter().map(|row| begins[row.sequence]).collect())
 }
 
 fn cache_sizes(cache: Cache, heads: Heads) -> CacheSizes {

@@ -34,7 +34,7 @@ fn what_happens_is_named_for_what_it_is() {
     let train = || lease(Work::Train { job: JobId(3) });
     let evaluate = || lease(Work::Evaluate { checkpoint: CheckpointId(40) });
     let pause = || Change::SetControl(Control::Paused { reason: "lunch".to_string() });
-    let stop = || Change::SetControl(Control::Stopping { reason: "done".to_string() });
+    let stop = || Change::SetControl(Control::Stopping { reason: "done".to_string(), paused: None });
     check(&[], true, 0, ("idle", "Waiting for data"));
     check(&[train()], true, 500, ("training", "Training job-3"));
     check(&[train(), pause()], true, 500, ("training", "Training job-3"));

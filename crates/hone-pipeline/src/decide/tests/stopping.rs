@@ -152,14 +152,14 @@ fn a_stop_ends_the_daemon_when_nothing_is_under_way() {
 }
 
 #[test]
-fn stop_wins_over_pause_and_the_next_start_runs() {
+fn stop_wins_over_pause_which_is_in_force_at_the_next_start() {
     check(
         training(),
         "pause; exit done",
-        "stop; pause; resume; start",
+        "stop; pause; resume; start; resume",
         expect![[r#"
         > stop
-          control {"mode":"stopping","reason":"test"}
+          control {"mode":"stopping","reason":"test","paused":"test"}
           log Info stopping control: stopping: test
           ! exit
           reply ok: stopping
@@ -170,10 +170,14 @@ fn stop_wins_over_pause_and_the_next_start_runs() {
           ! exit
           reply no: the daemon is stopping; start it again
         > start
+          control {"mode":"paused","reason":"test"}
+        > resume
           control {"mode":"running"}
+          log Info resumed control: resumed
           lease-3 for job-1 until 2001
           job-1 running
           ! train job-1 under lease-3
+          reply ok: resumed
     "#]],
     );
 }
@@ -336,6 +340,38 @@ fn a_skipped_job_can_be_taken_up_again_where_it_ended() {
               reply ok: job-1 queued again
         "#]],
     );
+}
+
+#[test]
+fn a_pause_outlives_a_stop() {
+    let mut world = ready();
+    world.run("pause; stop; start");
+    assert_eq!(world.state.control, Control::Paused { reason: "test".to_string() });
+    // A second stop forgets nothing, and neither does a daemon that is started by hand.
+    world.run("stop; stop; start");
+    assert_eq!(world.state.control, Control::Paused { reason: "test".to_string() });
+    world.run("resume; stop; start");
+    assert_eq!(world.state.control, Control::Running);
+}
+
+#[test]
+fn between_two_daemons_a_pause_is_for_the_next_one() {
+    let mut world = ready();
+    world.run("stop; exit done");
+    let command = |world: &World, command| command_offline(&world.state, &world.settings, &command, world.now);
+    let pause = command(&world, Command::Pause { reason: "night".to_string() });
+    assert_eq!(pause.reply, Some(Ok("paused".to_string())));
+    world.commit(&pause);
+    assert_eq!(world.state.control, Control::Paused { reason: "night".to_string() });
+    world.run("stop; exit done");
+    let resume = command(&world, Command::Resume { reason: String::new() });
+    world.commit(&resume);
+    assert_eq!((resume.reply, &world.state.control), (Some(Ok("resumed".to_string())), &Control::Running));
+    // Other commands leave the stop to the person who starts the daemon.
+    world.run("stop; exit done");
+    let pin = command(&world, Command::Rollback { reason: String::new() });
+    world.commit(&pin);
+    assert!(matches!(world.state.control, Control::Stopping { .. }));
 }
 
 #[test]

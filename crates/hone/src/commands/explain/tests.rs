@@ -70,6 +70,7 @@ fn a_checkpoint_is_explained_with_its_scores_and_what_failed() {
         dtype: "f32".to_string(),
         engine: String::new(),
         suites: vec![suite],
+        speed: None,
         at_ms: 0,
         error: Some("no room".to_string()),
         tries: 3,

@@ -1,4 +1,4 @@
-// Decoding: rows against weights in every format, the cache of keys and values, attention over it. All in f32; what one row gets does
+// Decoding: rows against weights in every format, the cache of keys and values, attention over it. Sums in f32; what one row gets does
 // not depend on the other rows.
 
 // Weights that share a scale; GROUP in weights.rs.
@@ -159,18 +159,6 @@ FORMATS(cache_store, (T *keys, T *values, const float *rotated, const float *qkv
 // One block for each split, head and row. partial [n, A, splits, D + 2]: the sum of values, the greatest score, the sum of exp.
 // tables: lists of blocks of the cache; first [n]: where the list of the row's sequence begins there; lengths [n]: positions that the
 // row sees. A lane has PARTS numbers of a head, W by W: 16 bytes where rows of keys are a multiple of that.
-template <int W> DEVICE void load_few(const float *p, float *x) {
-    if (W == 4) {
-        float4 a = *(const float4 *)p;
-        x[0] = a.x, x[1 % W] = a.y, x[2 % W] = a.z, x[3 % W] = a.w;
-    } else {
-        x[0] = p[0];
-    }
-}
-template <int W> DEVICE void load_few(const bf16 *p, float *x) {
-    if (W == 8) load8(p, x);
-    else x[0] = to_float(*p);
-}
 template <int PARTS, int W, class T>
 DEVICE void split_attention(float *partial, const float *rotated, const T *keys, const T *values, const u32 *tables,
                             const u32 *first, const u32 *lengths, CacheSizes s) {
@@ -204,8 +192,8 @@ DEVICE void split_attention(float *partial, const float *rotated, const T *keys,
             u32 j = sub * W + i * KEY_LANES;
             if (j < d) {
                 float key[W];
-                load_few<W>(keys + place + j, key);
-                load_few<W>(values + place + j, value + i);
+                load<W>(keys + place + j, key);
+                load<W>(values + place + j, value + i);
 #pragma unroll
                 for (int k = 0; k < W; k++) score += query[j + k] * key[k];
             }

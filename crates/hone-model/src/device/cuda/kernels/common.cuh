@@ -91,9 +91,17 @@ DEVICE void store2(float *p, const float *x) {
 }
 DEVICE void store2(bf16 *p, const float *x) { *(u32 *)p = pack_bf16(x[0], x[1]); }
 
-// W numbers: 8 or 2 by one access, 1 plainly.
+// Four numbers at an address that is a multiple of 16 bytes.
+DEVICE void load4(const float *p, float *x) {
+    float4 a = *(const float4 *)p;
+    x[0] = a.x, x[1] = a.y, x[2] = a.z, x[3] = a.w;
+}
+DEVICE void load4(const bf16 *p, float *x) { load2(p, x), load2(p + 2, x + 2); }
+
+// W numbers: 8, 4 or 2 by one access, 1 plainly.
 template <int W, class T> DEVICE void load(const T *p, float *x) {
     if (W == 8) load8(p, x);
+    else if (W == 4) load4(p, x);
     else if (W == 2) load2(p, x);
     else x[0] = to_float(*p);
 }
