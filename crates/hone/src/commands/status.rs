@@ -22,7 +22,9 @@ const SHOWN: usize = 5;
 pub fn run(ws: &Workspace) -> Result<()> {
     let state = ws.state()?;
     let now = Now { pid: ws.daemon_pid(), status: ws.daemon_status() };
-    let unusable = ws.config().and_then(|config| same_base_model(ws, &config)).err();
+    // A running daemon tells it itself.
+    let unusable = || ws.config().and_then(|config| same_base_model(ws, &config)).err();
+    let unusable = if now.status.is_none() { unusable() } else { None };
     let wrong = wrong(&state, now.status.as_ref(), unusable.as_ref());
     if ws.json {
         output::json(&as_json(ws, &state, &now, &wrong));
