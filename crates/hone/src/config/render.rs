@@ -39,7 +39,7 @@ pub fn markdown() -> String {
         "# Configuration\n\n<!-- Made by `cargo run -p xtask -- gen-docs` from the table of keys; do not edit. -->\n\n\
          `config.json` in the workspace is the only configuration file: JSON in which `//` comments and trailing commas \
          are allowed. Precedence: command line (`--set key=value`) over `HONE_*` environment over `config.json` over \
-         defaults. An unknown key, a wrong type or a value out of range stops the start with all problems listed (exit \
+         defaults. An unknown key, a variable that is nearly a key's, a wrong type or a value out of range stops the start with all problems listed (exit \
          code 2). The file is read again before each job; a job keeps the values of its first step.\n\n\
          | key | allowed | default | meaning | environment |\n| --- | --- | --- | --- | --- |\n",
     );
