@@ -13,9 +13,14 @@ use hone_skill_server::BeyondLoopback;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// A self-hosted system that keeps a language model learning.
 #[derive(Parser, Debug)]
-#[command(name = "hone", version, about, long_about = None, propagate_version = true)]
+#[command(
+    name = "hone",
+    version,
+    about = "A self-hosted system that keeps a language model learning.",
+    long_about = None,
+    propagate_version = true
+)]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -88,7 +93,7 @@ enum Verb {
     Selftest(selftest::SelftestArgs),
     /// The ledger.
     Checkpoints(checkpoints::CheckpointsArgs),
-    /// Loss and token accuracy of a checkpoint, or of any model folder, on files.
+    /// A checkpoint, or any model folder, on files; a checkpoint also on kept-back rows and its skills' questions.
     Eval(eval::EvalArgs),
     /// Which checkpoint is better, and by what evidence.
     Compare(compare::CompareArgs),
