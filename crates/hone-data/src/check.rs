@@ -104,7 +104,7 @@ fn prepare(request: &CheckRequest, tally: &mut Tally, alive: &dyn Fn(&str)) -> O
         _ if request.level == Level::Quick => None,
         None => {
             let message = "no model is at hand, so tokens were not counted";
-            let hint = "make a workspace with `hone init --model DIR`, and check inside it";
+            let hint = "name one: `hone validate --model DIR`, or check inside a workspace";
             tally.whole_file(RowProblem::warning("tokens_not_counted", message, hint));
             None
         }

@@ -77,11 +77,11 @@ pub struct ParameterSpec {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("read {file}: {source}")]
+    #[error("read {file}")]
     Read {
         /// The file.
         file: String,
-        /// Why.
+        /// Why: told as the cause, by which what may pass is known.
         source: std::io::Error,
     },
     /// The file is not JSON, or not an object.

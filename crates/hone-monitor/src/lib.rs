@@ -41,8 +41,8 @@ mod sources;
 #[cfg(test)]
 mod tests;
 
-use anyhow::{Context, Result, bail};
-use hone_pipeline::wire::{ControlReply, ControlRequest};
+use anyhow::{Context, Result};
+use hone_pipeline::wire::{ControlReply, ControlRequest, StartRefused};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -110,18 +110,10 @@ impl fmt::Debug for MonitorOptions {
 /// Serves the monitor until `stop` is set. Blocks; owns its runtime. `on_ready` gets the bound address.
 ///
 /// # Errors
-/// An address beyond loopback without a key, an empty key, or an address that cannot be bound. A missing or broken
+/// An address beyond loopback without a key or an empty key ([`StartRefused`]), or an address that cannot be bound. A missing or broken
 /// workspace is not an error here: the sources say so.
 pub fn run(options: MonitorOptions, stop: Arc<AtomicBool>, on_ready: impl FnOnce(SocketAddr)) -> Result<()> {
-    if options.key.as_deref() == Some("") {
-        bail!("the monitor's key is empty (leave it out to listen on loopback without one)");
-    }
-    if options.admin_key.as_deref() == Some("") {
-        bail!("the monitor's admin key is empty (leave it out to have a page that only reads)");
-    }
-    if options.key.is_none() && !options.listen.ip().is_loopback() {
-        bail!("the monitor listens beyond loopback ({}) only with a key (set one, or use 127.0.0.1)", options.listen);
-    }
+    check_keys(&options)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("monitor-http")
@@ -147,6 +139,25 @@ pub fn run(options: MonitorOptions, stop: Arc<AtomicBool>, on_ready: impl FnOnce
     join(threads);
     tracing::info!("monitor stopped");
     served
+}
+
+fn check_keys(options: &MonitorOptions) -> Result<(), StartRefused> {
+    let listen = options.listen;
+    if options.key.as_deref() == Some("") {
+        let message = "use HONE_READ_KEY: it is empty (leave it out to listen on loopback without a key)";
+        return Err(StartRefused(message.to_string()));
+    }
+    if options.admin_key.as_deref() == Some("") {
+        let message = "use HONE_ADMIN_KEY: it is empty (leave it out to have a page that only reads)";
+        return Err(StartRefused(message.to_string()));
+    }
+    if options.key.is_none() && !listen.ip().is_loopback() {
+        let message = format!(
+            "listen on {listen}: the monitor listens beyond loopback only with a key\nhint: set HONE_READ_KEY, or listen on 127.0.0.1"
+        );
+        return Err(StartRefused(message));
+    }
+    Ok(())
 }
 
 /// Serves until the flag is set, then until requests in flight ended or [`DRAIN_LIMIT`] passed.

@@ -372,6 +372,11 @@ pub struct ServerDeployment {
     pub created_ms: u64,
 }
 
+/// Why a server does not start as it was asked to; asking again does not help.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct StartRefused(pub String);
+
 /// Whether `host` or `host:port`, as requests have it in `Host`, names this machine: what a server without keys answers to, so
 /// that no page of another site reaches it through a name that resolves to this machine.
 #[must_use]

@@ -2,9 +2,9 @@
 
 use crate::error::ApiError;
 use crate::keys::KeySet;
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use axum::http::{HeaderMap, StatusCode, header};
-use hone_pipeline::wire::is_loopback_name;
+use hone_pipeline::wire::{StartRefused, is_loopback_name};
 use std::net::SocketAddr;
 
 /// What a path needs.
@@ -24,13 +24,15 @@ pub struct Access {
 }
 
 impl Access {
-    /// Refuses to serve beyond loopback without keys.
+    /// Refuses to serve beyond loopback without keys, as a [`StartRefused`].
     pub fn new(keys: KeySet, listen: SocketAddr) -> Result<Access> {
-        ensure!(
-            !keys.is_open() || listen.ip().is_loopback(),
-            "{listen} can be reached from other machines and no key is configured\nhint: make one with `hone keys make NAME`, or \
-             set HONE_READ_KEY and HONE_ADMIN_KEY, or listen on 127.0.0.1"
-        );
+        if keys.is_open() && !listen.ip().is_loopback() {
+            let message = format!(
+                "listen on {listen}: other machines can reach it and no key is configured\nhint: make one with `hone keys make NAME`, or \
+                 set HONE_READ_KEY and HONE_ADMIN_KEY, or listen on 127.0.0.1"
+            );
+            return Err(StartRefused(message).into());
+        }
         Ok(Access { keys })
     }
 

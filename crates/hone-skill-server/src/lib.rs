@@ -23,6 +23,7 @@ mod tests;
 mod worker;
 
 use anyhow::{Context, Result, bail};
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -39,11 +40,27 @@ const STOP_POLL: Duration = Duration::from_millis(25);
 /// How long requests in flight may take to end after the stop.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 
+/// Refused: an address that other machines can reach, which a server without keys must not have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BeyondLoopback(pub SocketAddr);
+
+impl fmt::Display for BeyondLoopback {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let BeyondLoopback(address) = self;
+        write!(
+            f,
+            "listen on {address}: a skill server has no keys and listens on loopback only\nhint: listen on 127.0.0.1"
+        )
+    }
+}
+
+impl std::error::Error for BeyondLoopback {}
+
 /// Serves one skill until `stop` is set. Blocks; owns its runtime. `on_ready` gets the bound address
 /// (useful with port 0) once requests are answered.
 ///
 /// # Errors
-/// An unknown skill, an address beyond loopback, or one that cannot be bound.
+/// An unknown skill, an address beyond loopback ([`BeyondLoopback`]), or one that cannot be bound.
 pub fn run(
     skill_name: &str,
     listen: SocketAddr,
@@ -54,7 +71,7 @@ pub fn run(
         bail!("there is no skill {skill_name:?} (known: {})", hone_skills::names().join(", "));
     };
     if !listen.ip().is_loopback() {
-        bail!("a skill server has no keys and listens on loopback only, not on {listen} (use 127.0.0.1)");
+        return Err(BeyondLoopback(listen).into());
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)

@@ -4,16 +4,23 @@ use crate::commands::{
     checkpoints, compare, control, curriculum, data, deploy, doctor, eval, explain, export, history, init, keys, model,
     plan, roles, selftest, show, status, submit, train,
 };
-use crate::exit;
+use crate::exit::{self, UsageError};
 use crate::workspace::{Workspace, find_root};
 use crate::{chat, demo, logging};
 use clap::{Args, Parser, Subcommand};
+use hone_pipeline::wire::StartRefused;
+use hone_skill_server::BeyondLoopback;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// A self-hosted system that keeps a language model learning.
 #[derive(Parser, Debug)]
-#[command(name = "hone", version, about, long_about = None, propagate_version = true)]
+#[command(
+    name = "hone",
+    version,
+    about = "A self-hosted system that keeps a language model learning.",
+    long_about = None,
+    propagate_version = true
+)]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -86,7 +93,7 @@ enum Verb {
     Selftest(selftest::SelftestArgs),
     /// The ledger.
     Checkpoints(checkpoints::CheckpointsArgs),
-    /// Loss and token accuracy of a checkpoint, or of any model folder, on files.
+    /// A checkpoint, or any model folder, on files; a checkpoint also on kept-back rows and its skills' questions.
     Eval(eval::EvalArgs),
     /// Which checkpoint is better, and by what evidence.
     Compare(compare::CompareArgs),
@@ -164,9 +171,9 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Init(args) => init::run(ws, &args),
         Verb::Up(args) => roles::up(ws, &args),
         Verb::Daemon => roles::daemon(ws),
-        Verb::Serve(args) => roles::serve(ws, &args),
-        Verb::Monitor(args) => roles::monitor(ws, &args),
-        Verb::Skill(verb) => roles::skill(ws, &verb),
+        Verb::Serve(args) => started(roles::serve(ws, &args)),
+        Verb::Monitor(args) => started(roles::monitor(ws, &args)),
+        Verb::Skill(verb) => started(skill(ws, &verb)),
         Verb::Submit(args) => submit::submit(ws, &args),
         Verb::Validate(args) => submit::validate(ws, &args),
         Verb::Data(verb) => data::run(ws, &verb),
@@ -201,4 +208,21 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Config(verb) => show::run(ws, &verb),
         Verb::Child(_) => unreachable!("answered before"),
     }
+}
+
+/// A server that was asked to listen where it must not was used wrongly.
+fn started(result: anyhow::Result<()>) -> anyhow::Result<()> {
+    result.map_err(|error| {
+        let is_refused = error.is::<StartRefused>() || error.is::<BeyondLoopback>();
+        if is_refused { UsageError(format!("{error:#}")).into() } else { error }
+    })
+}
+
+fn skill(ws: &Workspace, verb: &roles::SkillVerb) -> anyhow::Result<()> {
+    if let roles::SkillVerb::Conform { url } = verb
+        && !crate::config::is_url(url)
+    {
+        return Err(UsageError(format!("look at {url:?}: not a URL (expected http://HOST:PORT)")).into());
+    }
+    roles::skill(ws, verb)
 }

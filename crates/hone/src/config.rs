@@ -12,6 +12,7 @@ mod settings;
 mod tests;
 
 pub use render::{commented_file, json_schema, markdown};
+pub use settings::is_url;
 
 use anyhow::Result;
 use hone_daemon::data_manager::QualityProfile;

@@ -137,7 +137,7 @@ fn subject(ws: &Workspace, args: &EvalArgs) -> Result<(PathBuf, (&'static str, V
         (Some(dir), _) => Ok((absolute(dir)?, ("model", json!(dir)))),
         (None, Some(id)) => {
             let id = checkpoint_id(id)?;
-            let dir = ws.layout().checkpoint_model_dir(&ws.state()?, id)?;
+            let dir = ws.layout().checkpoint_model_dir(&ws.state()?, id).with_context(|| format!("evaluate {id}"))?;
             Ok((dir, ("checkpoint", json!(id))))
         }
         (None, None) => Err(UsageError("evaluate: name a checkpoint (`hone eval 100`) or --model DIR".into()).into()),

@@ -75,7 +75,9 @@ fn jobs(state: &State, wanted: Option<&str>) -> Result<Vec<JobId>> {
     let Some(wanted) = wanted else { return Ok(state.jobs.keys().copied().collect()) };
     let number = wanted.strip_prefix("job-").unwrap_or(wanted).parse().ok().map(JobId);
     let known = number.filter(|job| state.jobs.contains_key(job));
-    let job = known.ok_or_else(|| UsageError(format!("there is no {wanted} (hint: `hone queue` lists the jobs)")))?;
+    let job = known.ok_or_else(|| {
+        UsageError(format!("export the curves of {wanted}: there is no such job\nhint: `hone queue` lists the jobs"))
+    })?;
     Ok(vec![job])
 }
 

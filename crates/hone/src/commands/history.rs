@@ -2,6 +2,7 @@
 
 use crate::commands::control::send;
 use crate::commands::init::{BaseModel, identify_base};
+use crate::commands::submit::require_file;
 use crate::config;
 use crate::exit::UsageError;
 use crate::output;
@@ -171,7 +172,7 @@ fn show_lineages(ws: &Workspace) -> Result<()> {
 /// `hone backup FILE`: consistent also while the daemon writes.
 pub fn backup(ws: &Workspace, args: &FileArgs) -> Result<()> {
     let file = absolute(&args.file)?;
-    backup::backup(&ws.store()?, &file, now_ms())?;
+    backup::backup(&ws.store()?, &file, now_ms()).with_context(|| format!("back up to {}", file.display()))?;
     if ws.json {
         output::json(&json!({ "file": file }));
     } else {
@@ -182,6 +183,7 @@ pub fn backup(ws: &Workspace, args: &FileArgs) -> Result<()> {
 
 /// `hone restore FILE`: needs the workspace for itself.
 pub fn restore(ws: &Workspace, args: &FileArgs) -> Result<()> {
+    require_file("restore", &args.file)?;
     let _lock = owner_lock(&ws.root).context("take the workspace (hint: `hone stop` ends the daemon)")?;
     let created_ms = backup::restore(&ws.root, &args.file)?;
     let day = hone_daemon::clock::day_of(created_ms);

@@ -2,7 +2,7 @@
 
 use crate::config::commented_file;
 use crate::exit::UsageError;
-use crate::workspace::{Workspace, absolute};
+use crate::workspace::{Workspace, absolute, find_root};
 use crate::{output, tiny};
 use anyhow::{Context, Result};
 use clap::Args;
@@ -45,7 +45,9 @@ pub fn run(ws: &Workspace, args: &InitArgs) -> Result<()> {
     }
     output::line(&format!("made a workspace at {}", ws.root.display()));
     output::line(&format!("base model: {} ({})", made.base_model, made.description));
-    output::line("next: `hone up` starts it; drop JSONL into inbox/ or use `hone submit FILE`");
+    let hone =
+        if find_root(None)? == ws.root { "hone".to_string() } else { format!("hone --root {}", ws.root.display()) };
+    output::line(&format!("next: `{hone} up` starts it; drop JSONL into inbox/ or use `{hone} submit FILE`"));
     Ok(())
 }
 
@@ -71,7 +73,10 @@ pub struct Made {
 pub fn create(root: &Path, base: &Base, chosen: &[(String, Value)]) -> Result<Made> {
     let layout = Layout::new(root);
     if layout.db().exists() {
-        let message = format!("make a workspace at {}: there is one already", root.display());
+        let root = root.display();
+        let message = format!(
+            "make a workspace at {root}: there is one already\nhint: `hone --root {root} up` goes on with it, or name another folder"
+        );
         return Err(UsageError(message).into());
     }
     let (dir, name) = match base {
@@ -133,6 +138,13 @@ pub struct BaseModel {
 
 /// Reads a base model far enough to know that it can be trained and served.
 pub fn identify_base(dir: &Path) -> Result<BaseModel> {
+    if !dir.join("config.json").is_file() {
+        let message = format!(
+            "read the model in {}: there is no config.json\nhint: name a Hugging Face folder with config.json, safetensors and tokenizer.json; `hone model import` makes one of a GGUF file",
+            dir.display()
+        );
+        return Err(UsageError(message).into());
+    }
     let model = ModelConfig::from_dir(dir).with_context(|| format!("read the model in {}", dir.display()))?;
     HostWeights::load(dir, &model).with_context(|| format!("read the weights in {}", dir.display()))?;
     let (_, manifest_hash) = disk::manifest::compute(dir).context("hash the base model")?;

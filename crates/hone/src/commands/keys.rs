@@ -2,7 +2,7 @@
 
 use crate::output;
 use crate::workspace::Workspace;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Subcommand, ValueEnum};
 use hone_serve::{KeyLevel, list_keys, make_key, remove_key, rotate_key};
 use serde_json::json;
@@ -56,8 +56,11 @@ pub fn run(ws: &Workspace, verb: &KeysVerb) -> Result<()> {
                 Level::Read => KeyLevel::Read,
                 Level::Admin => KeyLevel::Admin,
             };
-            let is_first = list_keys(&path)?.is_empty();
-            show(ws, name, &make_key(&path, name, level)?);
+            let is_first = list_keys(&path).context("read the keys")?.is_empty();
+            // A host that only serves has no other workspace than this.
+            hone_disk::create_dir(&ws.root)?;
+            let key = make_key(&path, name, level).with_context(|| format!("make the key {name:?}"))?;
+            show(ws, name, &key);
             if is_first && !ws.json {
                 output::note(
                     "from now on the server asks everybody for a key; give the daemon an admin key in HONE_ADMIN_KEY \
@@ -65,13 +68,16 @@ pub fn run(ws: &Workspace, verb: &KeysVerb) -> Result<()> {
                 );
             }
         }
-        KeysVerb::Rotate { name } => show(ws, name, &rotate_key(&path, name)?),
+        KeysVerb::Rotate { name } => {
+            let key = rotate_key(&path, name).with_context(|| format!("rotate the key {name:?}"))?;
+            show(ws, name, &key);
+        }
         KeysVerb::Remove { name } => {
-            remove_key(&path, name)?;
+            remove_key(&path, name).with_context(|| format!("remove the key {name:?}"))?;
             output::note(&format!("{name} has no key any more"));
         }
         KeysVerb::List => {
-            let keys = list_keys(&path)?;
+            let keys = list_keys(&path).context("read the keys")?;
             let level = |level: KeyLevel| if level == KeyLevel::Admin { "admin" } else { "read" };
             if ws.json {
                 let list = keys

@@ -2,7 +2,7 @@
 //! the peak and its time. The memory is that of one slice in a process of its own, as the daemon trains; `hone train` keeps
 //! up to the size of the weights on top of it after its first checkpoint, because its allocator does.
 
-use crate::commands::train::TrainArgs;
+use crate::commands::train::JobArgs;
 use crate::output;
 use crate::workspace::{Workspace, absolute};
 use anyhow::Result;
@@ -15,7 +15,7 @@ use std::time::Duration;
 #[derive(Args, Debug)]
 pub struct PlanArgs {
     #[command(flatten)]
-    train: TrainArgs,
+    job: JobArgs,
     /// Train first micro-batches for about so many seconds in all, to tell the time (0 = do not measure).
     #[arg(long, value_name = "SECONDS", default_value_t = 30.0)]
     calibrate: f64,
@@ -23,11 +23,11 @@ pub struct PlanArgs {
 
 /// Runs the verb.
 pub fn run(ws: &Workspace, args: &PlanArgs) -> Result<()> {
-    let config = args.train.config(ws)?;
-    let schema = args.train.schema(&config);
-    let model_dir = args.train.model_dir(ws)?;
+    let config = args.job.config(ws)?;
+    let schema = args.job.schema(&config);
+    let model_dir = args.job.model_dir(ws)?;
     let mut files = Vec::new();
-    for file in args.train.files() {
+    for file in args.job.files() {
         let path = absolute(file)?;
         let name = path.file_name().map_or_else(|| "file".to_string(), |n| n.to_string_lossy().into_owned());
         files.push(TrainFile { name, path, schema_id: schema.clone() });

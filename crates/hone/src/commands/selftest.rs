@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 /// Flags of `hone selftest`.
 #[derive(Args, Debug)]
 pub struct SelftestArgs {
-    /// The device to test: auto, cpu, cuda, cuda-f32 or reference.
-    #[arg(long, default_value = "cpu")]
+    /// The device to test.
+    #[arg(long, default_value = "cpu", value_parser = ["auto", "cpu", "cuda", "cuda-f32", "reference"])]
     device: String,
     /// Threads; 0 = all cores.
     #[arg(long, default_value_t = 0)]

@@ -107,12 +107,22 @@ pub fn submit(ws: &Workspace, args: &SubmitArgs) -> Result<()> {
     report_dataset(ws, &dataset)
 }
 
+/// Fails, as what could not be done to it, where there is no file at a path.
+pub fn require_file(verb: &str, file: &Path) -> Result<()> {
+    if file.is_file() {
+        return Ok(());
+    }
+    let shown = file.display();
+    if file.is_dir() {
+        bail!("{verb} {shown}: it is a folder\nhint: name a file");
+    }
+    bail!("{verb} {shown}: there is no such file")
+}
+
 /// Copies the file into the inbox, complete at once.
 fn place_in_inbox(ws: &Workspace, args: &SubmitArgs) -> Result<String> {
     let file = absolute(&args.file)?;
-    if !file.is_file() {
-        bail!("submit {}: there is no such file", args.file.display());
-    }
+    require_file("submit", &args.file)?;
     let priority = match args.priority {
         PriorityArg::High => Priority::High,
         PriorityArg::Normal => Priority::Normal,
@@ -193,9 +203,7 @@ fn report_dataset(ws: &Workspace, dataset: &Dataset) -> Result<()> {
 pub fn validate(ws: &Workspace, args: &ValidateArgs) -> Result<()> {
     let config = ws.config()?;
     let file = absolute(&args.file)?;
-    if !file.is_file() {
-        bail!("validate {}: there is no such file", args.file.display());
-    }
+    require_file("validate", &args.file)?;
     let mut request = check_request(ws, &config, file, args)?;
     let sets = ws.layout().root().join("run").join(format!("validate-{}", std::process::id()));
     if let (Level::Deep, Ok(state)) = (request.level, ws.state()) {

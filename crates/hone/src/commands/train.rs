@@ -26,15 +26,22 @@ use std::time::Instant;
 /// Flags of `hone train`.
 #[derive(Args, Debug)]
 pub struct TrainArgs {
+    #[command(flatten)]
+    job: JobArgs,
+    /// Where the run goes: `checkpoint-N` and `resume` folders.
+    #[arg(long, value_name = "DIR", default_value = "hone-train")]
+    out: PathBuf,
+}
+
+/// What is trained, and how.
+#[derive(Args, Debug)]
+pub struct JobArgs {
     /// JSONL files, in order.
     #[arg(required = true)]
     files: Vec<PathBuf>,
     /// The model folder (default: the workspace's newest checkpoint or base model).
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
-    /// Where the run goes: `checkpoint-N` and `resume` folders.
-    #[arg(long, value_name = "DIR", default_value = "hone-train")]
-    out: PathBuf,
     /// Schema of the files (default: schema_id of config.json).
     #[arg(long, value_name = "ID")]
     schema: Option<String>,
@@ -70,7 +77,7 @@ pub struct TrainArgs {
     recompute: bool,
 }
 
-impl TrainArgs {
+impl JobArgs {
     /// The configuration with these flags over it.
     pub fn config(&self, ws: &Workspace) -> Result<crate::config::Config> {
         let mut pairs = ws.set.clone();
@@ -143,11 +150,11 @@ struct RunState {
 
 /// Runs the verb.
 pub fn run(ws: &Workspace, args: &TrainArgs) -> Result<()> {
-    let config = args.config(ws)?;
-    let schema = args.schema(&config);
-    let model_dir = args.model_dir(ws)?;
+    let config = args.job.config(ws)?;
+    let schema = args.job.schema(&config);
+    let model_dir = args.job.model_dir(ws)?;
     let mut files = Vec::new();
-    for file in &args.files {
+    for file in args.job.files() {
         let path = absolute(file)?;
         gate(ws, &config, &path, &schema, &model_dir)?;
         let name = path.file_name().map_or_else(|| "file".to_string(), |n| n.to_string_lossy().into_owned());

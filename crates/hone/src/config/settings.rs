@@ -153,7 +153,9 @@ pub(super) fn contradictions(values: &Values) -> Vec<Problem> {
     problems
 }
 
-fn is_url(text: &str) -> bool {
+/// Whether a text is the address of a server: `http://…` or `https://…`.
+#[must_use]
+pub fn is_url(text: &str) -> bool {
     ["http://", "https://"].iter().any(|scheme| text.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty()))
 }
 

@@ -1,6 +1,6 @@
 //! `hone data show FILE`: what the trainer will see of a row: tokens, and which of them are trained.
 
-use crate::commands::submit::schema_of;
+use crate::commands::submit::{require_file, schema_of};
 use crate::commands::train::model_dir;
 use crate::config::Config;
 use crate::output;
@@ -63,9 +63,7 @@ pub fn run(ws: &Workspace, args: &ShowArgs) -> Result<()> {
     set.extend(args.profile.iter().map(|name| ("profile.name".to_string(), name.clone())));
     let config = Config::load(&ws.root, &set)?;
     let (file, train) = (absolute(&args.file)?, &config.settings.train);
-    if !file.is_file() {
-        bail!("show {}: there is no such file", args.file.display());
-    }
+    require_file("show", &args.file)?;
     let (schema_id, _) = schema_of(&config, &file, args.schema.as_deref())?;
     let model_dir = model_dir(ws, args.model.as_deref())?;
     let ctx = ChatContext::from_dir(&model_dir, &train.profile, &train.chat_template_kwargs)?;
