@@ -399,13 +399,16 @@ fn conform(ws: &Workspace, url: &str) -> Result<()> {
             let level = fault.level.map_or(String::new(), |level| format!(", level {level}"));
             output::line(&format!("{}{level}: {}", fault.check, fault.message));
         }
-        output::line(&format!(
-            "{} version {}: {} levels looked at, {} faults",
-            found.skill,
-            found.version,
-            found.levels.len(),
-            found.faults.len()
-        ));
+        // Of a server that did not answer there is nothing to sum up.
+        if !found.skill.is_empty() {
+            output::line(&format!(
+                "{} version {}: {} levels looked at, {} faults",
+                found.skill,
+                found.version,
+                found.levels.len(),
+                found.faults.len()
+            ));
+        }
     }
     if found.faults.is_empty() { Ok(()) } else { bail!("conform: {url} does not keep Skill API v1") }
 }
