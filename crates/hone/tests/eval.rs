@@ -26,6 +26,9 @@ fn each_validation_file_is_evaluated_under_its_own_schema() {
         evaluated["suites"][0]["interval"][1].as_f64().unwrap(),
     );
     assert!(low <= mean && mean <= high, "{evaluated}");
+    assert!(evaluated["speed"]["scored_tokens"].as_u64().unwrap() >= 31, "{evaluated}");
     // A second time nothing is computed, and the result is the same.
-    assert_eq!(rig.hone(&["eval", "0", "--json"]).json(), evaluated);
+    let again = rig.hone(&["eval", "0", "--json"]).json();
+    assert_eq!((&again["suites"], &again["checkpoint"]), (&evaluated["suites"], &evaluated["checkpoint"]));
+    assert_eq!(again["speed"]["scored_tokens"], 0, "{again}");
 }
