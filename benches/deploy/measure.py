@@ -44,7 +44,7 @@ class Host:
         self.run("init", "--model", model, *pairs)
 
     def run(self, *words):
-        answer = subprocess.run([self.hone, "--root", self.root, *self.words, *words], capture_output=True, text=True)
+        answer = subprocess.run([self.hone, "--root", self.root, *words], capture_output=True, text=True)
         if answer.returncode != 0:
             sys.exit(f"hone {' '.join(map(str, words))}: {answer.stderr}")
         return answer.stdout
