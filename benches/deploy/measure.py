@@ -32,7 +32,7 @@ class Host:
 
     def __init__(self, hone, model, folder):
         self.hone, self.folder, self.root, self.serve_root = hone, folder, folder / "trainer", folder / "server"
-        # Words of every command and of the daemon.
+        # Words of the daemon, before its verb.
         self.port, self.processes, self.words = free_port(), [], []
         target = {"name": "far", "url": f"http://127.0.0.1:{self.port}", "transport": "http"}
         settings = {
