@@ -9,19 +9,13 @@ import argparse
 import importlib.util
 import json
 import os
-import subprocess
 import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.dirname(HERE))
+from side import run  # noqa: E402  (beside this folder)
+
 WORKS = [{"streams": 1, "context": 128}, {"streams": 1, "context": 4096}, {"streams": 32, "context": 512}]
-
-
-def run(command, work, tokens):
-    flags = [word for key, value in {**work, "tokens": tokens}.items() for word in (f"--{key}", str(value))]
-    done = subprocess.run([*command, *flags], stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode != 0:
-        return {"error": f"exit code {done.returncode}"}
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def main():
@@ -35,8 +29,8 @@ def main():
     results = []
     print(f"{'streams':>8}{'context':>8}  {'side':<22}{'tokens/s':>10}{'step ms':>10}{'ratio':>8}{'of bandwidth':>14}")
     for work in WORKS:
-        sides = {f"hone {dtype}": run([arguments.hone, "--device", arguments.device, "--format", dtype], work, arguments.tokens) for dtype in ("bf16", "int8")}
-        sides |= {engine: run([sys.executable, os.path.join(HERE, "peer_gpu.py"), "--engine", engine, "--device", arguments.device], work, arguments.tokens) for engine in engines}
+        sides = {f"hone {dtype}": run([arguments.hone, "--device", arguments.device, "--format", dtype], {**work, "tokens": arguments.tokens}) for dtype in ("bf16", "int8")}
+        sides |= {engine: run([sys.executable, os.path.join(HERE, "peer_gpu.py"), "--engine", engine, "--device", arguments.device], {**work, "tokens": arguments.tokens}) for engine in engines}
         for side, result in sides.items():
             place = f"{work['streams']:>8}{work['context']:>8}  {side:<22}"
             if "error" in result:

@@ -8,24 +8,18 @@ Called by `run --device cuda`. `floor_ms` is 6 · parameters · tokens over what
 import argparse
 import json
 import os
-import subprocess
 import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.dirname(HERE))
+from side import run  # noqa: E402  (beside this folder)
+
 # A step's rows, their length, and rows of a micro-batch: 16,384 tokens of the card's memory at a time.
 WORKS = {
     "1024": {"rows": 32, "length": 1024, "micro": 16},
     "4096": {"rows": 8, "length": 4096, "micro": 4},
     "lora": {"rows": 32, "length": 1024, "micro": 16, "lora": 16},
 }
-
-
-def run(command, work, steps):
-    flags = [word for key, value in {**work, "steps": steps}.items() for word in (f"--{key}", str(value))]
-    done = subprocess.run([*command, *flags], stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode != 0:
-        return {"error": f"exit code {done.returncode}"}
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def main():
@@ -40,10 +34,10 @@ def main():
     for name, work in WORKS.items():
         if arguments.only not in (None, name):
             continue
-        hone = run([arguments.hone, "--device", "cuda", "--model", "qwen3-0.6b"], work, arguments.steps)
+        hone = run([arguments.hone, "--device", "cuda", "--model", "qwen3-0.6b"], {**work, "steps": arguments.steps})
         sides = {"hone": hone}
         for side, extra in (("torch eager", []), ("torch compile", ["--compile"])):
-            sides[side] = run([sys.executable, os.path.join(HERE, "peer_gpu.py"), *extra], work, arguments.steps)
+            sides[side] = run([sys.executable, os.path.join(HERE, "peer_gpu.py"), *extra], {**work, "steps": arguments.steps})
         if "error" not in hone:
             tokens = work["rows"] * work["length"]
             hone["floor_ms"] = 6 * hone["parameters"] * tokens / (hone["product_gflops"] * 1e6)

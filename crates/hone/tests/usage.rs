@@ -64,3 +64,33 @@ fn a_log_level_that_cannot_be_read_is_told() {
     assert!(told.contains("WARN") && told.contains("HONE_LOG cannot be read"), "{told}");
     assert!(!told.contains('\x1b'), "colours are for terminals: {told}");
 }
+
+#[test]
+fn what_would_be_dropped_in_silence_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path();
+    assert_eq!(hone(root, &["init", "--tiny"]).0, Some(0));
+    check(root, &["pause", "--set", "epochs=2"], 2, "put the value into config.json");
+    let slip = Command::new(env!("CARGO_BIN_EXE_hone"))
+        .env("HONE_LEARNIG_RATE", "1")
+        .args(["--root", root.to_str().unwrap(), "config", "show"])
+        .output()
+        .unwrap();
+    let told = String::from_utf8(slip.stderr).unwrap();
+    assert_eq!(slip.status.code(), Some(2), "{told}");
+    assert!(told.contains("nearest: HONE_LEARNING_RATE"), "{told}");
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_panic() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_hone"))
+        .args(["--root", dir.path().to_str().unwrap(), "config", "show"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let answer = child.wait_with_output().unwrap();
+    assert!(answer.stderr.is_empty() && answer.status.success(), "{answer:?}");
+}
