@@ -151,6 +151,7 @@ pub fn why_not(state: &State, config: &DataManagerConfig, memory: &Memory, now: 
     match () {
         () if !config.enabled => Some("it is off (auto_generate.enabled)".to_string()),
         () if config.skills.is_empty() => Some("no skill is configured".to_string()),
+        () if config.asked().next().is_none() => Some("every configured skill has \"generate\": false".to_string()),
         () if state.control != Control::Running => Some("training is paused or stopping".to_string()),
         () if num_arriving > 0 => Some(format!("{num_arriving} files are being checked")),
         () if num_open > config.threshold => {
@@ -163,7 +164,7 @@ pub fn why_not(state: &State, config: &DataManagerConfig, memory: &Memory, now: 
             Some(format!("the cooldown ends in {} s", (due_ms - now).div_ceil(1_000)))
         }
         () => {
-            let rests = config.skills.iter().map(|skill| rest(state, config, memory, &skill.name, now));
+            let rests = config.asked().map(|skill| rest(state, config, memory, &skill.name, now));
             let Rest { until_ms, why } = rests.collect::<Option<Vec<_>>>()?.into_iter().min_by_key(|r| r.until_ms)?;
             Some(format!("{why}; asked again in {} s", (until_ms - now).div_ceil(1_000)))
         }
@@ -175,7 +176,7 @@ fn is_evaluating(state: &State) -> bool {
 }
 
 fn in_order<'a>(state: &State, config: &'a DataManagerConfig, turn: u64) -> Vec<&'a SkillEndpoint> {
-    let mut skills: Vec<&SkillEndpoint> = config.skills.iter().collect();
+    let mut skills: Vec<&SkillEndpoint> = config.asked().collect();
     let turn = usize::try_from(turn % skills.len().max(1) as u64).expect("it is below a length");
     skills.rotate_left(turn);
     if config.order == SkillOrder::WeakestFirst {

@@ -77,6 +77,8 @@ pub struct LoopConfig {
     pub sealed_questions: u64,
     /// A program with its arguments that takes the place of `train-job`; empty = the built-in one.
     pub trainer_command: Vec<String>,
+    /// The name under which checkpoints are served; `None` = that of the lineage.
+    pub model_name: Option<String>,
 }
 
 /// How people are told of what they must see; both empty = not at all.
@@ -132,6 +134,13 @@ pub struct DataManagerConfig {
     pub skills: Vec<SkillEndpoint>,
 }
 
+impl DataManagerConfig {
+    /// The skills that it asks for data.
+    pub(crate) fn asked(&self) -> impl Iterator<Item = &SkillEndpoint> {
+        self.skills.iter().filter(|skill| skill.generate)
+    }
+}
+
 impl Default for DataManagerConfig {
     fn default() -> Self {
         DataManagerConfig {
@@ -167,13 +176,16 @@ pub struct SkillEndpoint {
     pub url: String,
     /// Bounds of generated samples.
     pub quality: QualityProfile,
+    /// Whether the daemon asks it for training data; one that it does not ask is only evaluated.
+    pub generate: bool,
 }
 
 impl SkillEndpoint {
     /// A skill with the bounds that hone has for its name.
     #[must_use]
     pub fn new(name: &str, url: &str) -> SkillEndpoint {
-        SkillEndpoint { name: name.to_string(), url: url.to_string(), quality: QualityProfile::of(name) }
+        let quality = QualityProfile::of(name);
+        SkillEndpoint { name: name.to_string(), url: url.to_string(), quality, generate: true }
     }
 }
 

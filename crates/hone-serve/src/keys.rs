@@ -133,7 +133,10 @@ pub fn remove_key(path: &Path, name: &str) -> Result<()> {
 fn find<'a>(keys: &'a mut [StoredKey], name: &str) -> Result<&'a mut StoredKey> {
     let names: Vec<String> = keys.iter().map(|key| key.name.clone()).collect();
     let found = keys.iter_mut().find(|key| key.name == name);
-    found.with_context(|| format!("no key is named {name:?} (there are: {})", names.join(", ")))
+    found.with_context(|| match names.as_slice() {
+        [] => format!("no key is named {name:?}: there are none"),
+        names => format!("no key is named {name:?} (there are: {})", names.join(", ")),
+    })
 }
 
 fn write(path: &Path, keys: Vec<StoredKey>) -> Result<()> {

@@ -163,23 +163,24 @@ pub struct Skill {
     pub min_distinct_answers: Option<f64>,
     /// Most samples with one and the same answer, as a share.
     pub max_same_answer: Option<f64>,
+    /// Whether the data manager asks it.
+    pub generate: Option<bool>,
 }
 
 impl Skill {
     /// As the daemon knows it.
     #[must_use]
     pub fn endpoint(&self) -> SkillEndpoint {
-        let Skill { name, url, schema_id, max_question_chars, max_answer_chars, min_distinct_answers, max_same_answer } =
-            self;
+        let Skill { name, url, schema_id, max_question_chars, max_answer_chars, min_distinct_answers, .. } = self;
         let known = QualityProfile::of(name);
         let quality = QualityProfile {
             max_question_chars: max_question_chars.unwrap_or(known.max_question_chars),
             max_answer_chars: max_answer_chars.unwrap_or(known.max_answer_chars),
             min_distinct_answers: min_distinct_answers.unwrap_or(known.min_distinct_answers),
-            max_same_answer: max_same_answer.unwrap_or(known.max_same_answer),
+            max_same_answer: self.max_same_answer.unwrap_or(known.max_same_answer),
             schema_id: schema_id.clone().unwrap_or(known.schema_id),
         };
-        SkillEndpoint { quality, ..SkillEndpoint::new(name, url) }
+        SkillEndpoint { quality, generate: self.generate.unwrap_or(true), ..SkillEndpoint::new(name, url) }
     }
 }
 

@@ -1,7 +1,7 @@
 //! `hone demo`: the whole loop on this machine, with a tiny model made on the spot.
 //!
-//! It makes a workspace, starts `hone up` in it (daemon, server, monitor, Binary skill server, each a process of its
-//! own, on free ports), lets the data manager fetch training data over HTTP into the inbox, and watches. After each
+//! It makes a workspace, starts `hone up` in it (daemon, server, monitor, both skill servers, each a process of its own,
+//! on free ports), lets the data manager fetch training data over HTTP into the inbox, and watches. After each
 //! deployment it asks the served model questions of the skill's `eval` split and lets the skill verify the answers.
 //! Questions that decide when to stop (`probe`) and questions that are reported (`sealed`) are different ones.
 
@@ -80,7 +80,10 @@ impl Demo<'_> {
         let made = init::create(&self.ws.root, &Base::Tiny, &stage::settings(&ports))?;
         self.say("workspace", &format!("{}: a tiny {}", self.ws.root.display(), made.description));
         let mut stage = Stage::start(self.ws, ports, START_TIMEOUT)?;
-        self.say("started", "daemon, server, monitor and the Binary skill server");
+        self.say(
+            "started",
+            "daemon, server, monitor and both skill servers (Binary is learned here; SYLLO takes hours)",
+        );
         self.say("dashboard", &format!("http://{}/", stage.ports.monitor));
         self.say("server", &format!("http://{}/v1", stage.ports.serve));
         let result = self.learn(&mut stage);
@@ -182,6 +185,7 @@ impl Demo<'_> {
             stage.ports.monitor
         ));
         output::line(&format!("  hone --root {root} chat        (while it is up) talks to the model"));
+        output::line("  docs/skills.md              how it learns SYLLO, or a skill of yours");
         output::line(&format!("  hone --root {root} explain {}  why this checkpoint is served", served.0));
         Ok(())
     }

@@ -112,7 +112,8 @@ impl Order {
         let description = Description {
             checkpoint: checkpoint.id,
             manifest_hash: &checkpoint.manifest_hash,
-            model_name: &lineage.model_name,
+            // The servers have it from the same configuration; the lineage holds the name that it began with.
+            model_name: config.model_name.as_deref().unwrap_or(&lineage.model_name),
             profile: &train.profile.name,
             chat_template_kwargs: &train.chat_template_kwargs,
         };

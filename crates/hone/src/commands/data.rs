@@ -88,7 +88,7 @@ fn status(ws: &Workspace) -> Result<()> {
                 .health()
                 .map_or_else(|error| error.to_string(), |ok| if ok { "ok" } else { "not ok" }.to_string());
             json!({"name": skill.name, "url": skill.url, "level": state.skill(&skill.name).level, "health": health,
-                "failure": memory.failures.get(&skill.name)})
+                "generate": skill.generate, "failure": memory.failures.get(&skill.name)})
         })
         .collect();
     if ws.json {
@@ -104,10 +104,10 @@ fn status(ws: &Workspace) -> Result<()> {
     output::line(&format!(
         "{count} samples a file ({share:.0} % of levels below) while at most {threshold} jobs are open"
     ));
+    let columns = ["name", "url", "level", "health", "generate"];
     let text = |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_string);
-    let rows: Vec<Vec<String>> =
-        skills.iter().map(|s| ["name", "url", "level", "health"].iter().map(|key| text(&s[*key])).collect()).collect();
-    output::table(&["skill", "url", "level", "health"], &rows);
+    let rows: Vec<Vec<String>> = skills.iter().map(|s| columns.iter().map(|key| text(&s[*key])).collect()).collect();
+    output::table(&["skill", "url", "level", "health", "asked for data"], &rows);
     for (skill, failure) in memory.failures.iter().filter(|(name, _)| manager.skills.iter().any(|s| s.name == **name)) {
         output::line(&format!("{skill} gave nothing, {} times in a row: {}", failure.tries, failure.reason));
     }
@@ -136,7 +136,8 @@ fn generate(ws: &Workspace, asked: &Asked) -> Result<()> {
     let manager = config.data_manager;
     let endpoint = find(&manager, asked.skill).map_err(UsageError)?;
     if !asked.force {
-        let by_hand = DataManagerConfig { enabled: true, ..manager.clone() };
+        let skills = vec![SkillEndpoint { generate: true, ..endpoint.clone() }];
+        let by_hand = DataManagerConfig { enabled: true, skills, ..manager.clone() };
         if let Some(reason) = data_manager::why_not(&state, &by_hand, &Memory::read(&ws.root), clock::now_ms()) {
             bail!("generate data: {reason} (hint: --force does it now)");
         }

@@ -296,6 +296,7 @@ pub fn loop_config(config: &Config) -> LoopConfig {
         alerts: config.alerts.clone(),
         sealed_questions: config.sealed_questions,
         trainer_command: config.trainer_command.clone(),
+        model_name: Some(config.model_name.clone()),
         content: config.content.clone(),
         data_manager: DataManagerConfig {
             enabled: config.auto_generate.enabled,

@@ -147,7 +147,7 @@ pub const KEYS: &[Key] = &[
     key("curriculum.demote_below", float(0.0, 1.0), "0.5", "Average accuracy below which the level before is trained again."),
     key("curriculum.max_cut_share", float(0.0, 1.0), "0.1", "Share of answers cut by the token limit above which an evaluation moves no level."),
     key("curriculum.max_unparsed_share", float(0.0, 1.0), "0.1", "Share of unparsable answers above which an evaluation does not count for the next level."),
-    key("skills", Kind::Records(SKILL_FIELDS), "[]", "Skill servers: [{\"name\": \"binary\", \"url\": \"http://127.0.0.1:8090\"}]. The other fields are bounds of the samples that it generates (docs/skills.md)."),
+    key("skills", Kind::Records(SKILL_FIELDS), "[]", "Skill servers: [{\"name\": \"binary\", \"url\": \"http://127.0.0.1:8090\"}]. The other fields are bounds of the samples that it generates, and whether it is asked for any (docs/skills.md)."),
     key("roles", Kind::Words(&["daemon", "monitor", "serve", "skill:"]), "[\"daemon\", \"monitor\", \"serve\"]", "What `hone up` runs on this host; `skill:NAME` runs a skill server of hone."),
     key("validation.level", Kind::Choice(&["quick", "standard", "deep"]), "\"standard\"", "Content-check level before queueing."),
     key("validation.deep_in_background", Kind::Bool, "true", "Check accepted files at `deep` as well, one at a time and with low priority, while they wait or are trained."),
@@ -261,6 +261,7 @@ const SKILL_FIELDS: &[Field] = &[
     optional("max_answer_chars", int(1, 10_000_000)),
     optional("min_distinct_answers", float(0.0, 1.0)),
     optional("max_same_answer", float(0.0, 1.0)),
+    optional("generate", Kind::Bool),
 ];
 
 /// Fields of a deployment target.

@@ -50,7 +50,7 @@ fn records_name_the_entry_and_the_field() {
         r#"{"deployment": {"targets": [{"name": "a", "url": "http://x"}, {"name": "b"}]}, "skills": [{"name": "binary", "link": "x"}]}"#,
         expect![[r#"
             config.json:1: deployment.targets[1]: url is missing
-            config.json:1: skills[0]: unknown field "link"; allowed: name, url, schema_id, max_question_chars, max_answer_chars, min_distinct_answers, max_same_answer
+            config.json:1: skills[0]: unknown field "link"; allowed: name, url, schema_id, max_question_chars, max_answer_chars, min_distinct_answers, max_same_answer, generate
             config.json:1: skills[0]: url is missing"#]],
     );
 }
@@ -58,7 +58,7 @@ fn records_name_the_entry_and_the_field() {
 #[test]
 fn a_skill_has_the_bounds_that_are_configured_and_else_those_of_its_name() {
     let dir = tempfile::tempdir().unwrap();
-    let skills = r#"{"skills": [{"name": "syllo", "url": "http://a", "max_answer_chars": 9}, {"name": "yes-no", "url": "http://b", "max_same_answer": 1, "schema_id": "sharegpt_v1"}]}"#;
+    let skills = r#"{"skills": [{"name": "syllo", "url": "http://a", "max_answer_chars": 9}, {"name": "yes-no", "url": "http://b", "generate": false, "max_same_answer": 1, "schema_id": "sharegpt_v1"}]}"#;
     hone_disk::write_atomic(&dir.path().join("config.json"), skills.as_bytes()).unwrap();
     let (_, config) = read_all(dir.path(), &[], &[]).unwrap();
     let [syllo, yes_no] = [0, 1].map(|index: usize| config.skills[index].endpoint().quality);
@@ -66,6 +66,7 @@ fn a_skill_has_the_bounds_that_are_configured_and_else_those_of_its_name() {
     let expected =
         QualityProfile { max_same_answer: 1.0, schema_id: "sharegpt_v1".to_string(), ..QualityProfile::of("yes-no") };
     assert_eq!(yes_no, expected);
+    assert_eq!([0, 1].map(|index: usize| config.skills[index].endpoint().generate), [true, false]);
     check(
         r#"{"skills": [{"name": "a", "url": "http://a", "max_same_answer": 2, "schema_id": "chat"}]}"#,
         expect![[r#"

@@ -144,7 +144,7 @@ fn distinct(samples: Vec<Sample>, taken: &[Sample]) -> Vec<Sample> {
 }
 
 fn skill(stage: &Stage) -> SkillClient {
-    SkillClient::new(&format!("http://{}", stage.ports.skill), SKILL_TIMEOUT, SKILL_MAX_BYTES)
+    SkillClient::new(&format!("http://{}", stage.ports.binary), SKILL_TIMEOUT, SKILL_MAX_BYTES)
 }
 
 /// The conversation without its answer.

@@ -18,22 +18,24 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 /// Addresses that were free a moment ago.
 #[derive(Clone, Copy, Debug)]
 pub struct Ports {
-    /// The skill server's.
-    pub skill: SocketAddr,
+    /// That of the Binary skill server, whose problems the demo learns.
+    pub binary: SocketAddr,
+    /// That of the SYLLO skill server.
+    pub syllo: SocketAddr,
     /// The inference server's.
     pub serve: SocketAddr,
     /// The monitor's.
     pub monitor: SocketAddr,
 }
 
-/// Three free ports on loopback.
+/// Free ports on loopback.
 pub fn free_ports() -> Result<Ports> {
-    let listeners: Vec<TcpListener> = (0..3)
+    let listeners: Vec<TcpListener> = (0..4)
         .map(|_| TcpListener::bind(("127.0.0.1", 0)))
         .collect::<std::io::Result<_>>()
         .context("find free ports")?;
     let address = |index: usize| listeners[index].local_addr().context("read a port");
-    Ok(Ports { skill: address(0)?, serve: address(1)?, monitor: address(2)? })
+    Ok(Ports { binary: address(0)?, syllo: address(1)?, serve: address(2)?, monitor: address(3)? })
 }
 
 /// The configuration that the demo writes into its workspace.
@@ -60,8 +62,15 @@ pub fn settings(ports: &Ports) -> Vec<(String, Value)> {
         // Levels take more checkpoints than a demo has; its own questions show what was learned.
         ("curriculum.enabled", json!(false)),
         ("evaluation.sealed_questions", json!(0)),
-        ("skills", json!([{"name": "binary", "url": format!("http://{}", ports.skill)}])),
-        ("roles", json!(["skill:binary", "serve", "monitor", "daemon"])),
+        // SYLLO takes hours of one processor, not a minute, and more room than this model's context has above level 1.
+        (
+            "skills",
+            json!([
+                {"name": "binary", "url": format!("http://{}", ports.binary)},
+                {"name": "syllo", "url": format!("http://{}", ports.syllo), "generate": false},
+            ]),
+        ),
+        ("roles", json!(["skill:binary", "skill:syllo", "serve", "monitor", "daemon"])),
         ("serve.listen", json!(ports.serve.to_string())),
         ("serve.slots", json!(16)),
         ("serve.max_context", json!(256)),
@@ -78,18 +87,20 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Starts everything but the daemon (the questions come first), and waits until the skill answers.
+    /// Starts everything but the daemon (the questions come first), and waits until the skills answer.
     pub fn start(ws: &Workspace, ports: Ports, timeout: Duration) -> Result<Stage> {
         let mut stage = Stage { ports, processes: Vec::new() };
-        stage.spawn(ws, "skill:binary,serve,monitor", "services")?;
-        let url = format!("http://{}/health", ports.skill);
+        stage.spawn(ws, "skill:binary,skill:syllo,serve,monitor", "services")?;
         let start = Instant::now();
-        while ureq::get(&url).call().is_err() {
-            stage.check_alive()?;
-            if start.elapsed() > timeout {
-                bail!("reach the skill server at {url} within {} s", timeout.as_secs());
+        for skill in [ports.binary, ports.syllo] {
+            let url = format!("http://{skill}/health");
+            while ureq::get(&url).call().is_err() {
+                stage.check_alive()?;
+                if start.elapsed() > timeout {
+                    bail!("reach the skill server at {url} within {} s", timeout.as_secs());
+                }
+                std::thread::sleep(Duration::from_millis(50));
             }
-            std::thread::sleep(Duration::from_millis(50));
         }
         Ok(stage)
     }

@@ -11,6 +11,7 @@ fn the_settings_of_the_demo_are_valid() {
     let text = crate::config::commented_file(&pairs);
     hone_disk::write_atomic(&dir.path().join("config.json"), text.as_bytes()).unwrap();
     let config = crate::config::Config::load(dir.path(), &[]).unwrap();
-    assert_eq!(config.skills.len(), 1);
+    let asked: Vec<bool> = config.skills.iter().map(|skill| skill.endpoint().generate).collect();
+    assert_eq!(asked, [true, false], "Binary is learned, SYLLO only runs");
     assert_eq!(config.serve.listen, ports.serve);
 }
