@@ -133,8 +133,6 @@ pub(crate) fn train(
         None => None,
     };
     let kept_back = kept_back(layout, state, &job.kept_back)?;
-    let mut preview_files = suites(layout, config)?;
-    preview_files.truncate(MAX_PREVIEW_FILES);
     Ok(TrainRequest {
         format_version: WIRE_FORMAT_VERSION,
         job: job.id,
@@ -152,7 +150,7 @@ pub(crate) fn train(
         rows_digest: state.rows_digest(job.id).to_string(),
         lineage: lineage(state, job.id, parent.id, &settings),
         settings,
-        preview_files: if config.settings.train.preview_steps > 0 { preview_files } else { Vec::new() },
+        preview_files: preview_files(layout, config)?,
         staging: Layout::checkpoint_staging(token),
         resume_staging: Layout::resume_staging(token),
     })
@@ -217,6 +215,19 @@ fn evaluated_rows(state: &State, config: &LoopConfig, alone: bool) -> Vec<Datase
     };
     let enough = datasets.iter().map(num_rows).sum::<usize>() >= config.settings.keep_back_min_rows;
     if alone || enough { datasets } else { Vec::new() }
+}
+
+/// The validation files whose first questions are answered while a job trains.
+///
+/// # Errors
+/// The folder or a sidecar cannot be read.
+pub fn preview_files(layout: &Layout, config: &LoopConfig) -> Result<Vec<TrainFile>> {
+    if config.settings.train.preview_steps == 0 {
+        return Ok(Vec::new());
+    }
+    let mut files = suites(layout, config)?;
+    files.truncate(MAX_PREVIEW_FILES);
+    Ok(files)
 }
 
 /// The files `validation/*.jsonl`, by name, each with its schema.

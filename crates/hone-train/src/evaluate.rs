@@ -5,7 +5,7 @@ mod kept;
 
 use crate::kept_back::{self, SUITE};
 use crate::{Refusal, refuse};
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use hone_data::pack::pack;
 use hone_data::tokenize::{ChatContext, TokenRow, prompt_ids, tokenize};
 use hone_data::{Message, RowId};
@@ -357,12 +357,13 @@ impl<'a> Session<'a> {
         if self.started.elapsed() <= Duration::from_millis(self.max_ms) {
             return Ok(());
         }
+        // No refusal: the next try goes on from what is done.
         let limit = limit_in_words(self.max_ms);
-        Err(Refusal(format!(
-            "the evaluation took more than its {limit} and ended within {what} (hint: what is done is kept; raise \
-             evaluation.max_minutes, or lower evaluation.sealed_questions)"
-        ))
-        .into())
+        bail!(
+            "evaluate within the time limit: it took more than its {limit} and ended within {what} (hint: what is done is \
+             kept, and the next try goes on from there; else raise evaluation.max_minutes, or lower \
+             evaluation.sealed_questions)"
+        )
     }
 }
 

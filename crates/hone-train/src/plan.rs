@@ -7,7 +7,7 @@
 use crate::order::Order;
 use crate::rows::Examples;
 use crate::slice::{job_order, method, trainer_options};
-use crate::{clock, refuse, rows};
+use crate::{clock, preview, refuse, rows};
 use anyhow::{Result, bail};
 use hone_data::pack::pack;
 use hone_data::{ChatContext, TokenRow};
@@ -138,13 +138,14 @@ impl Sizer<'_> {
 }
 
 /// Reads and tokenises the files and counts. With `calibrate`, measures the micro-batches that fit for about that time, each at
-/// least once; the model folder is only read.
+/// least once; the model folder is only read. `preview_files` are those that the job will preview.
 ///
 /// # Errors
 /// As [`crate::train_slice`] would fail before its first step, but for the self-check of shares.
 pub fn plan(
     model_dir: &Path,
     files: &[TrainFile],
+    preview_files: &[TrainFile],
     settings: &TrainSettings,
     calibrate: Option<Duration>,
 ) -> Result<Plan> {
@@ -161,7 +162,7 @@ pub fn plan(
         examples: &examples,
         settings,
         device: &*device,
-        previews: false,
+        previews: !preview::of_job(&ctx, preview_files, settings, &config, order.total_steps())?.is_empty(),
         resident_bytes: clock::resident_bytes(),
     };
     let limit = memory_limit(settings, &*device);

@@ -1,6 +1,7 @@
 //! Previews: greedy answers to a few fixed validation prompts while a job trains. They read the weights and
 //! change nothing: training with and without them gives the same bits.
 
+use crate::refuse;
 use anyhow::Result;
 use hone_data::tokenize::{ChatContext, completion_prompt_ids, prompt_ids};
 use hone_data::{Example, Row};
@@ -25,6 +26,23 @@ pub struct Prompt {
     expected: String,
     /// The prompt's ids.
     ids: Vec<u32>,
+}
+
+/// The prompts of a job of so many steps; none where it ends before its first preview.
+///
+/// # Errors
+/// As [`prompts`].
+pub fn of_job(
+    ctx: &ChatContext,
+    files: &[TrainFile],
+    settings: &TrainSettings,
+    config: &Config,
+    total_steps: u64,
+) -> Result<Vec<Prompt>> {
+    if settings.preview_steps == 0 || settings.preview_steps > total_steps {
+        return Ok(Vec::new());
+    }
+    prompts(ctx, files, config.max_positions).map_err(refuse)
 }
 
 /// The first prompts of `files` that leave room for an answer in `max_context` tokens.

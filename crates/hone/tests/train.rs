@@ -113,6 +113,58 @@ fn thirty_random_kills_change_neither_losses_nor_weights() {
     assert_eq!(digest("killed"), digest("whole"), "the same rows in the same order");
 }
 
+#[test]
+fn ctrl_c_ends_a_run_with_a_checkpoint_from_which_the_same_command_goes_on() {
+    let rig = Rig::new(64);
+    let settings = ["--batch-size", "8", "--learning-rate", "1e-3"];
+    let whole = last_line(rig.train("whole", &settings));
+    assert_eq!((&whole["done"], &whole["steps"]), (&json!(true), &json!(8)));
+
+    let mut child = rig.train("stopped", &settings).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(|line| line.unwrap());
+    lines.find(|line| line.contains(r#""type":"step""#)).unwrap();
+    let pid = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let last: Value = serde_json::from_str(&lines.last().unwrap()).unwrap();
+    assert!(child.wait().unwrap().success());
+    let steps = last["steps"].as_u64().unwrap();
+    // It may have ended just before it heard: then there was nothing to stop.
+    assert!(last["done"] == false && steps < 8 || steps == 8, "{last}");
+    assert!(rig.path(&format!("stopped/checkpoint-{steps}/config.json")).is_file());
+
+    let on = last_line(rig.train("stopped", &settings));
+    assert_eq!((&on["done"], &on["steps"]), (&json!(true), &json!(8)));
+    assert_eq!(losses(&rig.path("stopped")), losses(&rig.path("whole")));
+    let weights = |out: &str| std::fs::read(rig.path(out).join("checkpoint-8/model.safetensors")).unwrap();
+    assert!(weights("stopped") == weights("whole"));
+}
+
+#[test]
+fn a_run_shows_answers_of_the_model_that_it_trains() {
+    let rig = Rig::new(16);
+    let previews = |mut command: Command| {
+        let output = command.args(["--set", "preview_steps=2", "--batch-size", "4"]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).unwrap();
+        let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let previews = lines.into_iter().filter(|line| line["type"] == "preview");
+        previews.map(|line| (line["step"].as_u64().unwrap(), line["source"].as_str().unwrap().to_string())).collect()
+    };
+    let expected = |file: &str| -> Vec<(u64, String)> {
+        [(2, 1), (2, 2), (4, 1), (4, 2)].map(|(step, line)| (step, format!("{file}:{line}"))).to_vec()
+    };
+    let found: Vec<(u64, String)> = previews(rig.train("nothing-to-ask", &[]));
+    assert_eq!(found, [], "a workspace without validation files");
+    std::fs::copy(rig.path("data.jsonl"), rig.path("root/validation/asked.jsonl")).unwrap();
+    assert_eq!(previews(rig.train("validation", &[])), expected("asked.jsonl"));
+    // Without a workspace: rows of the file itself.
+    let (model, out) = (rig.path("root/models/tiny"), rig.path("alone"));
+    let mut alone = Command::new(env!("CARGO_BIN_EXE_hone"));
+    alone.arg("--root").arg(rig.path("nowhere")).args(["--json", "train"]).arg(rig.path("data.jsonl"));
+    alone.arg("--model").arg(model).arg("--out").arg(out).stdin(Stdio::null());
+    assert_eq!(previews(alone), expected("data.jsonl"));
+}
+
 /// The workspace's tiny tokenizer with a model of several million parameters.
 fn larger_model(rig: &Rig) -> PathBuf {
     let tiny = rig.path("root/models/tiny");
@@ -165,14 +217,17 @@ fn a_run_takes_the_memory_that_was_planned() {
     let rig = Rig::new(32);
     let model = larger_model(&rig);
     let model = model.to_str().unwrap();
+    std::fs::copy(rig.path("data.jsonl"), rig.path("root/validation/asked.jsonl")).unwrap();
     for (name, extra) in [
         ("full", vec!["--batch-size", "16"]),
         ("small", vec!["--batch-size", "2"]),
         ("lora", vec!["--batch-size", "16", "--lora-rank", "8"]),
         ("again", vec!["--batch-size", "16", "--recompute"]),
+        ("previews", vec!["--batch-size", "16", "--set", "preview_steps=1"]),
     ] {
         let flags = [&["--model", model], &extra[..]].concat();
-        let mut plan = rig.hone(&["--json", "plan", "--calibrate", "0", "--set", "threads=2"]);
+        let mut plan =
+            rig.hone(&["--json", "plan", "--calibrate", "0", "--set", "threads=2", "--set", "preview_steps=0"]);
         plan.arg(rig.path("data.jsonl")).args(&flags);
         let plan = last_line(plan);
         let micro = plan["micro_batches"].as_array().unwrap().iter().find(|micro| micro["rows"] == plan["chosen"]);

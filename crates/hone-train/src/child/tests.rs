@@ -109,13 +109,15 @@ fn a_running_child_holds_the_lock_of_its_run_folder() {
     let workspace = Workspace::new(Dtype::F32);
     let request = train_request(&workspace, |request| request.settings.epochs = 5_000);
     let mut child = spawn("train-job", &request);
-    worker_lines(&mut child).next().expect("it says that it lives");
+    // Listened to until the end: a child that nobody hears ends, and the second one would train.
+    let mut lines = worker_lines(&mut child);
+    lines.next().expect("it says that it lives");
     assert!(FileLock::try_exclusive(&workspace.root().join("run/lock")).unwrap().is_none());
     let mut second = spawn("train-job", &request);
     // `wait` closes a child's standard input, which the child may take for the death of its parent before it has tried the lock.
     let parent_lives = second.stdin.take();
     assert_eq!(second.wait().unwrap().code(), Some(i32::from(EXIT_TRANSIENT)));
-    drop(parent_lives);
+    drop((parent_lives, lines));
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(FileLock::try_exclusive(&workspace.root().join("run/lock")).unwrap().is_some());

@@ -11,7 +11,7 @@ use hone_data::ChatContext;
 use hone_model::device::{self, Device};
 use hone_model::{Config, Dtype, HostWeights, LoraConfig, Method, Target, Trainer, TrainerOptions};
 use hone_pipeline::config::{LoraSettings, TrainSettings};
-use hone_pipeline::ids::JobId;
+use hone_pipeline::ids::{CheckpointId, JobId};
 use hone_pipeline::state::Position;
 use hone_pipeline::wire::{TrainRequest, WIRE_FORMAT_VERSION, WorkerMessage};
 
@@ -35,11 +35,8 @@ impl<'a> Slice<'a> {
             rows::Selection { seed: settings.seed, job: request.job, replay, kept_back: &request.kept_back };
         let examples = rows::load_with(&ctx, &request.files, limits, selection, report)?;
         selfcheck::check_share(&examples, settings)?;
-        let prompts = match settings.preview_steps {
-            0 => Vec::new(),
-            _ => preview::prompts(&ctx, &request.preview_files, config.max_positions).map_err(refuse)?,
-        };
         let order = job_order(&examples, settings, request.job);
+        let prompts = preview::of_job(&ctx, &request.preview_files, settings, &config, order.total_steps())?;
         let (position, digest) = position(request, &order, &examples)?;
 
         report(WorkerMessage::Alive { phase: "loading".to_string() });
@@ -201,10 +198,25 @@ fn start(request: &TrainRequest, config: &Config, report: &mut dyn FnMut(WorkerM
         report(WorkerMessage::Warning { code: "optimizer_reset".to_string(), message });
         state.steps_from_base = before.steps_from_base;
         state.last_loss = before.last_loss;
+    } else if let Some(steps_from_base) = steps_of(request) {
+        let message = format!(
+            "the optimizer state of {} is not here any more: training goes on from its published weights with a new one",
+            request.parent
+        );
+        report(WorkerMessage::Warning { code: "optimizer_reset".to_string(), message });
+        state.steps_from_base = steps_from_base;
     }
     let weights = HostWeights::load(&request.model_dir, config).map_err(refuse)?;
     state.dtype = weights.dtype.name().to_string();
     Ok(Start { resumed: None, fresh: Some(weights), state })
+}
+
+/// The steps behind the parent, where it is a checkpoint of this workspace that was trained; none for a base model.
+fn steps_of(request: &TrainRequest) -> Option<u64> {
+    let bytes = std::fs::read(request.model_dir.join("lineage.json")).ok()?;
+    let lineage: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
+    let checkpoint: CheckpointId = serde_json::from_value(lineage["checkpoint"].clone()).ok()?;
+    lineage["steps_from_base"].as_u64().filter(|_| checkpoint == request.parent)
 }
 
 /// Why the optimizer state of before does not fit these settings; none when it does.

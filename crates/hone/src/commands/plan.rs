@@ -1,8 +1,9 @@
 //! `hone plan FILE…`: what a job will take before it starts: rows, tokens, steps, and for each micro-batch its memory at
-//! the peak and its time. The memory is that of one slice in a process of its own, as the daemon trains; `hone train` keeps
-//! up to the size of the weights on top of it after its first checkpoint, because its allocator does.
+//! the peak and its time. Previews are counted where the run will have them. The memory is that of one slice in a process
+//! of its own, as the daemon trains; `hone train` keeps up to the size of the weights on top of it after its first
+//! checkpoint, because its allocator does.
 
-use crate::commands::train::JobArgs;
+use crate::commands::train::{JobArgs, preview_files};
 use crate::output;
 use crate::workspace::{Workspace, absolute};
 use anyhow::Result;
@@ -33,7 +34,8 @@ pub fn run(ws: &Workspace, args: &PlanArgs) -> Result<()> {
         files.push(TrainFile { name, path, schema_id: schema.clone() });
     }
     let time = (args.calibrate > 0.0).then(|| Duration::from_secs_f64(args.calibrate.min(3600.0)));
-    let plan = hone_train::plan(&model_dir, &files, &config.settings.train, time)?;
+    let previews = preview_files(ws, &config, &files)?;
+    let plan = hone_train::plan(&model_dir, &files, &previews, &config.settings.train, time)?;
     if ws.json {
         output::json(&plan);
     } else {

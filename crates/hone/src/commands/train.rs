@@ -3,7 +3,7 @@
 //! The gates, the training loop and the checkpoint format are those of the daemon; the run ends with an ordinary
 //! checkpoint folder. Ctrl-C writes a checkpoint at the next step; the same command with the same `--out` goes on.
 
-use crate::commands::roles::{is_stopped, stop_flag};
+use crate::commands::roles::{is_stopped, loop_config, stop_flag};
 use crate::commands::submit::gate_request;
 use crate::exit::{Refused, UsageError};
 use crate::output;
@@ -132,6 +132,15 @@ pub fn model_dir(ws: &Workspace, named: Option<&Path>) -> Result<PathBuf> {
     ws.layout().checkpoint_model_dir(&state, latest)
 }
 
+/// What is asked while files train: as by the daemon the workspace's validation files, and where there is no workspace the
+/// first of the files themselves.
+pub fn preview_files(ws: &Workspace, config: &crate::config::Config, files: &[TrainFile]) -> Result<Vec<TrainFile>> {
+    if ws.layout().db().exists() {
+        return hone_daemon::preview_files(&ws.layout(), &loop_config(config));
+    }
+    Ok(files.iter().take(1).cloned().collect())
+}
+
 /// Where a run stands, in its folder.
 const RUN_STATE: &str = "run.json";
 
@@ -190,6 +199,7 @@ fn train(
     files: Vec<TrainFile>,
 ) -> Result<()> {
     let stop = stop_flag()?;
+    let preview_files = preview_files(ws, config, &files)?;
     let state_file = out.join(RUN_STATE);
     let mut state: RunState = match std::fs::read(&state_file) {
         Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| format!("read {}", state_file.display()))?,
@@ -199,7 +209,11 @@ fn train(
     let bar = progress_bar(ws.json);
     let yield_flag = YieldFlag::default();
     while !state.done {
-        let request = request(config, out, model_dir, files.clone(), &state);
+        let request = TrainRequest {
+            files: files.clone(),
+            preview_files: preview_files.clone(),
+            ..request(config, out, model_dir, &state)
+        };
         let mut staged = None;
         train_slice(
             &request,
@@ -225,13 +239,7 @@ fn train(
     Ok(())
 }
 
-fn request(
-    config: &crate::config::Config,
-    out: &Path,
-    model_dir: &Path,
-    files: Vec<TrainFile>,
-    state: &RunState,
-) -> TrainRequest {
+fn request(config: &crate::config::Config, out: &Path, model_dir: &Path, state: &RunState) -> TrainRequest {
     let resume = resume_dir(out, state.checkpoint);
     let is_first = state.slices == 0;
     TrainRequest {
@@ -247,7 +255,7 @@ fn request(
         },
         parent: CheckpointId(state.checkpoint),
         resume_dir: (!is_first).then_some(resume),
-        files,
+        files: Vec::new(),
         replay: None,
         kept_back: Vec::new(),
         number_from: None,

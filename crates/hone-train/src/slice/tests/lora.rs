@@ -119,6 +119,19 @@ fn another_way_of_training_starts_new_optimizer_state_and_says_so() {
 }
 
 #[test]
+fn a_checkpoint_without_its_optimizer_state_is_gone_on_from_and_it_is_said() {
+    let (workspace, request) = job(Dtype::F32);
+    workspace.finish(request.clone(), false).unwrap();
+    let next = TrainRequest { resume_dir: None, ..next_job(&workspace, &request, CheckpointId(9)) };
+    let told = warnings(&run(&next, &YieldFlag::default()).unwrap());
+    let expected = "the optimizer state of checkpoint-9 is not here any more: training goes on from its published weights \
+                    with a new one";
+    assert_eq!(told, [("optimizer_reset".to_string(), expected.to_string())]);
+    let state = resume::read_state(&workspace.root().join("resume-staging"), CheckpointId(18)).unwrap();
+    assert_eq!((state.optimizer_step, state.steps_from_base), (9, 18));
+}
+
+#[test]
 fn a_job_does_not_change_its_way_of_training_half_way() {
     let (workspace, mut request) = lora_job(Dtype::F32);
     request.settings.save_steps = 3;
