@@ -26,7 +26,7 @@ use anyhow::{Context, Result, bail};
 use hone_pipeline::config::Settings;
 use hone_pipeline::decide::{command_offline, decide, recover};
 use hone_pipeline::event::{Command, Decision, Effect, Event};
-use hone_pipeline::state::{Change, Control, LogEntry, LogSeverity, State};
+use hone_pipeline::state::{Change, Control, Dataset, DatasetState, LogEntry, LogSeverity, State};
 use hone_pipeline::wire::{ControlReply, ControlRequest};
 use hone_store::{OwnerLock, OwnerLockError, Store, owner_lock, publish};
 use housekeeping::House;
@@ -140,8 +140,8 @@ struct Daemon {
     runner: Runner,
     live: Live,
     timers: Timers,
-    /// Asks the scanner for a look; one at a time.
-    scans: SyncSender<()>,
+    /// Asks the scanner for a look, past these files; one at a time.
+    scans: SyncSender<HashSet<String>>,
     scanning: bool,
     /// Files that were taken since the scan under way began: it may have seen them before.
     taken: HashSet<String>,
@@ -164,12 +164,12 @@ impl Daemon {
         state: Arc<State>,
         config: LoopConfig,
         runner: Runner,
-        scans: SyncSender<()>,
+        scans: SyncSender<HashSet<String>>,
         (house, alerter, lock): (House, Alerter, OwnerLock),
     ) -> Daemon {
         let memory = Memory::read(&options.root);
         Daemon {
-            timers: Timers::new(Instant::now(), options.scan_interval),
+            timers: Timers::new(Instant::now(), now_ms(), options.scan_interval),
             options,
             store,
             given: Given { state, config },
@@ -369,9 +369,7 @@ impl Daemon {
             self.live.in_inbox = scan.num_waiting;
             self.timers.state_changed();
         }
-        if scan.ready.len() == MAX_READY {
-            self.timers.scan_now();
-        }
+        let (is_full, num_before) = (scan.ready.len() == MAX_READY, self.given.state.counters.dataset);
         let fresh = |file: &inbox::ReadyFile| !self.taken.contains(&file.inbox_path);
         let ready: Vec<_> = scan.ready.into_iter().filter(fresh).collect();
         self.runner.seen_in_inbox(ready.iter().map(|file| (file.inbox_path.clone(), file.fingerprint)).collect());
@@ -383,6 +381,10 @@ impl Daemon {
             }
         }
         self.runner.seen_in_inbox(HashMap::new());
+        // There may be more; where none could be taken (no room) the next look is early enough.
+        if is_full && self.given.state.counters.dataset > num_before {
+            self.timers.scan_now();
+        }
         Ok(())
     }
 
@@ -391,7 +393,10 @@ impl Daemon {
         if !self.scanning && self.timers.scan_due(now) {
             self.taken.clear();
             self.scanning = true;
-            self.scans.try_send(()).ok().context("go on: the scanner ended")?;
+            let arriving = |d: &&Dataset| d.state == DatasetState::Arriving;
+            let moving = self.given.state.datasets.moving();
+            let on_the_way = moving.filter(arriving).map(|dataset| dataset.inbox_path.clone()).collect();
+            self.scans.try_send(on_the_way).ok().context("go on: the scanner ended")?;
         }
         self.start_delayed()?;
         if self.timers.tick_due(now) {
@@ -399,6 +404,9 @@ impl Daemon {
             self.keep_lock();
             self.runner.reap()?;
             self.keep_house()?;
+            if let Some(by_ms) = self.timers.jump(now, now_ms()) {
+                self.event(&Event::TimeJumped { by_ms })?;
+            }
             self.event(&Event::Tick)?;
             self.ask_for_data()?;
         }
@@ -431,7 +439,7 @@ fn start_scanner(
     inbox: &Path,
     messages: SyncSender<Message>,
     ending: Arc<AtomicBool>,
-) -> Result<(SyncSender<()>, Vec<JoinHandle<()>>)> {
+) -> Result<(SyncSender<HashSet<String>>, Vec<JoinHandle<()>>)> {
     let (news, heard) = sync_channel(MAX_MESSAGES);
     let waker = messages.clone();
     let watcher = inbox::watch(inbox, news, ending, move || waker.send(Message::FileEvents).is_ok());
@@ -439,13 +447,13 @@ fn start_scanner(
         tracing::warn!("files settle by their time alone: failed to {error:#}");
         None
     });
-    let (scans, asked) = sync_channel::<()>(1);
+    let (scans, asked) = sync_channel::<HashSet<String>>(1);
     let mut scanner = Scanner::new(inbox, options.settle, options.torn);
     let body = move || {
         // Ends with the loop, which owns the other end of one channel or the other.
-        while asked.recv().is_ok() {
+        while let Ok(on_the_way) = asked.recv() {
             heard.try_iter().for_each(|news| scanner.hear(news));
-            if messages.send(Message::Scanned(scanner.scan(Instant::now()))).is_err() {
+            if messages.send(Message::Scanned(scanner.scan(Instant::now(), &on_the_way))).is_err() {
                 return;
             }
         }

@@ -3,8 +3,8 @@
 //!
 //! A set is drawn once, when the skill first stands at the level, and lies in `validation/skills/SKILL-LEVEL.jsonl`, one
 //! sample a line (`{"id", "messages", "metadata"}`), with a sidecar that tells skill, version, level and seed. It is drawn
-//! again only when the skill tells another version; checkpoints are then evaluated on it anew. Fresh questions, which
-//! move levels, are the business of `exam`.
+//! again only when the skill tells another version; checkpoints are then evaluated on it anew, as they are when the limit of
+//! an answer's tokens changes. Fresh questions, which move levels, are the business of `exam`.
 //!
 //! Answers that the skill cannot judge count as errored: neither right nor wrong, and no verdict follows from them.
 
@@ -15,7 +15,7 @@ use crate::exam::{client_under_lease, is_cut, question, verify};
 use crate::inbox::Sidecar;
 use crate::options::{LoopConfig, SkillEndpoint};
 use crate::skill::{Sample, SkillClient, Split};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use hone_pipeline::state::{AnswerOutcome, State, SuiteResult};
 use hone_pipeline::wire::{Answer, Question};
 use hone_store::Layout;
@@ -34,7 +34,8 @@ pub(crate) struct Sealed {
     pub suite: String,
     pub url: String,
     pub level: u32,
-    /// BLAKE3 of the file.
+    /// BLAKE3 of all that a result depends on beside the checkpoint: the questions, the version of the skill that judges, and
+    /// the longest answer.
     pub hash: String,
     pub samples: Vec<Sample>,
 }
@@ -46,15 +47,13 @@ pub(crate) fn prepare(layout: &Layout, state: &State, config: &LoopConfig, alive
     }
     let of = |skill: &SkillEndpoint| {
         alive();
-        of_skill(layout, state, config, skill).unwrap_or_else(|error| {
-            tracing::warn!(skill = skill.name, "no sealed questions of it this time: failed to {error:#}");
-            Vec::new()
-        })
+        of_skill(layout, state, config, skill)
     };
     config.data_manager.skills.iter().flat_map(of).collect()
 }
 
-fn of_skill(layout: &Layout, state: &State, config: &LoopConfig, skill: &SkillEndpoint) -> Result<Vec<Sealed>> {
+/// A level whose set cannot be had now is left out, and no other with it.
+fn of_skill(layout: &Layout, state: &State, config: &LoopConfig, skill: &SkillEndpoint) -> Vec<Sealed> {
     let client = client_under_lease(&skill.url, config);
     // A set that lies there is in force whether its skill answers now or not.
     let version = client.info().ok().map(|info| info.version);
@@ -65,25 +64,28 @@ fn of_skill(layout: &Layout, state: &State, config: &LoopConfig, skill: &SkillEn
         if level > reached && !path.is_file() {
             break;
         }
-        let drawn_by = drawn_by(&path);
-        match &version {
-            Some(version) if drawn_by.as_ref() != Some(version) => {
+        let drawn = match &version {
+            Some(version) if drawn_by(&path).as_ref() != Some(version) => {
                 draw(&client, skill, level, config.sealed_questions, version, &path)
-                    .with_context(|| format!("draw the sealed questions of {} level {level}", skill.name))?;
             }
-            None if drawn_by.is_none() => break,
-            _ => {}
+            _ => Ok(()),
+        };
+        // Where the draw failed, the set of before is in force.
+        let is_there = drawn_by(&path).is_some();
+        let set = if is_there { read(skill, level, &path, config).map(Some) } else { Ok(None) };
+        for error in [drawn.err(), set.as_ref().err().map(|error| anyhow!("{error:#}"))].into_iter().flatten() {
+            tracing::warn!(skill = skill.name, level, "its sealed questions cannot be had now: failed to {error:#}");
         }
-        sets.push(read(skill, level, &path)?);
+        sets.extend(set.ok().flatten());
     }
-    Ok(sets)
+    sets
 }
 
 /// The sets that were drawn of the configured skills, as they lie there: no skill is asked.
 pub(crate) fn as_drawn(layout: &Layout, config: &LoopConfig) -> Result<Vec<Sealed>> {
     let of = |skill: &SkillEndpoint| -> Result<Vec<Sealed>> {
         let drawn = (1..).map_while(|level| Some((level, drawn(layout, &skill.name, level)?)));
-        drawn.map(|(level, path)| read(skill, level, &path)).collect()
+        drawn.map(|(level, path)| read(skill, level, &path, config)).collect()
     };
     Ok(config.data_manager.skills.iter().map(of).collect::<Result<Vec<_>>>()?.concat())
 }
@@ -120,14 +122,16 @@ fn draw(client: &SkillClient, skill: &SkillEndpoint, level: u32, count: u64, ver
     hone_disk::write_json(&sidecar_of(path), &sidecar)
 }
 
-fn read(skill: &SkillEndpoint, level: u32, path: &Path) -> Result<Sealed> {
+fn read(skill: &SkillEndpoint, level: u32, path: &Path, config: &LoopConfig) -> Result<Sealed> {
     let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
     let samples: Result<Vec<Sample>, _> = text.lines().map(serde_json::from_str).collect();
+    let version = drawn_by(path).unwrap_or_default();
+    let asked = format!("{version}\n{}\n{text}", config.limits.max_answer_tokens);
     Ok(Sealed {
         suite: format!("{}/{level}", skill.name),
         url: skill.url.clone(),
         level,
-        hash: hone_disk::hash_bytes(text.as_bytes()),
+        hash: hone_disk::hash_bytes(asked.as_bytes()),
         samples: samples.with_context(|| format!("read {}", path.display()))?,
     })
 }

@@ -161,6 +161,20 @@ fn a_link_replaces_what_was_there() {
 }
 
 #[test]
+fn the_link_of_a_symbolic_link_is_the_file_that_it_names() {
+    let (_guard, dir) = folder();
+    fs::create_dir_all(dir.join("blobs")).unwrap();
+    fs::create_dir_all(dir.join("snapshot")).unwrap();
+    fs::create_dir_all(dir.join("far/away")).unwrap();
+    fs::write(dir.join("blobs/x"), "weights").unwrap();
+    std::os::unix::fs::symlink("../blobs/x", dir.join("snapshot/model")).unwrap();
+    let to = dir.join("far/away/blob");
+    crate::link_or_copy(&dir.join("snapshot/model"), &to).unwrap();
+    assert!(to.symlink_metadata().unwrap().is_file());
+    assert_eq!(fs::read_to_string(&to).unwrap(), "weights");
+}
+
+#[test]
 fn removing_what_is_absent_is_fine() {
     let (_guard, dir) = folder();
     crate::remove_file(&dir.join("none")).unwrap();

@@ -157,7 +157,8 @@ fn copy_tree(from: &Path, to: &Path) -> Result<()> {
 
 fn link(from: &Path, to: &Path) -> io::Result<()> {
     faults::step("link")?;
-    fs::hard_link(from, to)
+    // Of the file itself: the link of a symbolic link would be another symbolic link, at a place where it leads nowhere.
+    fs::hard_link(fs::canonicalize(from)?, to)
 }
 
 /// Copies and syncs one file.

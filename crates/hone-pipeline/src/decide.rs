@@ -78,6 +78,7 @@ pub fn decide(state: &State, settings: &Settings, event: &Event, now: TimeMs) ->
         Event::Watched { deployment, outcome } => deployment::watched(&mut draft, *deployment, outcome),
         Event::Command(command) => commands::command(&mut draft, command),
         Event::Tick => device::check_limits(&mut draft),
+        Event::TimeJumped { by_ms } => device::time_jumped(&mut draft, *by_ms),
     }
     settle(&mut draft);
     draft.finish()

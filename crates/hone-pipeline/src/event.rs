@@ -156,6 +156,11 @@ pub enum Event {
     Command(Command),
     /// Time passed (about once a second): leases, back-off.
     Tick,
+    /// The wall clock went on by so much while nothing could run: the machine slept, or the clock was set forward.
+    TimeJumped {
+        /// In milliseconds.
+        by_ms: u64,
+    },
 }
 
 /// What a slice wrote.

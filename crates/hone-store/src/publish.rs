@@ -69,9 +69,8 @@ pub fn sweep_staging(layout: &Layout, state: &State) -> Result<()> {
     Ok(())
 }
 
-/// Removes old resume folders: the `keep` newest, the latest checkpoint's and those that other lineages go on from
-/// stay. Returns the steps whose folders
-/// went.
+/// Removes old resume folders: the `keep` newest, the latest checkpoint's, the champion's (what a rewind goes back to) and
+/// those that other lineages go on from stay. Returns the steps whose folders went.
 pub fn prune_resume(layout: &Layout, state: &State, keep: usize) -> Result<Vec<u64>> {
     let names = names_in(&layout.resume_root())?;
     let mut steps: Vec<u64> = names.iter().filter_map(|name| name.strip_prefix("step-")?.parse().ok()).collect();
@@ -80,7 +79,7 @@ pub fn prune_resume(layout: &Layout, state: &State, keep: usize) -> Result<Vec<u
     let num_old = steps.len().saturating_sub(keep);
     steps.truncate(num_old);
     steps.retain(|step| latest.is_none_or(|latest| *step < latest));
-    steps.retain(|step| !state.is_left_at(CheckpointId(*step)));
+    steps.retain(|step| state.champion != Some(CheckpointId(*step)) && !state.is_left_at(CheckpointId(*step)));
     for step in &steps {
         hone_disk::remove_tree(&layout.resume(CheckpointId(*step)))?;
     }

@@ -11,8 +11,9 @@ use hone_pipeline::ids::CheckpointId;
 use hone_pipeline::state::{Checkpoint, CheckpointState, Dataset, Gone, Job, State, TimeMs, Work};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 #[cfg(test)]
 mod tests;
@@ -224,10 +225,14 @@ fn name_of(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
+/// How long something has lain where it is: since it was written, or moved there, whichever is later. (A move keeps the
+/// time of the last write, which is that of the people the file came from; it changes the time of the last change.)
 fn age_ms(path: &Path, now: TimeMs) -> Option<u64> {
-    let modified: SystemTime = path.symlink_metadata().ok()?.modified().ok()?;
-    let modified = u64::try_from(modified.duration_since(UNIX_EPOCH).ok()?.as_millis()).ok()?;
-    now.checked_sub(modified)
+    let info = path.symlink_metadata().ok()?;
+    let changed_ms =
+        |seconds: i64, ns: i64| Some(u64::try_from(seconds).ok()? * 1_000 + u64::try_from(ns).ok()? / 1_000_000);
+    let (written, moved) = (changed_ms(info.mtime(), info.mtime_nsec())?, changed_ms(info.ctime(), info.ctime_nsec())?);
+    now.checked_sub(written.max(moved))
 }
 
 fn relative(layout: &Layout, path: &Path) -> String {

@@ -14,6 +14,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// One scan reports so many complete files; the next scan goes on.
 pub(crate) const MAX_READY: usize = 64;
+/// Longest name of a file or folder: hone puts up to 50 bytes around it, and file systems take 255.
+const MAX_NAME_BYTES: usize = 200;
 /// A file that was closed rests so long, so that `cp a.jsonl a.jsonl.meta.json inbox/` brings both.
 const CLOSED_REST: Duration = Duration::from_millis(200);
 /// A last line is looked for in so many bytes from the end.
@@ -104,11 +106,12 @@ impl Scanner {
         }
     }
 
-    /// Looks at the inbox. `now` is passed in and never goes back.
+    /// Looks at the inbox. `now` is passed in and never goes back. `on_the_way` are files that were told before and could
+    /// not be taken yet: they neither count nor stand before others.
     ///
     /// # Errors
     /// The inbox itself cannot be listed.
-    pub fn scan(&mut self, now: Instant) -> Result<Scan> {
+    pub fn scan(&mut self, now: Instant, on_the_way: &HashSet<String>) -> Result<Scan> {
         let mut candidates = Vec::new();
         self.collect(&self.inbox.clone(), "", 0, &mut candidates)?;
         candidates
@@ -118,6 +121,9 @@ impl Scanner {
         for file in candidates {
             let state = self.seen_since(&file, now);
             seen.insert(file.inbox_path.clone(), state);
+            if on_the_way.contains(&file.inbox_path) {
+                continue;
+            }
             // What the next scans report need not be read now.
             if scan.ready.len() >= MAX_READY {
                 scan.num_waiting += 1;
@@ -172,6 +178,16 @@ impl Scanner {
                 continue;
             };
             if is_ignored(name) {
+                continue;
+            }
+            if name.len() > MAX_NAME_BYTES {
+                if self.refused_names.insert(entry.path()) {
+                    let (name, limit) = (name, MAX_NAME_BYTES);
+                    tracing::warn!(
+                        name,
+                        "a name in the inbox has more than {limit} bytes; left alone until it is renamed"
+                    );
+                }
                 continue;
             }
             let inbox_path = format!("{prefix}{name}");

@@ -3,6 +3,7 @@
 use super::watch::{News, Sign};
 use super::*;
 use hone_pipeline::state::Priority;
+use std::collections::HashSet;
 use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -14,6 +15,8 @@ struct Inbox {
     root: tempfile::TempDir,
     scanner: Scanner,
     start: Instant,
+    /// Told before, and not taken yet.
+    on_the_way: HashSet<String>,
 }
 
 impl Inbox {
@@ -23,7 +26,8 @@ impl Inbox {
         fs::create_dir_all(inbox.join("high/deeper")).unwrap();
         fs::create_dir_all(inbox.join("low")).unwrap();
         fs::create_dir_all(inbox.join("team")).unwrap();
-        Inbox { scanner: Scanner::new(&inbox, SETTLE, TORN), root, start: Instant::now() }
+        let scanner = Scanner::new(&inbox, SETTLE, TORN);
+        Inbox { scanner, root, start: Instant::now(), on_the_way: HashSet::new() }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -36,7 +40,7 @@ impl Inbox {
 
     /// The names that are ready `after_ms` after the start.
     fn ready(&mut self, after_ms: u64) -> Vec<String> {
-        let scan = self.scanner.scan(self.start + Duration::from_millis(after_ms)).unwrap();
+        let scan = self.scanner.scan(self.start + Duration::from_millis(after_ms), &self.on_the_way).unwrap();
         scan.ready.into_iter().map(|file| file.inbox_path).collect()
     }
 }
@@ -83,8 +87,33 @@ fn hidden_and_partial_files_sidecars_and_links_are_not_data() {
     std::os::unix::fs::symlink(&outside, inbox.path("link.jsonl")).unwrap();
     std::os::unix::fs::symlink(inbox.root.path(), inbox.path("loop")).unwrap();
     inbox.ready(0);
-    let scan = inbox.scanner.scan(inbox.start + TORN * 2).unwrap();
+    let scan = inbox.scanner.scan(inbox.start + TORN * 2, &HashSet::new()).unwrap();
     assert_eq!(scan, Scan::default());
+}
+
+#[test]
+fn files_that_cannot_be_taken_do_not_stand_before_others() {
+    let mut inbox = Inbox::new();
+    for number in 0..MAX_READY {
+        inbox.write(&format!("high/{number:02}.jsonl"), "{}\n");
+    }
+    inbox.write("later.jsonl", "{}\n");
+    inbox.ready(0);
+    let first = inbox.ready(2_000);
+    assert_eq!((first.len(), first.contains(&"later.jsonl".to_string())), (MAX_READY, false));
+    inbox.on_the_way = first.into_iter().collect();
+    assert_eq!(inbox.ready(2_100), ["later.jsonl"]);
+}
+
+#[test]
+fn a_name_that_leaves_no_room_for_what_is_put_around_it_is_left_alone() {
+    let mut inbox = Inbox::new();
+    let name = |length: usize| "n".repeat(length - ".jsonl".len()) + ".jsonl";
+    for length in [200, 201, 255] {
+        inbox.write(&name(length), "{}\n");
+    }
+    inbox.ready(0);
+    assert_eq!(inbox.ready(2_000), [name(200)]);
 }
 
 #[test]
@@ -96,7 +125,7 @@ fn the_folder_gives_the_priority_and_all_folders_are_read() {
         time.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
     }
     inbox.ready(0);
-    let ready = inbox.scanner.scan(inbox.start + SETTLE).unwrap().ready;
+    let ready = inbox.scanner.scan(inbox.start + SETTLE, &HashSet::new()).unwrap().ready;
     let listed: Vec<_> = ready.iter().map(|file| (file.inbox_path.as_str(), file.priority)).collect();
     assert_eq!(
         listed,
@@ -135,7 +164,7 @@ fn a_placed_file_is_complete_at_once_and_keeps_its_sidecar() {
     let sidecar = Sidecar { schema_flag: Some("completion_v1".to_string()), ..Sidecar::default() };
     let placed = place(inbox.root.path(), &source, Priority::High, &sidecar).unwrap();
     assert_eq!(placed, "high/data.jsonl");
-    let ready = inbox.scanner.scan(inbox.start).unwrap().ready;
+    let ready = inbox.scanner.scan(inbox.start, &HashSet::new()).unwrap().ready;
     let expected = ReadyFile {
         inbox_path: "high/data.jsonl".to_string(),
         priority: Priority::High,

@@ -10,6 +10,8 @@ const FIGURES_EVERY: Duration = Duration::from_secs(1);
 const STATE_EVERY: Duration = Duration::from_millis(100);
 /// The view is written at least this often, so that its age tells a dead daemon.
 const VIEW_EVERY: Duration = Duration::from_secs(10);
+/// The wall clock may differ by so much from the time that passed for processes between two ticks; more is a jump.
+const JUMP_MS: u64 = 5_000;
 /// The loop looks at its stop flag at least this often.
 const MAX_WAIT: Duration = Duration::from_millis(100);
 
@@ -21,10 +23,12 @@ pub(super) struct Timers {
     state_changed: bool,
     figures_changed: bool,
     config_read: Option<Instant>,
+    /// The last tick: by the clock that stands while the machine sleeps, and by the wall clock.
+    ticked: (Instant, u64),
 }
 
 impl Timers {
-    pub fn new(now: Instant, scan_interval: Duration) -> Timers {
+    pub fn new(now: Instant, wall_ms: u64, scan_interval: Duration) -> Timers {
         Timers {
             scan_interval,
             next_scan: now,
@@ -33,7 +37,17 @@ impl Timers {
             state_changed: true,
             figures_changed: false,
             config_read: None,
+            ticked: (now, wall_ms),
         }
+    }
+
+    /// At a tick: by how many milliseconds the wall clock went on while nothing could run (the machine slept, or the clock
+    /// was set forward); none where it did not.
+    pub fn jump(&mut self, now: Instant, wall_ms: u64) -> Option<u64> {
+        let (before, wall_before) = std::mem::replace(&mut self.ticked, (now, wall_ms));
+        let passed = u64::try_from(now.duration_since(before).as_millis()).unwrap_or(u64::MAX);
+        let beyond = wall_ms.saturating_sub(wall_before).saturating_sub(passed);
+        (beyond > JUMP_MS).then_some(beyond)
     }
 
     /// How long nothing is due.
@@ -93,5 +107,24 @@ impl Timers {
             (false, false) => VIEW_EVERY,
         };
         self.view_written.map(|written| written + every)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wall_clock_that_goes_on_while_nothing_can_run_jumps() {
+        let start = Instant::now();
+        let after = |ms| start + Duration::from_millis(ms);
+        let mut timers = Timers::new(start, 1_000_000, Duration::from_secs(1));
+        assert_eq!(timers.jump(after(1_000), 1_001_010), None);
+        // A loop that was held up for a minute saw the time pass.
+        assert_eq!(timers.jump(after(61_000), 1_061_010), None);
+        assert_eq!(timers.jump(after(62_000), 4_662_010), Some(3_600_000));
+        // Told once; and a clock that was set back is none.
+        assert_eq!(timers.jump(after(63_000), 4_663_010), None);
+        assert_eq!(timers.jump(after(64_000), 1_000_000), None);
     }
 }

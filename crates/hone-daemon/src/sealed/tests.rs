@@ -80,11 +80,54 @@ fn another_version_of_the_skill_draws_anew() {
     let (version, drawn) = (Arc::new(AtomicU64::new(1)), Arc::default());
     let server = skill(&version, &drawn);
     let (folder, config, state) = world(&server.url, 1);
-    sets(&folder, &config, &state);
+    let first = sets(&folder, &config, &state);
     version.store(2, Ordering::SeqCst);
-    sets(&folder, &config, &state);
-    sets(&folder, &config, &state);
+    let second = sets(&folder, &config, &state);
+    assert_eq!(sets(&folder, &config, &state), second);
     assert_eq!(drawn.load(Ordering::SeqCst), 2);
+    // The questions are the same ones; what judges the answers is not.
+    assert_eq!(first[0].samples, second[0].samples);
+    assert_ne!(first[0].hash, second[0].hash);
+}
+
+#[test]
+fn results_under_another_limit_of_tokens_are_results_of_another_suite() {
+    let (version, drawn) = (Arc::new(AtomicU64::new(1)), Arc::default());
+    let server = skill(&version, &drawn);
+    let (folder, mut config, state) = world(&server.url, 1);
+    let before = sets(&folder, &config, &state);
+    config.limits.max_answer_tokens += 1;
+    let after = sets(&folder, &config, &state);
+    assert_eq!((before[0].samples.clone(), drawn.load(Ordering::SeqCst)), (after[0].samples.clone(), 1));
+    assert_ne!(before[0].hash, after[0].hash);
+}
+
+#[test]
+fn a_level_that_cannot_be_drawn_takes_no_other_with_it() {
+    let refuses_level_3 = HttpServer::start(|request| match request.line.as_str() {
+        "GET /info" => {
+            let info = json!({"skill": "s", "name": "S", "description": "", "version": "1", "api_version": "1", "total_levels": 3});
+            (200, info.to_string())
+        }
+        _ => {
+            let asked: Value = serde_json::from_slice(&request.body).unwrap();
+            if asked["level"] == 3 {
+                return (500, "{}".to_string());
+            }
+            let messages = json!([{"role": "user", "content": "?"}, {"role": "assistant", "content": "yes"}]);
+            let samples = json!([{"id": "0", "messages": messages, "metadata": {}}]);
+            (200, json!({"skill": "s", "version": "1", "level": asked["level"], "samples": samples}).to_string())
+        }
+    });
+    let (folder, mut config, state) = world(&refuses_level_3.url, 3);
+    config.sealed_questions = 1;
+    config.limits.skill_tries = 1;
+    let suites = |folder| sets(folder, &config, &state).into_iter().map(|set| set.suite).collect::<Vec<_>>();
+    assert_eq!(suites(&folder), ["mine/1", "mine/2"]);
+    // Nor does one whose file is damaged.
+    let file = file(&Layout::new(folder.path()), "mine", 1);
+    std::fs::write(&file, "{").unwrap();
+    assert_eq!(suites(&folder), ["mine/2"]);
 }
 
 #[test]

@@ -211,6 +211,9 @@ fn of_answers(new: &SuiteResult, old: &SuiteResult, settings: &Settings, margins
         .filter(judged)
         .map(|(a, b)| (*a == AnswerOutcome::Right, *b == AnswerOutcome::Right))
         .collect();
+    if pairs.is_empty() {
+        return Err(format!("no question of {suite} was judged for both"));
+    }
     let count = |pick: fn(&(bool, bool)) -> bool| pairs.iter().filter(|pair| pick(pair)).count() as u64;
     let (gained, lost, num) = (count(|(a, b)| *a && !b), count(|(a, b)| !a && *b), pairs.len() as u64);
     let mut p_value = stats::mcnemar(gained, lost);

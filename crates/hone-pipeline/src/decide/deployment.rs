@@ -59,6 +59,13 @@ pub(super) fn watched(draft: &mut Draft, id: DeploymentId, outcome: &WatchOutcom
     }
 }
 
+/// Whether a checkpoint was live and was then taken back by itself, on whichever target served it last.
+pub(super) fn was_rolled_back(state: &State, checkpoint: CheckpointId) -> bool {
+    let was_live = |d: &&Deployment| d.checkpoint == checkpoint && d.live_since_ms.is_some();
+    let last = state.deployments.values().rev().find(was_live);
+    last.is_some_and(|d| matches!(d.state, DeploymentState::Failed { .. }))
+}
+
 /// Back to what the target served before. Without such a checkpoint it goes on, and people are told.
 fn roll_back(draft: &mut Draft, deployment: Deployment, reason: &str) {
     let (id, checkpoint, target) = (deployment.id, deployment.checkpoint, deployment.target.clone());

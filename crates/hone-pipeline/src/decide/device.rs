@@ -40,6 +40,14 @@ pub(super) fn exited(draft: &mut Draft, token: LeaseToken, exit: &WorkerExit) {
     }
 }
 
+/// Nobody could make progress meanwhile, so nobody is late.
+pub(super) fn time_jumped(draft: &mut Draft, by_ms: u64) {
+    let Some(lease) = draft.state().lease.clone() else { return };
+    let (since_ms, until_ms) = (lease.since_ms.saturating_add(by_ms), lease.until_ms.saturating_add(by_ms));
+    draft.info("time_jumped", lease.token, format!("the clock went on by {} s at once", by_ms / 1_000));
+    draft.put(Change::SetLease { lease: Some(Lease { since_ms, until_ms, ..lease }) });
+}
+
 /// Ends a holder that is lost (no progress for a lease) or beyond its time. Where the clock was set back, its times begin
 /// anew: a lease never ends later than one lease from now.
 pub(super) fn check_limits(draft: &mut Draft) {

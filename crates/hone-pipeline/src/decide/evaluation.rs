@@ -26,7 +26,7 @@ pub(super) fn evaluated(draft: &mut Draft, token: LeaseToken, evaluation: &Evalu
         return draft.error("evaluation_refused", id, "the results are of other files than the checkpoint's");
     }
     let (at_ms, until_ms) = (draft.now, draft.now + draft.settings.lease_ms);
-    let evaluation = Evaluation { at_ms, tries: 0, retry_at_ms: None, ..evaluation.clone() };
+    let evaluation = Evaluation { at_ms, lease: token.0, tries: 0, retry_at_ms: None, ..evaluation.clone() };
     let message = summary(&evaluation);
     draft.put(Change::PutEvaluation(evaluation));
     draft.put(Change::SetLease { lease: Some(Lease { delivered: true, until_ms, ..lease }) });
@@ -58,6 +58,7 @@ pub(super) fn ended_without(draft: &mut Draft, id: CheckpointId, lease: &Lease, 
         suites: old.map(|e| e.suites.clone()).unwrap_or_default(),
         speed: old.and_then(|e| e.speed),
         at_ms: draft.now,
+        lease: lease.token.0,
         error: Some(reason.clone()),
         tries,
         retry_at_ms: again.then(|| draft.retry_at(tries)),
@@ -186,17 +187,19 @@ fn champion_is_stale(state: &State, champion: CheckpointId, challenger: Checkpoi
     match state.evaluations.get(&champion) {
         None => true,
         Some(old) if old.retry_at_ms.is_some() => true,
-        Some(old) => old.at_ms < new.at_ms && !measured_alike(old, new),
+        Some(old) => (old.lease, old.at_ms) < (new.lease, new.at_ms) && !measured_alike(old, new),
     }
 }
 
-/// Whether every suite of `new` was measured for `old` under the same fingerprint but for the checkpoint.
+/// Whether the same suites were measured for both, under the same fingerprints but for the checkpoint. A suite that is there
+/// for the older one alone may have been taken away, or could not be had at the newer evaluation: the champion is asked
+/// again, and what it has then is in force.
 fn measured_alike(old: &Evaluation, new: &Evaluation) -> bool {
     let alike = |result: &SuiteResult| {
         let other = old.result(&result.suite);
         other.is_some_and(|other| new.fingerprint(result).difference(&old.fingerprint(other)).is_none())
     };
-    old.error.is_none() && new.suites.iter().all(alike)
+    old.error.is_none() && old.suites.len() == new.suites.len() && new.suites.iter().all(alike)
 }
 
 fn is_final(state: &State, id: CheckpointId) -> bool {

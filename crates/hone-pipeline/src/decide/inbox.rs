@@ -10,7 +10,7 @@ use super::{deep, replay};
 use crate::event::Effect;
 use crate::finding::{Level, Report};
 use crate::ids::{DatasetId, JobId};
-use crate::state::{Change, Dataset, DatasetState, DeepCheck, Job, Priority, State};
+use crate::state::{Change, Dataset, DatasetState, DeepCheck, Gone, Job, Priority, State};
 
 pub(super) fn file_arrived(draft: &mut Draft, inbox_path: &str, priority: Priority, schema_flag: Option<&str>) {
     let on_its_way = |d: &Dataset| d.state == DatasetState::Arriving && d.inbox_path == inbox_path;
@@ -203,7 +203,10 @@ fn files(count: usize) -> String {
 
 fn accepted_twin(state: &State, dataset: &Dataset) -> Option<DatasetId> {
     let hash = dataset.blake3.as_ref()?;
-    let twin = |d: &&Dataset| d.state == DatasetState::Accepted && d.blake3.as_ref() == Some(hash);
+    // One whose rows went with their time is not there any more: whoever brings it again wants it again. One that was
+    // forgotten by order stays so.
+    let is_here = |d: &Dataset| d.state == DatasetState::Accepted && d.gone != Some(Gone::Aged);
+    let twin = |d: &&Dataset| is_here(d) && d.blake3.as_ref() == Some(hash);
     state.datasets.values().find(twin).map(|d| d.id)
 }
 

@@ -31,7 +31,7 @@ const DAY_MS: TimeMs = 86_400_000;
 #[derive(Debug)]
 #[expect(dead_code, reason = "read through Debug when a schedule fails")]
 enum Happened {
-    Event(Event),
+    Event(Box<Event>),
     Effect(Effect),
     Killed,
 }
@@ -195,8 +195,15 @@ impl Simulation {
     fn pass_time(&mut self) {
         self.now += self.rng.random_range(1..400);
         if self.chance(2) {
-            self.now =
-                if self.rng.random_range(0..2) == 0 { self.now + DAY_MS } else { self.now - DAY_MS.min(self.now) };
+            // A clock that is set forward is told by the loop; here, now and then, it is not.
+            match self.rng.random_range(0..4) {
+                0 => self.now += DAY_MS,
+                1 => {
+                    self.now += DAY_MS;
+                    self.happens(&Event::TimeJumped { by_ms: DAY_MS });
+                }
+                _ => self.now -= DAY_MS.min(self.now),
+            }
         }
         self.happens(&Event::Tick);
     }
@@ -294,7 +301,7 @@ impl Simulation {
     }
 
     fn happens(&mut self, event: &Event) {
-        self.last_events.push(Happened::Event(event.clone()));
+        self.last_events.push(Happened::Event(Box::new(event.clone())));
         let decision = decide(&self.state, &self.settings, event, self.now);
         self.commit(decision);
     }

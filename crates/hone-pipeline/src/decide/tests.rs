@@ -267,6 +267,7 @@ impl World {
             ["reset", skill] => Event::Command(Command::ResetSkill { skill: (*skill).to_string() }),
             ["rollback"] => Event::Command(Command::Rollback { reason }),
             ["wait", _] => Event::Tick,
+            ["jumped", ms] => Event::TimeJumped { by_ms: number(ms) },
             _ => panic!("{words:?} is not a line of a script"),
         }
     }

@@ -26,6 +26,10 @@ pub struct Evaluation {
     pub speed: Option<EvaluationSpeed>,
     /// When it ended.
     pub at_ms: TimeMs,
+    /// The lease under which it was done: it tells the order of evaluations, whatever the clock said; 0 in results of an
+    /// older hone.
+    #[serde(default)]
+    pub lease: u64,
     /// Set when it could not be done.
     #[serde(default)]
     pub error: Option<String>,

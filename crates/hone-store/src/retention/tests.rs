@@ -6,6 +6,7 @@ use hone_disk::faults::{Fault, fail_at, operations, stop};
 use hone_pipeline::ids::DatasetId;
 use hone_pipeline::state::{DatasetState, Lease};
 use std::fs;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 const DAY: u64 = 24 * 3_600_000;
 
@@ -179,6 +180,9 @@ fn what_had_its_time_goes_and_reports_stay() {
     for file in ["rejected/a.jsonl", "rejected/a.jsonl.report.json", "logs/daemon.log", "logs/daemon.log.1"] {
         fs::write(layout.root().join(file), "x").unwrap();
     }
+    // Refused now, written long ago by whoever it came from: its time begins with the move.
+    let file = fs::File::options().write(true).open(layout.root().join("rejected/a.jsonl")).unwrap();
+    file.set_modified(SystemTime::now() - Duration::from_secs(90 * 86_400)).unwrap();
     for run in ["runs/job-1/lease-3", "runs/job-1/lease-4", "runs/evaluations/checkpoint-2-lease-2"] {
         fs::create_dir_all(layout.root().join(run)).unwrap();
     }

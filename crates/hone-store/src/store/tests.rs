@@ -79,6 +79,7 @@ fn changes() -> Vec<Change> {
         suites: vec![suite],
         speed: None,
         at_ms: 3,
+        lease: 3,
         error: None,
         tries: 0,
         retry_at_ms: None,

@@ -266,7 +266,7 @@ fn a_changed_suite_evaluates_the_champion_again_before_judging() {
           lease-4 for evaluation of checkpoint-0 until 2003 delivered
           log Info checkpoint_evaluated checkpoint-0: newer: loss 3.0000, token accuracy 50.0 %
           judgement of checkpoint-4: CannotTell
-          log Info not_promoted checkpoint-4: checkpoint-4 against checkpoint-0: checkpoint-0 was not evaluated on the same new
+          log Info not_promoted checkpoint-4: checkpoint-4 against checkpoint-0: checkpoint-4 was not evaluated on newer
         > exit done
           lease none
           lease-5 for job-1 until 2003
@@ -349,4 +349,17 @@ fn people_are_told_when_one_checkpoint_after_the_other_is_not_promoted() {
     }
     assert_eq!(world.state.champion, Some(CheckpointId(30)));
     assert_eq!(told, [20, 50], "after two in a row, and after two more since the promotion");
+}
+
+#[test]
+fn a_clock_that_was_a_day_ahead_changes_no_order_of_evaluations() {
+    let mut world = training();
+    let ahead = Evaluation { at_ms: 86_400_000, ..world.state.evaluations[&CheckpointId(0)].clone() };
+    world.state.apply(&Change::PutEvaluation(ahead));
+    let before = "staged 1 4 0 4 32; published 4; exit done; evaluated 4 loss 2 suite new";
+    world.run(before);
+    let trace = world.run("exit done");
+    assert!(trace.contains("! evaluate checkpoint-0 under lease-4"), "{trace}");
+    let trace = world.run("evaluated 0 loss 3 suite new");
+    assert!(trace.contains("judgement of checkpoint-4: Promote"), "{trace}");
 }

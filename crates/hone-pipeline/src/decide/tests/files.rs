@@ -170,6 +170,17 @@ fn of_two_equal_files_the_one_checked_first_is_trained() {
 }
 
 #[test]
+fn a_file_whose_rows_went_with_their_time_is_taken_when_it_is_brought_again() {
+    for (gone, is_taken) in [(Gone::Aged, true), (Gone::Forgotten, false)] {
+        let mut world = training();
+        let dataset = Dataset { gone: Some(gone), ..world.state.datasets[&DatasetId(1)].clone() };
+        world.state.apply(&Change::PutDataset(dataset));
+        let trace = world.run("arrive a.jsonl; taken 2; checked 2 aa");
+        assert_eq!(trace.contains("dataset-2 accepted"), is_taken, "{trace}");
+    }
+}
+
+#[test]
 fn a_file_equal_to_a_rejected_one_is_judged_by_itself() {
     check(
         ready(),

@@ -4,7 +4,7 @@ use super::{World, training};
 use crate::config::OnRegression;
 use crate::event::{Command, Effect, Event};
 use crate::ids::{CheckpointId, DatasetId, JobId};
-use crate::state::{Control, Gone, JobState};
+use crate::state::{Change, Control, Deployment, DeploymentState, Gone, JobState};
 
 /// Job 1 (data set 1) makes checkpoint 10, job 2 makes 20 and job 3 makes 30; each is better than the one before.
 pub(super) fn three_jobs() -> World {
@@ -244,4 +244,15 @@ fn going_back_offline_changes_the_state_alone() {
     assert!(decision.effects.is_empty() && decision.reply.unwrap().is_ok());
     let online = super::decide(&world.state, &world.settings, &Event::Command(command), world.now);
     assert!(!online.effects.iter().any(|effect| matches!(effect, Effect::StartSlice { .. })));
+}
+
+#[test]
+fn a_rewind_serves_nothing_that_was_taken_back_by_itself() {
+    let mut world = three_jobs();
+    let of_20 = world.state.deployments.values().rev().find(|d| d.checkpoint == CheckpointId(20)).unwrap().clone();
+    let state = DeploymentState::Failed { reason: "rolled back: slow".to_string() };
+    let taken_back = Deployment { state, live_since_ms: Some(1), ..of_20 };
+    world.state.apply(&Change::PutDeployment(taken_back));
+    world.run("rewind 20");
+    assert_eq!(world.state.champion, Some(CheckpointId(10)));
 }

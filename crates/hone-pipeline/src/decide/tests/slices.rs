@@ -513,3 +513,20 @@ fn after_a_restart_the_running_job_goes_on_first_without_blame() {
     "#]],
     );
 }
+
+#[test]
+fn nobody_is_late_when_the_machine_slept() {
+    check(
+        training(),
+        "step 1",
+        "jumped 60000; wait 60000; step 2",
+        expect![[r#"
+            > jumped 60000
+              log Info time_jumped lease-2: the clock went on by 60 s at once
+              lease-2 for job-1 until 62001
+            > wait 60000
+            > step 2
+              job-1 running shows step 2
+        "#]],
+    );
+}
