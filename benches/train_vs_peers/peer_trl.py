@@ -3,7 +3,8 @@
     peer_trl.py --model DIR --rows-file ROWS.jsonl --batch B --length L --steps N --threads T [--packing]
 
 f32, no gradient checkpointing, AdamW, constant learning rate, rows in their order, `B` rows (or packed rows) per step: not
-the trainer's defaults, which would be slow on a CPU. The first step is not counted.
+the trainer's defaults, which would be slow on a CPU. The first step is not counted. `losses` are those of the steps, per trained token;
+with packing, which puts other rows together, there are none.
 """
 import argparse
 import json
@@ -50,7 +51,7 @@ def main():
             weight_decay=0.01, max_grad_norm=1.0, optim="adamw_torch_fused", logging_strategy="no", save_strategy="no",
             report_to="none", disable_tqdm=True, shuffle_dataset=False, dataloader_num_workers=0, average_tokens_across_devices=False,
         )
-        clock, counts = Clock(), []
+        clock, counts, losses = Clock(), [], []
         trainer = SFTTrainer(model=model, args=config, train_dataset=dataset, callbacks=[clock],
                              processing_class=AutoTokenizer.from_pretrained(arguments.model))
         # Order of rows as given, on both sides.
@@ -59,7 +60,9 @@ def main():
 
         def compute_loss(model, inputs, *args, **kwargs):
             counts.append(int((inputs["labels"][..., 1:] != -100).sum()))
-            return inner(model, inputs, *args, **kwargs)
+            loss = inner(model, inputs, *args, **kwargs)
+            losses.append((loss[0] if isinstance(loss, tuple) else loss).item())
+            return loss
 
         trainer.compute_loss = compute_loss
         trainer.train()
@@ -71,7 +74,7 @@ def main():
         "cpu_ms": cpu / arguments.steps * 1e3,
         "trained_tokens": trained,
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "losses": [],
+        "losses": [] if arguments.packing else losses,
     }))
 
 

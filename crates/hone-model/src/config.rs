@@ -1,8 +1,10 @@
 //! `config.json` of a Hugging Face model folder, read strictly: which decoder it is, its sizes, its parameters.
 //!
 //! Three families: `llama`, `qwen2` (query/key/value biases), `qwen3` (norms of query and key heads). A key that
-//! would change the function in a way that this engine does not compute is refused by its name.
+//! would change the function in a way that this engine does not compute is refused by its name, and so is one that it does not
+//! know, unless it asks for nothing (null, false, 0 or empty).
 
+mod known;
 mod rope;
 
 pub use rope::{Rope, RopeScaling};
@@ -120,6 +122,20 @@ pub enum ConfigError {
 
 type Object = Map<String, Value>;
 
+/// Factors that leave the function as it is.
+const MUST_BE_ONE: &[&str] = &[
+    "attention_multiplier",
+    "dim_model_base",
+    "embedding_multiplier",
+    "logit_scale",
+    "logits_scaling",
+    "partial_rotary_factor",
+    "residual_multiplier",
+    "rotary_pct",
+    "scale_depth",
+    "scale_emb",
+];
+
 impl Config {
     /// Reads `config.json` of a model folder.
     ///
@@ -148,6 +164,7 @@ impl Config {
         };
         let family = family(object)?;
         refuse_unsupported(object, family)?;
+        known::refuse_unknown(object)?;
         let num_heads = size(object, "num_attention_heads")?;
         let hidden_size = size(object, "hidden_size")?;
         let num_kv_heads = optional_size(object, "num_key_value_heads")?.unwrap_or(num_heads);
@@ -320,25 +337,15 @@ fn refuse_unsupported(object: &Object, family: Family) -> Result<(), ConfigError
             return Err(unsupported(key, value, OFF));
         }
     }
-    const MUST_BE_ONE: &[&str] = &[
-        "attention_multiplier",
-        "dim_model_base",
-        "embedding_multiplier",
-        "logit_scale",
-        "logits_scaling",
-        "partial_rotary_factor",
-        "residual_multiplier",
-        "rotary_pct",
-        "scale_depth",
-        "scale_emb",
-    ];
     for &key in MUST_BE_ONE {
         if let Some(value) = object.get(key).filter(|v| !v.is_null() && v.as_f64() != Some(1.0)) {
             return Err(unsupported(key, value, "must be absent or 1"));
         }
     }
-    for key in ["hidden_act", "hidden_activation"] {
-        if let Some(value) = object.get(key).filter(|v| !v.is_null() && *v != "silu" && *v != "swish") {
+    // `swiglu` is SiLU with the gate that these families always have: Falcon3's `activation`.
+    let is_silu = |value: &Value| matches!(value.as_str(), Some("silu" | "swish" | "swiglu"));
+    for key in ["hidden_act", "hidden_activation", "activation"] {
+        if let Some(value) = object.get(key).filter(|v| !v.is_null() && !is_silu(v)) {
             return Err(unsupported(key, value, "only silu"));
         }
     }

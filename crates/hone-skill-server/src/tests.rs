@@ -197,14 +197,16 @@ fn a_body_beyond_the_limit_is_refused() {
     assert_eq!(&answer, b"HTTP/1.1 413");
 }
 
-/// What half of the answers of `/health` keep under load. A single one waits for the processor where the machine is busy; the
-/// server itself must hold none back.
-const HEALTH_LIMIT: Duration = Duration::from_millis(50);
+/// What half of the answers of `/health` keep under load: the server itself must hold none back.
+const HEALTH_MEDIAN_LIMIT: Duration = Duration::from_millis(50);
+/// What 95 of 100 keep: several turns of the processor make one answer, and beside so many clients and other tests on two cores each
+/// of them may have to wait.
+const HEALTH_95_LIMIT: Duration = Duration::from_millis(250);
 /// Clients at the same time.
 const CLIENTS: usize = 16;
 
 #[test]
-fn health_answers_within_50_ms_under_sixteen_clients() {
+fn under_sixteen_clients_half_of_health_answers_within_50_ms_and_95_of_100_within_250() {
     // JSON that takes far longer to read than to send.
     let metadata = vec![0; 150_000];
     let large = json!({ "samples": [{ "id": "s-1", "level": 1, "metadata": metadata, "response": "" }] }).to_string();
@@ -226,10 +228,10 @@ fn health_answers_within_50_ms_under_sixteen_clients() {
         }
         clients.into_iter().for_each(|client| client.join().unwrap());
         took.sort();
-        let median = took[took.len() / 2];
+        let (median, most) = (took[took.len() / 2], took[took.len() * 95 / 100]);
         assert!(
-            took.len() > 10 && median < HEALTH_LIMIT,
-            "{skill}: {} answers, the median took {median:?}",
+            took.len() > 10 && median < HEALTH_MEDIAN_LIMIT && most < HEALTH_95_LIMIT,
+            "{skill}: {} answers, the median took {median:?}, 95 of 100 at most {most:?}",
             took.len()
         );
     }

@@ -2,8 +2,6 @@
 //! own Python and Node clients where `HONE_OPENAI_PYTHON` (an interpreter with `openai`) and `HONE_OPENAI_NODE` (a folder
 //! with `node_modules/openai`) are set; `scripts/openai_clients.sh` installs both and runs this.
 
-#![expect(clippy::print_stderr, reason = "a client that is absent is named")]
-
 #[path = "conformance/check.rs"]
 mod check;
 #[path = "conformance/model_folder.rs"]
@@ -42,8 +40,7 @@ fn every_case_of_the_table_holds_over_http() {
 #[test]
 fn every_case_of_the_table_holds_for_the_python_client() {
     let Some(python) = std::env::var_os("HONE_OPENAI_PYTHON") else {
-        eprintln!("skipped: HONE_OPENAI_PYTHON names no Python with OpenAI's client");
-        return;
+        return say("skipped: HONE_OPENAI_PYTHON names no Python with OpenAI's client");
     };
     run_client("python", Command::new(python).arg(folder().join("client.py")));
 }
@@ -52,8 +49,7 @@ fn every_case_of_the_table_holds_for_the_python_client() {
 #[test]
 fn every_case_of_the_table_holds_for_the_node_client() {
     let Some(modules) = std::env::var_os("HONE_OPENAI_NODE") else {
-        eprintln!("skipped: HONE_OPENAI_NODE names no folder with OpenAI's client for Node");
-        return;
+        return say("skipped: HONE_OPENAI_NODE names no folder with OpenAI's client for Node");
     };
     let modules = Path::new(&modules).join("node_modules/openai");
     run_client("node", Command::new("node").arg(folder().join("client.mjs")).arg(modules));
@@ -136,6 +132,11 @@ fn keys_are_made_on_the_command_line_and_close_the_server() {
         assert!(start.elapsed().as_secs() < 20, "the running server sees the key");
         std::thread::yield_now();
     }
+}
+
+/// Not by `eprintln!`: it is told also where the output of tests is not shown.
+fn say(text: &str) {
+    std::io::Write::write_all(&mut std::io::stderr(), format!("{text}\n").as_bytes()).unwrap();
 }
 
 fn folder() -> PathBuf {

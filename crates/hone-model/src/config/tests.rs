@@ -207,6 +207,17 @@ fn keys_that_change_nothing_are_passed_over() {
         ("torch_dtype", json!("bfloat16")),
         ("layer_types", json!(["full_attention", "full_attention"])),
         ("quantization_config", Value::Null),
+        ("embedding_multiplier", json!(1.0)),
+        ("activation", json!("swiglu")),
+        ("max_window_layers", json!(28)),
+        ("_name_or_path", json!("somewhere")),
+        ("transformers_version", json!("4.45.0")),
+        ("unsloth_fixed", json!(true)),
+        ("auto_map", json!({"AutoConfig": "configuration_x.X"})),
+        ("transformers.js_config", json!({"dtype": "q4"})),
+        ("eos_token_id", json!([1, 2])),
+        ("id2label", json!({"0": "LABEL_0"})),
+        ("repetition_penalty", json!(1.0)),
     ] {
         assert_eq!(Config::from_json(&with(key, value)).unwrap(), Config::from_json(&llama()).unwrap(), "{key}");
     }
@@ -214,6 +225,73 @@ fn keys_that_change_nothing_are_passed_over() {
     let mut config = with("sliding_window", json!(32768));
     config["use_sliding_window"] = json!(false);
     Config::from_json(&config).unwrap();
+}
+
+#[test]
+fn an_unknown_key_is_refused_unless_it_asks_for_nothing() {
+    refused(
+        "logit_softcap",
+        json!(30.0),
+        expect![
+            "config.json: `logit_softcap` = 30.0 is not supported (an unknown key; delete it from config.json if it does not change what the model computes)"
+        ],
+    );
+    refused(
+        "quantization",
+        json!({"bits": 4, "group_size": 64}),
+        expect![[
+            r#"config.json: `quantization` = {"bits":4,"group_size":64} is not supported (an unknown key; delete it from config.json if it does not change what the model computes)"#
+        ]],
+    );
+    for value in [Value::Null, json!(false), json!(0), json!([]), json!({})] {
+        let config = Config::from_json(&with("new_idea", value.clone())).unwrap();
+        assert_eq!(config, Config::from_json(&llama()).unwrap(), "{value}");
+    }
+}
+
+/// As published, but for names.
+#[test]
+fn configurations_of_well_known_models_are_read() {
+    let smollm2 = json!({
+        "architectures": ["LlamaForCausalLM"], "attention_bias": false, "attention_dropout": 0.0, "bos_token_id": 1,
+        "eos_token_id": 2, "hidden_act": "silu", "hidden_size": 576, "initializer_range": 0.041666666666666664,
+        "intermediate_size": 1536, "is_llama_config": true, "max_position_embeddings": 8192, "mlp_bias": false,
+        "model_type": "llama", "num_attention_heads": 9, "num_hidden_layers": 30, "num_key_value_heads": 3, "pad_token_id": 2,
+        "pretraining_tp": 1, "rms_norm_eps": 1e-05, "rope_interleaved": false, "rope_scaling": null, "rope_theta": 100000,
+        "tie_word_embeddings": true, "torch_dtype": "bfloat16", "transformers_version": "4.42.3", "use_cache": true,
+        "vocab_size": 49152, "transformers.js_config": {"kv_cache_dtype": {"q4f16": "float16", "fp16": "float16"}},
+    });
+    let llama = json!({
+        "architectures": ["LlamaForCausalLM"], "attention_bias": false, "attention_dropout": 0.0, "bos_token_id": 128000,
+        "eos_token_id": [128001, 128008, 128009], "head_dim": 64, "hidden_act": "silu", "hidden_size": 2048,
+        "initializer_range": 0.02, "intermediate_size": 8192, "max_position_embeddings": 131072, "mlp_bias": false,
+        "model_type": "llama", "num_attention_heads": 32, "num_hidden_layers": 16, "num_key_value_heads": 8,
+        "pretraining_tp": 1, "rms_norm_eps": 1e-05, "rope_scaling": {
+            "factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0, "original_max_position_embeddings": 8192,
+            "rope_type": "llama3",
+        },
+        "rope_theta": 500000.0, "tie_word_embeddings": true, "torch_dtype": "bfloat16",
+        "transformers_version": "4.45.0.dev0", "use_cache": true, "vocab_size": 128256,
+    });
+    let qwen2 = json!({
+        "architectures": ["Qwen2ForCausalLM"], "attention_dropout": 0.0, "bos_token_id": 151643, "eos_token_id": 151643,
+        "hidden_act": "silu", "hidden_size": 896, "initializer_range": 0.02, "intermediate_size": 4864,
+        "max_position_embeddings": 32768, "max_window_layers": 24, "model_type": "qwen2", "num_attention_heads": 14,
+        "num_hidden_layers": 24, "num_key_value_heads": 2, "rms_norm_eps": 1e-06, "rope_theta": 1000000.0,
+        "sliding_window": 32768, "tie_word_embeddings": true, "torch_dtype": "bfloat16", "transformers_version": "4.40.1",
+        "use_cache": true, "use_mrope": false, "use_sliding_window": false, "vocab_size": 151936,
+    });
+    let qwen3 = json!({
+        "architectures": ["Qwen3ForCausalLM"], "attention_bias": false, "attention_dropout": 0.0, "bos_token_id": 151643,
+        "eos_token_id": 151645, "head_dim": 128, "hidden_act": "silu", "hidden_size": 1024, "initializer_range": 0.02,
+        "intermediate_size": 3072, "max_position_embeddings": 40960, "max_window_layers": 28, "model_type": "qwen3",
+        "num_attention_heads": 16, "num_hidden_layers": 28, "num_key_value_heads": 8, "rms_norm_eps": 1e-06,
+        "rope_scaling": null, "rope_theta": 1000000, "sliding_window": null, "tie_word_embeddings": true,
+        "torch_dtype": "bfloat16", "transformers_version": "4.51.0", "use_cache": true, "use_sliding_window": false,
+        "vocab_size": 151936,
+    });
+    let millions = |config: Value| Config::from_json(&config).unwrap().num_parameters() as f64 / 1e6;
+    assert_eq!([smollm2, llama, qwen2, qwen3].map(|config| millions(config).round()), [135.0, 1236.0, 494.0, 596.0]);
 }
 
 #[test]

@@ -12,6 +12,8 @@ const HEADS: [Heads; 4] = [
     Heads { num_heads: 2, num_kv_heads: 2, head_dim: 64 },
     Heads { num_heads: 2, num_kv_heads: 1, head_dim: 128 },
 ];
+/// Wider heads take another kernel of the GPU when decoding: small, for the emulator is slow.
+const WIDE_HEADS: Heads = Heads { num_heads: 1, num_kv_heads: 1, head_dim: 160 };
 
 /// A device and the spans handed out of it so far.
 struct Lab {

@@ -1,6 +1,6 @@
 //! Rules of training and scoring that hold whatever the numbers are: accumulation, repetition, resuming, refusals.
 
-use crate::common::{Recorded, assert_near, devices};
+use crate::common::{Recorded, assert_close, assert_near, devices};
 use hone_model::{AdamW, Batch, Config, HostWeights, Scorer, SegmentScore, Trainer, TrainerOptions, device};
 
 const OPTIONS: TrainerOptions = TrainerOptions::full(200, 100);
@@ -57,23 +57,27 @@ fn bits(tensors: &[(String, Vec<f32>)]) -> Vec<u32> {
 }
 
 #[test]
-fn gradients_do_not_depend_on_how_a_step_is_cut_into_micro_batches() {
+fn losses_and_gradients_do_not_depend_on_how_a_step_is_cut_into_micro_batches() {
     for device in devices() {
         let rows = segments();
         let total = num_targets(&packed(&rows));
         let step = |micro_batches: usize| {
             let mut trainer = trainer(device, 2);
             trainer.zero_grad();
-            let mut trained = 0;
+            let (mut loss_sum, mut trained) = (0.0, 0);
             for part in rows.chunks(rows.len() / micro_batches) {
-                trained += trainer.accumulate(&packed(part), 1.0 / total as f32).unwrap().trained_tokens;
+                let stats = trainer.accumulate(&packed(part), 1.0 / total as f32).unwrap();
+                loss_sum += stats.loss_sum;
+                trained += stats.trained_tokens;
             }
             assert_eq!(trained, total);
-            trainer.gradients().unwrap()
+            (loss_sum, trainer.gradients().unwrap())
         };
-        let whole = step(1);
+        let (whole_loss, whole) = step(1);
         for micro_batches in [2, 4, 8] {
-            for ((name, found), (_, expected)) in step(micro_batches).iter().zip(&whole) {
+            let (loss, gradients) = step(micro_batches);
+            assert_close(&format!("{device}, {micro_batches} micro-batches, loss"), loss, whole_loss, 1e-5);
+            for ((name, found), (_, expected)) in gradients.iter().zip(&whole) {
                 assert_near(&format!("{device}, {micro_batches} micro-batches, {name}"), found, expected, 1e-5);
             }
         }
