@@ -137,10 +137,20 @@ fn read_names(list: &[Value]) -> Result<Vec<&str>, ApiError> {
     Ok(list.iter().filter_map(|tool| tool["function"]["name"].as_str()).collect())
 }
 
-/// A function without parameters takes an object without fields.
+/// Arguments are an object, also where the schema leaves their type open. A function without parameters takes one without
+/// fields.
 fn arguments_schema(parameters: &Value) -> Value {
-    match parameters {
-        Value::Null => json!({"type": "object", "properties": {}, "additionalProperties": false}),
-        schema => schema.clone(),
+    let Value::Object(schema) = parameters else {
+        return json!({"type": "object", "properties": {}, "additionalProperties": false});
+    };
+    let mut schema = schema.clone();
+    let leaves_open = match schema.get("type") {
+        None => true,
+        Some(Value::Array(types)) => types.iter().any(|kind| kind == "object"),
+        Some(_) => false,
+    };
+    if leaves_open {
+        schema.insert("type".to_string(), json!("object"));
     }
+    Value::Object(schema)
 }
