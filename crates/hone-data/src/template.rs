@@ -4,6 +4,8 @@
 //! `strftime_now` (in UTC), `tojson` as Python's `json.dumps`, Python's string and dict methods, the model's
 //! special tokens as variables, `tools` and `documents` always defined, keys with `null` left out of
 //! messages, and reasoning under each of its names. `{% generation %}` marks are accepted and print nothing.
+//! Arguments of tool calls that are JSON text, as OpenAI writes them, are given to the template as the object that
+//! they hold: rows and requests may write them either way and are the same prompt.
 //! Line ends of a template are LF to the engine, whatever its file has.
 //!
 //! Files read from a model folder: `chat_template.jinja`, else `chat_template` in `tokenizer_config.json` (a
@@ -266,7 +268,20 @@ fn message_variables(message: &Message) -> Value {
         map.entry("thinking").or_insert_with(|| reasoning.clone());
         map.insert("reasoning_content".to_string(), reasoning);
     }
+    if let Some(Value::Array(calls)) = map.get_mut("tool_calls") {
+        calls.iter_mut().for_each(parse_arguments);
+    }
     Value::Object(map)
+}
+
+/// What is no object stays as it is.
+fn parse_arguments(call: &mut Value) {
+    if let Some(arguments) = call.pointer_mut("/function/arguments")
+        && let Value::String(text) = &*arguments
+        && let Ok(parsed @ Value::Object(_)) = serde_json::from_str::<Value>(text)
+    {
+        *arguments = parsed;
+    }
 }
 
 /// What went wrong, in one sentence: the template's own words where it raised them.
