@@ -460,6 +460,19 @@ fn a_key_guards_all_data() {
 }
 
 #[test]
+fn what_is_written_goes_out_at_once() {
+    use axum::serve::Listener as _;
+    use tokio::net::{TcpListener, TcpStream};
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+    runtime.block_on(async {
+        let bound = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(bound.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = crate::without_delay(bound).accept().await;
+        assert!(stream.nodelay().unwrap() && !client.nodelay().unwrap());
+    });
+}
+
+#[test]
 fn it_listens_beyond_loopback_only_with_a_key() {
     let root = tempfile::tempdir().unwrap();
     let run = |listen: &str, key: Option<&str>| {
