@@ -40,7 +40,8 @@ struct Inner {
     source: String,
     hash: String,
     special_tokens: Map<String, Value>,
-    has_tool_use: bool,
+    /// The text of the template for conversations with tools, where it is another one.
+    tool_use: Option<String>,
 }
 
 /// What is rendered.
@@ -145,7 +146,7 @@ impl ChatTemplate {
         variables.insert("tools".to_string(), tools.cloned().unwrap_or(Value::Null));
         variables.entry("documents").or_insert(Value::Null);
         let variables = variables.into_iter().map(|(name, value)| (name, minijinja::Value::from(Serde(value))));
-        let name = if tools.is_some() && self.inner.has_tool_use { TOOL_USE } else { DEFAULT };
+        let name = if tools.is_some() && self.inner.tool_use.is_some() { TOOL_USE } else { DEFAULT };
         Ok(Conversation {
             template: self.inner.environment.get_template(name).context("find the compiled template")?,
             variables: variables.collect(),
@@ -165,13 +166,19 @@ impl ChatTemplate {
         &self.inner.source
     }
 
+    /// The text that renders conversations with tools: that of `tool_use` where the model has one, else
+    /// [`source`](Self::source).
+    #[must_use]
+    pub fn source_with_tools(&self) -> &str {
+        self.inner.tool_use.as_deref().unwrap_or(&self.inner.source)
+    }
+
     fn compile(templates: Vec<(String, String)>, special_tokens: Map<String, Value>) -> Result<Self> {
         let mut hasher = blake3::Hasher::new();
-        let source = templates
-            .iter()
-            .find(|(name, _)| name == DEFAULT)
-            .map(|(_, text)| text.clone())
-            .ok_or_else(|| anyhow!("none of the model's chat templates is named {DEFAULT:?}"))?;
+        let text_of = |wanted: &str| templates.iter().find(|(name, _)| name == wanted).map(|(_, text)| text.clone());
+        let source =
+            text_of(DEFAULT).ok_or_else(|| anyhow!("none of the model's chat templates is named {DEFAULT:?}"))?;
+        let tool_use = text_of(TOOL_USE);
         let mut environment = environment();
         for (name, text) in &templates {
             hasher.update(text.as_bytes());
@@ -182,9 +189,8 @@ impl ChatTemplate {
                 )
                 .map_err(|e| anyhow!("compile the chat template: {e}"))?;
         }
-        let has_tool_use = templates.iter().any(|(name, _)| name == TOOL_USE);
         let hash = hasher.finalize().to_hex().to_string();
-        Ok(ChatTemplate { inner: Arc::new(Inner { environment, source, hash, special_tokens, has_tool_use }) })
+        Ok(ChatTemplate { inner: Arc::new(Inner { environment, source, hash, special_tokens, tool_use }) })
     }
 }
 

@@ -105,7 +105,7 @@ pub fn prepare(
 /// How the model writes calls, where the request allows some.
 fn call_format(input: &Input, served: &Served) -> Result<Option<CallFormat>, ApiError> {
     let Input::Chat { tools: Some(_), .. } = input else { return Ok(None) };
-    let source = served.context.template.as_ref().map_or("", |template| template.source());
+    let source = served.context.template.as_ref().map_or("", |template| template.source_with_tools());
     match CallFormat::of_template(source) {
         Some(format) => Ok(Some(format)),
         None => Err(ApiError::unsupported("tools", "the served model's chat template takes no tools")),

@@ -110,8 +110,10 @@ fn the_file_wins_over_the_configuration_and_a_list_has_a_default() {
     assert_eq!(template.render(&input).unwrap(), "D</s>");
     input.tools = Some(&tools);
     assert_eq!(template.render(&input).unwrap(), "T");
+    assert_eq!((template.source(), template.source_with_tools()), ("D{{ eos_token }}", "T"));
     std::fs::write(dir.path().join("chat_template.jinja"), "J").unwrap();
     let template = ChatTemplate::from_dir(dir.path()).unwrap();
     assert_eq!(template.render(&input).unwrap(), "J");
+    assert_eq!(template.source_with_tools(), "J");
     assert_eq!(template.hash(), blake3::hash(b"J").to_hex().as_str());
 }
