@@ -8,6 +8,7 @@ use crate::error::ApiError;
 use crate::metrics::Metrics;
 use crate::openai::calls::CallScanner;
 use crate::openai::chunk::{self, Delta};
+use crate::openai::logprobs::num_chars;
 use crate::openai::request::Endpoint;
 use crate::openai::response::{Choice, Head, Part, TotalUsage, whole};
 use crate::prepare::{PrepareOrder, Prepared};
@@ -160,8 +161,7 @@ impl Answer {
                 let ends = self.served.context.tokenizer.eos_ids().contains(&token);
                 let logprobs: Vec<TokenLogprobs> = logprobs.into_iter().filter(|_| !ends).collect();
                 let offset = self.choices[choice].reported_chars;
-                self.choices[choice].reported_chars +=
-                    logprobs.iter().map(|position| position.chosen.text.chars().count()).sum::<usize>();
+                self.choices[choice].reported_chars += logprobs.iter().map(num_chars).sum::<usize>();
                 let parts = self.choices[choice].take(text, false);
                 Ok(Step::More { choice, parts, logprobs, offset })
             }

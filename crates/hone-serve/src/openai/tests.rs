@@ -2,6 +2,7 @@
 
 use super::chunk::{self, Delta};
 use super::format::ResponseFormat;
+use super::logprobs;
 use super::request::{ApiRequest, Endpoint, Input, Limits, Prompt, parse};
 use super::response::{Choice, Head, TotalUsage, whole};
 use hone_generate::{FinishReason, TokenLogprob, TokenLogprobs};
@@ -254,12 +255,16 @@ fn head(endpoint: Endpoint) -> Head {
     }
 }
 
-/// One token whose alternative is a part of a character.
+fn logprob(token: u32, bytes: &[u8], logprob: f32) -> TokenLogprob {
+    TokenLogprob { token, bytes: bytes.to_vec(), logprob }
+}
+
+/// One token whose alternatives are a part of a character and another token with its own text.
 fn position() -> TokenLogprobs {
-    let chosen = TokenLogprob { token: 1, text: "é!".to_string(), logprob: -0.5 };
+    let chosen = logprob(1, "é!".as_bytes(), -0.5);
     TokenLogprobs {
         chosen: chosen.clone(),
-        top: vec![chosen, TokenLogprob { token: 2, text: "\u{fffd}".to_string(), logprob: -2.0 }],
+        top: vec![chosen, logprob(2, b" \xe2\x80", -2.0), logprob(3, "é!".as_bytes(), -3.0)],
     }
 }
 
@@ -284,7 +289,8 @@ fn whole_answers_have_the_protocol_shape() {
                     "token": "é!", "logprob": -0.5, "bytes": [195, 169, 33],
                     "top_logprobs": [
                         {"token": "é!", "logprob": -0.5, "bytes": [195, 169, 33]},
-                        {"token": "\u{fffd}", "logprob": -2.0, "bytes": null},
+                        {"token": " \\xe2\\x80", "logprob": -2.0, "bytes": [32, 226, 128]},
+                        {"token": "é!", "logprob": -3.0, "bytes": [195, 169, 33]},
                     ],
                 }]},
                 "finish_reason": "stop",
@@ -299,9 +305,18 @@ fn whole_answers_have_the_protocol_shape() {
         completion["choices"][0]["logprobs"],
         json!({
             "tokens": ["é!"], "token_logprobs": [-0.5], "text_offset": [0],
-            "top_logprobs": [{"é!": -0.5, "\u{fffd}": -2.0}],
+            "top_logprobs": [{"é!": -0.5, "bytes: \\xe2\\x80": -2.0}],
         })
     );
+}
+
+#[test]
+fn offsets_count_the_characters_of_the_text() {
+    let tokens: [&[u8]; 4] = [b"a", b"\xe2\x80", b"\x99", b" b"];
+    let positions = tokens.map(|bytes| TokenLogprobs { chosen: logprob(1, bytes, -1.0), top: Vec::new() });
+    let told = logprobs::completion(&positions, 2);
+    assert_eq!(told["text_offset"], json!([2, 3, 4, 4]));
+    assert_eq!(told["tokens"], json!(["a", "bytes:\\xe2\\x80", "bytes:\\x99", " b"]));
 }
 
 #[test]
