@@ -43,6 +43,8 @@ pub struct Prepared {
     pub logprobs: bool,
     /// How tool calls are written, where there may be some.
     pub calls: Option<CallFormat>,
+    /// Whether an answer ends with its first call.
+    pub one_call: bool,
 }
 
 /// Body of the thread: ends when the last sender is gone.
@@ -99,6 +101,7 @@ pub fn prepare(
         include_usage: request.include_usage,
         logprobs: request.top_logprobs.is_some(),
         calls,
+        one_call: matches!(&request.input, Input::Chat { tools: Some(tools), .. } if !tools.parallel),
     })
 }
 

@@ -1,4 +1,4 @@
-//! What an answer must look like: `response_format`, `tools` and `tool_choice`.
+//! What an answer must look like: `response_format`, `tools`, `tool_choice` and `parallel_tool_calls`.
 
 use super::fields::{Fields, wrong_type};
 use crate::error::ApiError;
@@ -26,6 +26,8 @@ pub struct Tools {
     pub list: Value,
     /// Whether it must.
     pub choice: ToolChoice,
+    /// Whether an answer may hold several calls; else it ends with the first.
+    pub parallel: bool,
 }
 
 /// Whether a function is called.
@@ -77,9 +79,9 @@ pub fn read_response_format(fields: &Fields) -> Result<ResponseFormat, ApiError>
     }
 }
 
-/// Reads `tools` and `tool_choice`; `None` when no function may be called.
+/// Reads `tools`, `tool_choice` and `parallel_tool_calls`; `None` when no function may be called.
 pub fn read_tools(fields: &Fields) -> Result<Option<Tools>, ApiError> {
-    fields.flag("parallel_tool_calls")?;
+    let parallel = fields.flag("parallel_tool_calls")?.unwrap_or(true);
     let list = fields.list("tools")?.filter(|tools| !tools.is_empty());
     let names = list.map(|list| read_names(list)).transpose()?.unwrap_or_default();
     let choice = match fields.get("tool_choice") {
@@ -103,7 +105,7 @@ pub fn read_tools(fields: &Fields) -> Result<Option<Tools>, ApiError> {
     match (list, choice) {
         (None, ToolChoice::Auto) => Ok(None),
         (None, _) => Err(ApiError::invalid("tool_choice", "`tool_choice` needs `tools`")),
-        (Some(list), choice) => Ok(Some(Tools { list: Value::Array(list.clone()), choice })),
+        (Some(list), choice) => Ok(Some(Tools { list: Value::Array(list.clone()), choice, parallel })),
     }
 }
 

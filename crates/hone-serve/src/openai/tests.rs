@@ -1,10 +1,11 @@
 //! The protocol as values: bodies in, shapes out.
 
+use super::calls::{CallFormat, CallScanner};
 use super::chunk::{self, Delta};
 use super::format::ResponseFormat;
 use super::logprobs;
 use super::request::{ApiRequest, Endpoint, Input, Limits, Prompt, parse};
-use super::response::{Choice, Head, TotalUsage, whole};
+use super::response::{Choice, Head, Part, TotalUsage, whole};
 use hone_generate::{FinishReason, TokenLogprob, TokenLogprobs};
 use serde_json::{Value, json};
 
@@ -75,8 +76,13 @@ fn every_parameter_is_read() {
     assert_eq!((request.num_answers, request.top_logprobs, request.max_tokens), (2, Some(5), Some(9)));
     assert!(request.stream && request.include_usage);
     let Input::Chat { tools, template_kwargs, .. } = request.input else { panic!("not a chat") };
-    assert_eq!(tools.unwrap().list[0]["function"]["name"], "f");
+    let tools = tools.unwrap();
+    assert!(tools.list[0]["function"]["name"] == "f" && tools.parallel);
     assert_eq!(template_kwargs["enable_thinking"], false);
+
+    body["parallel_tool_calls"] = json!(false);
+    let Input::Chat { tools, .. } = chat(body.clone()).input else { panic!("not a chat") };
+    assert!(!tools.unwrap().parallel);
 
     body["tool_choice"] = json!("none");
     let Input::Chat { tools, .. } = chat(body).input else { panic!("not a chat") };
@@ -308,6 +314,25 @@ fn whole_answers_have_the_protocol_shape() {
             "top_logprobs": [{"é!": -0.5, "bytes: \\xe2\\x80": -2.0}],
         })
     );
+}
+
+#[test]
+fn without_parallel_calls_an_answer_ends_with_its_first() {
+    let choice = |format| Choice { scanner: Some(CallScanner::new(format)), one_call: true, ..Choice::default() };
+    let mut tagged = choice(CallFormat::Tagged);
+    assert_eq!(
+        tagged.take("I look. <tool_call>{\"name\": \"a\"}".to_string(), false),
+        [Part::Text("I look.".to_string())]
+    );
+    assert!(!tagged.has_its_call());
+    let rest = "</tool_call> and\n<tool_call>{\"name\": \"b\"}</tool_call>".to_string();
+    assert_eq!(tagged.take(rest, false), [Part::Call(0)]);
+    assert!(tagged.has_its_call() && tagged.take("more".to_string(), true).is_empty());
+
+    let mut whole = choice(CallFormat::Mistral);
+    assert!(whole.take("[{\"name\": \"a\"}, {\"name\": \"b\"}]".to_string(), false).is_empty());
+    assert_eq!(whole.take(String::new(), true), [Part::Call(0)]);
+    assert_eq!(whole.calls.len(), 1);
 }
 
 #[test]

@@ -173,13 +173,21 @@ fn a_forced_call_fits_the_schema_of_its_function() {
         "$defs": {"place": {"enum": ["here", "there"]}},
     });
     let tools = json!([{"type": "function", "function": {"name": "move", "parameters": parameters}}]);
-    let answer = server.chat(&with(greedy("go", 200), &json!({"tools": tools, "tool_choice": "required"})));
+    let body = with(greedy("go", 200), &json!({"tools": tools, "tool_choice": "required"}));
+    let answer = server.chat(&body);
     let choice = &answer["choices"][0];
     assert_eq!(choice["finish_reason"], "tool_calls", "{answer}");
     let call = &choice["message"]["tool_calls"][0]["function"];
     assert_eq!(call["name"], "move");
     let arguments: Value = serde_json::from_str(call["arguments"].as_str().unwrap()).unwrap();
     assert!(arguments == json!({"to": "here"}) || arguments == json!({"to": "there"}), "{arguments}");
+    // An answer that ends with its first call ends here as well.
+    let single = server.chat(&with(body, &json!({"parallel_tool_calls": false})));
+    assert_eq!(single["choices"][0]["message"]["tool_calls"][0]["function"], *call);
+    assert_eq!(
+        (&single["usage"], &single["choices"][0]["finish_reason"]),
+        (&answer["usage"], &choice["finish_reason"])
+    );
 }
 
 #[test]

@@ -119,7 +119,7 @@ fn a_template_tells_its_family() {
 fn a_forced_call_leaves_only_the_named_function() {
     let list =
         json!([{"type": "function", "function": {"name": "a"}}, {"type": "function", "function": {"name": "b"}}]);
-    let tools = Tools { list, choice: ToolChoice::Named("b".to_string()) };
+    let tools = Tools { list, choice: ToolChoice::Named("b".to_string()), parallel: true };
     expect![[r#"
         start: "<tool_call>\n" call "\n</tool_call>"
         call: call_0
@@ -144,7 +144,7 @@ fn a_schema_may_refer_to_its_own_definitions() {
     let json = tiny::build_tokenizer(["a call".to_string()].into_iter(), 300).unwrap();
     let tokenizer = Tokenizer::from_json(&json.to_string(), &[2], None).unwrap();
     let grammars = Grammars::new(&tokenizer).unwrap();
-    let tools = Tools { list, choice: ToolChoice::Required };
+    let tools = Tools { list, choice: ToolChoice::Required, parallel: true };
     for format in [CallFormat::Tagged, CallFormat::Llama3, CallFormat::Mistral] {
         grammars.lark(&format.forced(&tools)).unwrap();
     }
@@ -154,7 +154,7 @@ fn a_schema_may_refer_to_its_own_definitions() {
 fn arguments_are_an_object_whatever_the_schema_leaves_open() {
     let arguments = |parameters: Value| {
         let list = json!([{"function": {"name": "f", "parameters": parameters}}]);
-        Tools { list, choice: ToolChoice::Required }.functions().remove(0).1
+        Tools { list, choice: ToolChoice::Required, parallel: true }.functions().remove(0).1
     };
     assert_eq!(arguments(json!({})), json!({"type": "object"}));
     assert_eq!(arguments(json!({"type": ["object", "null"]})), json!({"type": "object"}));
