@@ -115,6 +115,7 @@ impl fmt::Debug for MonitorOptions {
 /// An address beyond loopback without a key or an empty key ([`StartRefused`]), or an address that cannot be bound. A missing or broken
 /// workspace is not an error here: the sources say so.
 pub fn run(options: MonitorOptions, stop: Arc<AtomicBool>, on_ready: impl FnOnce(SocketAddr)) -> Result<()> {
+    let options = with_keys_trimmed(options);
     check_keys(&options)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -140,6 +141,17 @@ pub fn run(options: MonitorOptions, stop: Arc<AtomicBool>, on_ready: impl FnOnce
     join(threads);
     tracing::info!("monitor stopped");
     served
+}
+
+/// White space around keys, such as the line break at the end of a secret's file, is no part of them.
+fn with_keys_trimmed(options: MonitorOptions) -> MonitorOptions {
+    let trimmed = |key: Option<String>| key.map(|key| key.trim().to_string());
+    MonitorOptions {
+        serve_key: trimmed(options.serve_key),
+        key: trimmed(options.key),
+        admin_key: trimmed(options.admin_key),
+        ..options
+    }
 }
 
 fn check_keys(options: &MonitorOptions) -> Result<(), StartRefused> {

@@ -187,13 +187,14 @@ pub struct Opens {
 }
 
 impl KeySet {
-    /// Reads the file, when there is a path.
+    /// Reads the file, when there is a path. White space around given keys, such as the line break at the end of a secret's
+    /// file, is no part of them: it is none of those that clients show either.
     ///
     /// # Errors
     /// An empty key; a file that is damaged or that others may read.
     pub fn new(given: &Keys, path: Option<PathBuf>) -> Result<KeySet> {
         ensure!(given.read.iter().chain(&given.admin).all(|key| !key.trim().is_empty()), "an empty key is configured");
-        let hashed = |level| move |key: &String| Hashed { level, hash: blake3::hash(key.as_bytes()) };
+        let hashed = |level| move |key: &String| Hashed { level, hash: blake3::hash(key.trim().as_bytes()) };
         let given: Vec<Hashed> = given
             .read
             .iter()

@@ -85,7 +85,7 @@ fn given_keys_and_those_of_the_file_hold_together() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("keys.json");
     let from_file = make_key(&path, "alice", KeyLevel::Read).unwrap();
-    let given = Keys { read: vec![], admin: vec!["boss".to_string()] };
+    let given = Keys { read: vec![], admin: vec!["boss\n".to_string()] };
     let set = KeySet::new(&given, Some(path)).unwrap();
     assert_eq!((opens(&set, "boss"), opens(&set, &from_file), opens(&set, "")), ("admin", "read", "nothing"));
 }
