@@ -45,8 +45,6 @@ struct Answer {
     failed: bool,
     /// Ends the answer when it comes before its end.
     deadline: Option<Pin<Box<Sleep>>>,
-    /// The places in the queue that the choices take.
-    _permit: OwnedSemaphorePermit,
 }
 
 /// Answers a body. `permit` is the place that was taken when the request came.
@@ -57,7 +55,8 @@ pub async fn answer(
     permit: OwnedSemaphorePermit,
     started: Instant,
 ) -> Result<Response, ApiError> {
-    let (serving, prepared, events, permit) = admit(app, endpoint, body, permit).await?;
+    let deadline = app.request_timeout.map(|most| started + most);
+    let (serving, prepared, events) = admit(app, endpoint, body, permit, deadline).await?;
     app.metrics.add_prompt_tokens(prepared.prompt_tokens);
     let prefix = match endpoint {
         Endpoint::Chat => "chatcmpl",
@@ -90,8 +89,7 @@ pub async fn answer(
         saw_token: false,
         last_token: vec![None; prepared.num_choices],
         failed: false,
-        deadline: app.request_timeout.map(|most| Box::pin(tokio::time::sleep_until((started + most).into()))),
-        _permit: permit,
+        deadline: deadline.map(|at| Box::pin(tokio::time::sleep_until(at.into()))),
     };
     if prepared.stream { Ok(answer.into_stream()) } else { answer.into_whole().await }
 }
@@ -103,14 +101,16 @@ pub fn stamp_headers(headers: &mut HeaderMap, served: &Served) {
     headers.insert("x-hone-manifest", value(&served.manifest_hash));
 }
 
-type Admitted = (Serving, Prepared, mpsc::Receiver<ChoiceEvent>, OwnedSemaphorePermit);
+type Admitted = (Serving, Prepared, mpsc::Receiver<ChoiceEvent>);
 
-/// Prepares for the serving model and hands over; again when another model was switched to in between.
+/// Prepares for the serving model and hands over; again when another model was switched to in between. The engine holds the
+/// places of what it admitted.
 async fn admit(
     app: &App,
     endpoint: Endpoint,
     body: Bytes,
     mut permit: OwnedSemaphorePermit,
+    deadline: Option<Instant>,
 ) -> Result<Admitted, ApiError> {
     loop {
         let serving = app.serving()?;
@@ -122,13 +122,19 @@ async fn admit(
         let places = app.places.clone().try_acquire_many_owned(u32::try_from(places_wanted).unwrap_or(u32::MAX));
         permit.merge(places.map_err(|_| ApiError::queue_full())?);
 
+        let held = Arc::new(permit);
         let (admitted, admission) = oneshot::channel();
-        let requests = std::mem::take(&mut prepared.requests);
-        let order = GenerateOrder { served: serving.served.clone(), requests, admitted };
+        let order = GenerateOrder {
+            served: serving.served.clone(),
+            requests: std::mem::take(&mut prepared.requests),
+            places: Arc::downgrade(&held),
+            deadline,
+            admitted,
+        };
         app.engine.send(EngineOrder::Generate(order)).await.map_err(|_| ApiError::internal())?;
         match admission.await.map_err(|_| ApiError::internal())? {
-            Admission::Admitted(events) => return Ok((serving, prepared, events, permit)),
-            Admission::Stale => {}
+            Admission::Admitted(events) => return Ok((serving, prepared, events)),
+            Admission::Stale => permit = Arc::into_inner(held).expect("only what is admitted is held by the engine"),
             Admission::Refused(error) => return Err(error),
         }
     }
@@ -211,16 +217,19 @@ impl Answer {
 
     /// The next event, or the error that the time is over.
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<ChoiceEvent>, ApiError>> {
-        if let Poll::Ready(event) = self.events.poll_recv(cx) {
-            return Poll::Ready(Ok(event));
+        let is_late = match (self.events.poll_recv(cx), &mut self.deadline) {
+            (Poll::Ready(Some(event)), _) => return Poll::Ready(Ok(Some(event))),
+            // The engine gave it up, for its time or for a fault.
+            (Poll::Ready(None), Some(deadline)) if deadline.deadline() <= tokio::time::Instant::now() => true,
+            (Poll::Ready(None), _) => return Poll::Ready(Ok(None)),
+            (Poll::Pending, Some(deadline)) => deadline.as_mut().poll(cx).is_ready(),
+            (Poll::Pending, None) => false,
+        };
+        if !is_late {
+            return Poll::Pending;
         }
-        match &mut self.deadline {
-            Some(deadline) => deadline.as_mut().poll(cx).map(|()| {
-                self.failed = true;
-                Err(ApiError::timeout())
-            }),
-            None => Poll::Pending,
-        }
+        self.failed = true;
+        Poll::Ready(Err(ApiError::timeout()))
     }
 
     fn is_complete(&self) -> bool {
