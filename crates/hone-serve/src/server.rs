@@ -11,6 +11,7 @@
 
 use crate::access::Access;
 use crate::app::App;
+use crate::connection::Connections;
 use crate::door::files::Files;
 use crate::door::{DOOR_QUEUE, Door, DoorOptions, DoorOrder, DoorView};
 use crate::engine_thread::{self, ORDER_QUEUE};
@@ -20,14 +21,13 @@ use crate::openai::request::Limits;
 use crate::options::ServeOptions;
 use crate::{prepare, routes};
 use anyhow::{Context, Result, anyhow, ensure};
-use axum::serve::{Listener, ListenerExt};
 use hone_generate::EngineOptions;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tracing::{info, warn};
 
@@ -143,7 +143,7 @@ async fn serve(
     let address = listener.local_addr().context("read the bound address")?;
     let (stop_sender, stop_listening) = oneshot::channel::<()>();
     let router = routes::router(Arc::new(app));
-    let serving = axum::serve(without_delay(listener), router).with_graceful_shutdown(async {
+    let serving = axum::serve(Connections::of(listener), router).with_graceful_shutdown(async {
         // The other end is dropped to stop.
         let _ = stop_listening.await;
     });
@@ -168,17 +168,6 @@ async fn serve(
     ended.map_or(Ok(()), Err)
 }
 
-/// What is written goes out at once: a token of a stream does not wait until the client confirms the one before it.
-fn without_delay(listener: TcpListener) -> impl Listener<Io = TcpStream, Addr = SocketAddr> {
-    listener.tap_io(|stream| {
-        // A connection that has ended already shows it when it is read.
-        let _ = stream.set_nodelay(true);
-    })
-}
-
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
     std::thread::Builder::new().name(name.to_string()).spawn(body).with_context(|| format!("start {name}"))
 }
-
-#[cfg(test)]
-mod tests;
