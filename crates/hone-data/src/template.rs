@@ -4,6 +4,8 @@
 //! `strftime_now` (in UTC), `tojson` as Python's `json.dumps`, Python's string and dict methods, the model's
 //! special tokens as variables, `tools` and `documents` always defined, keys with `null` left out of
 //! messages, and reasoning under each of its names. `{% generation %}` marks are accepted and print nothing.
+//! Arguments of tool calls that are JSON text, as OpenAI writes them, are given to the template as the object that
+//! they hold: rows and requests may write them either way and are the same prompt.
 //! Line ends of a template are LF to the engine, whatever its file has.
 //!
 //! Files read from a model folder: `chat_template.jinja`, else `chat_template` in `tokenizer_config.json` (a
@@ -38,7 +40,8 @@ struct Inner {
     source: String,
     hash: String,
     special_tokens: Map<String, Value>,
-    has_tool_use: bool,
+    /// The text of the template for conversations with tools, where it is another one.
+    tool_use: Option<String>,
 }
 
 /// What is rendered.
@@ -143,7 +146,7 @@ impl ChatTemplate {
         variables.insert("tools".to_string(), tools.cloned().unwrap_or(Value::Null));
         variables.entry("documents").or_insert(Value::Null);
         let variables = variables.into_iter().map(|(name, value)| (name, minijinja::Value::from(Serde(value))));
-        let name = if tools.is_some() && self.inner.has_tool_use { TOOL_USE } else { DEFAULT };
+        let name = if tools.is_some() && self.inner.tool_use.is_some() { TOOL_USE } else { DEFAULT };
         Ok(Conversation {
             template: self.inner.environment.get_template(name).context("find the compiled template")?,
             variables: variables.collect(),
@@ -163,13 +166,19 @@ impl ChatTemplate {
         &self.inner.source
     }
 
+    /// The text that renders conversations with tools: that of `tool_use` where the model has one, else
+    /// [`source`](Self::source).
+    #[must_use]
+    pub fn source_with_tools(&self) -> &str {
+        self.inner.tool_use.as_deref().unwrap_or(&self.inner.source)
+    }
+
     fn compile(templates: Vec<(String, String)>, special_tokens: Map<String, Value>) -> Result<Self> {
         let mut hasher = blake3::Hasher::new();
-        let source = templates
-            .iter()
-            .find(|(name, _)| name == DEFAULT)
-            .map(|(_, text)| text.clone())
-            .ok_or_else(|| anyhow!("none of the model's chat templates is named {DEFAULT:?}"))?;
+        let text_of = |wanted: &str| templates.iter().find(|(name, _)| name == wanted).map(|(_, text)| text.clone());
+        let source =
+            text_of(DEFAULT).ok_or_else(|| anyhow!("none of the model's chat templates is named {DEFAULT:?}"))?;
+        let tool_use = text_of(TOOL_USE);
         let mut environment = environment();
         for (name, text) in &templates {
             hasher.update(text.as_bytes());
@@ -180,9 +189,8 @@ impl ChatTemplate {
                 )
                 .map_err(|e| anyhow!("compile the chat template: {e}"))?;
         }
-        let has_tool_use = templates.iter().any(|(name, _)| name == TOOL_USE);
         let hash = hasher.finalize().to_hex().to_string();
-        Ok(ChatTemplate { inner: Arc::new(Inner { environment, source, hash, special_tokens, has_tool_use }) })
+        Ok(ChatTemplate { inner: Arc::new(Inner { environment, source, hash, special_tokens, tool_use }) })
     }
 }
 
@@ -266,7 +274,20 @@ fn message_variables(message: &Message) -> Value {
         map.entry("thinking").or_insert_with(|| reasoning.clone());
         map.insert("reasoning_content".to_string(), reasoning);
     }
+    if let Some(Value::Array(calls)) = map.get_mut("tool_calls") {
+        calls.iter_mut().for_each(parse_arguments);
+    }
     Value::Object(map)
+}
+
+/// What is no object stays as it is.
+fn parse_arguments(call: &mut Value) {
+    if let Some(arguments) = call.pointer_mut("/function/arguments")
+        && let Value::String(text) = &*arguments
+        && let Ok(parsed @ Value::Object(_)) = serde_json::from_str::<Value>(text)
+    {
+        *arguments = parsed;
+    }
 }
 
 /// What went wrong, in one sentence: the template's own words where it raised them.

@@ -178,7 +178,9 @@ impl Tokenizer {
     #[must_use]
     pub fn token_bytes(&self, id: u32) -> Option<Vec<u8>> {
         let token = self.inner.plain.id_to_token(id)?;
-        if self.inner.plain.get_added_vocabulary().simple_id_to_token(id).is_some() {
+        let is_added = self.inner.plain.get_added_vocabulary().simple_id_to_token(id).is_some();
+        // Added tokens are not written in GPT-2's alphabet; those of SentencePiece, such as runs of spaces, have its marks.
+        if is_added && (self.inner.byte_level || self.is_special(id)) {
             return Some(token.into_bytes());
         }
         Some(bytes::of_token(&token, self.inner.byte_level))

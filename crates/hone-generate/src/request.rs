@@ -264,8 +264,8 @@ pub enum GenEventKind {
 pub struct TokenLogprob {
     /// The token id.
     pub token: u32,
-    /// Its text on its own; a part of a character shows as U+FFFD.
-    pub text: String,
+    /// What it adds to a text: possibly a part of a character; nothing for an id beyond the vocabulary.
+    pub bytes: Vec<u8>,
     /// Natural logarithm of its probability under the model (temperature 1, before penalties and cuts).
     pub logprob: f32,
 }

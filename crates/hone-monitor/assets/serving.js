@@ -108,14 +108,17 @@ byId("chat-form").addEventListener("submit", async (event) => {
 
 async function answerChat(element) {
   const paragraph = element.querySelector("p");
-  chatStop = new AbortController();
+  // A reset begins another conversation meanwhile: this answer belongs to the one that asked.
+  const mine = conversation;
+  const stop = new AbortController();
+  chatStop = stop;
   setText("chat-send", "Stop");
   let text = "";
   let stamp = null;
   try {
     const response = await fetch("/api/chat", {
-      method: "POST", signal: chatStop.signal, headers: { "Content-Type": "application/json", ...keyHeaders() },
-      body: JSON.stringify({ model: byId("model").textContent || "hone-model", messages: conversation, stream: true }),
+      method: "POST", signal: stop.signal, headers: { "Content-Type": "application/json", ...keyHeaders() },
+      body: JSON.stringify({ messages: mine, stream: true }),
     });
     if (!response.ok) throw new Error(await refusal(response));
     for await (const block of blocks(response.body)) {
@@ -128,13 +131,17 @@ async function answerChat(element) {
       const delta = chunk.choices && chunk.choices[0] && chunk.choices[0].delta;
       if (delta && delta.content) { text += delta.content; paragraph.textContent = text; }
     }
-    conversation.push({ role: "assistant", content: text });
+    mine.push({ role: "assistant", content: text });
   } catch (error) {
-    if (error.name === "AbortError") conversation.push({ role: "assistant", content: text });
-    else { element.append(note(`No answer: ${error.message}`, "bad")); conversation.pop(); }
+    if (error.name === "AbortError") mine.push({ role: "assistant", content: text });
+    else { element.append(note(`No answer: ${error.message}`, "bad")); mine.pop(); }
   }
   if (!text && !element.querySelector(".note")) paragraph.textContent = "(nothing)";
   if (stamp) element.append(h("p", { class: "muted small" }, stamp));
+  if (chatStop === stop) chatEnded();
+}
+
+function chatEnded() {
   chatStop = null;
   setText("chat-send", "Send");
 }
@@ -147,6 +154,7 @@ byId("chat-text").addEventListener("keydown", (event) => {
 });
 byId("chat-reset").addEventListener("click", () => {
   if (chatStop) chatStop.abort();
+  chatEnded();
   conversation = [];
   showChat();
 });

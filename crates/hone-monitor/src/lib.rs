@@ -42,6 +42,7 @@ mod sources;
 mod tests;
 
 use anyhow::{Context, Result};
+use axum::serve::{Listener, ListenerExt};
 use hone_pipeline::wire::{ControlReply, ControlRequest, StartRefused};
 use std::fmt;
 use std::net::SocketAddr;
@@ -50,6 +51,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use tokio::net::{TcpListener, TcpStream};
 
 /// How often the stop flag is looked at.
 const STOP_POLL: Duration = Duration::from_millis(25);
@@ -113,6 +115,7 @@ impl fmt::Debug for MonitorOptions {
 /// An address beyond loopback without a key or an empty key ([`StartRefused`]), or an address that cannot be bound. A missing or broken
 /// workspace is not an error here: the sources say so.
 pub fn run(options: MonitorOptions, stop: Arc<AtomicBool>, on_ready: impl FnOnce(SocketAddr)) -> Result<()> {
+    let options = with_keys_trimmed(options);
     check_keys(&options)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -120,9 +123,8 @@ pub fn run(options: MonitorOptions, stop: Arc<AtomicBool>, on_ready: impl FnOnce
         .enable_all()
         .build()
         .context("start the runtime")?;
-    let listener = runtime
-        .block_on(tokio::net::TcpListener::bind(options.listen))
-        .with_context(|| format!("listen on {}", options.listen))?;
+    let listener =
+        runtime.block_on(TcpListener::bind(options.listen)).with_context(|| format!("listen on {}", options.listen))?;
     let address = listener.local_addr().context("read the bound address")?;
     let workspace = Arc::new(sources::Workspace::new(&options.root));
     let histories = Arc::new(Mutex::new(history::HistoryReader::new(workspace.layout().clone())));
@@ -139,6 +141,17 @@ pub fn run(options: MonitorOptions, stop: Arc<AtomicBool>, on_ready: impl FnOnce
     join(threads);
     tracing::info!("monitor stopped");
     served
+}
+
+/// White space around keys, such as the line break at the end of a secret's file, is no part of them.
+fn with_keys_trimmed(options: MonitorOptions) -> MonitorOptions {
+    let trimmed = |key: Option<String>| key.map(|key| key.trim().to_string());
+    MonitorOptions {
+        serve_key: trimmed(options.serve_key),
+        key: trimmed(options.key),
+        admin_key: trimmed(options.admin_key),
+        ..options
+    }
 }
 
 fn check_keys(options: &MonitorOptions) -> Result<(), StartRefused> {
@@ -161,12 +174,20 @@ fn check_keys(options: &MonitorOptions) -> Result<(), StartRefused> {
 }
 
 /// Serves until the flag is set, then until requests in flight ended or [`DRAIN_LIMIT`] passed.
-async fn serve(listener: tokio::net::TcpListener, router: axum::Router, stop: &Arc<AtomicBool>) -> Result<()> {
-    let server = axum::serve(listener, router).with_graceful_shutdown(stopped(stop.clone()));
+async fn serve(listener: TcpListener, router: axum::Router, stop: &Arc<AtomicBool>) -> Result<()> {
+    let server = axum::serve(without_delay(listener), router).with_graceful_shutdown(stopped(stop.clone()));
     tokio::select! {
         served = async { server.await } => served.context("serve the monitor"),
         () = async { stopped(stop.clone()).await; tokio::time::sleep(DRAIN_LIMIT).await } => Ok(()),
     }
+}
+
+/// What is written goes out at once: an event, or a token of a chat, does not wait until the page confirms the one before it.
+fn without_delay(listener: TcpListener) -> impl Listener<Io = TcpStream, Addr = SocketAddr> {
+    listener.tap_io(|stream| {
+        // A connection that has ended already shows it when it is read.
+        let _ = stream.set_nodelay(true);
+    })
 }
 
 async fn stopped(stop: Arc<AtomicBool>) {

@@ -443,7 +443,8 @@ const GUARDED: [&str; 14] = [
 fn a_key_guards_all_data() {
     let root = tempfile::tempdir().unwrap();
     let _store = busy_workspace(root.path());
-    let monitor = Monitor::start(MonitorOptions { key: Some("secret".to_string()), ..options(root.path()) });
+    // As a secret's file has it.
+    let monitor = Monitor::start(MonitorOptions { key: Some("secret\n".to_string()), ..options(root.path()) });
     let status = |path: &str, name: &str, value: &str| {
         monitor.agent.get(monitor.url(path)).header(name, value).call().unwrap().status().as_u16()
     };
@@ -460,6 +461,19 @@ fn a_key_guards_all_data() {
 }
 
 #[test]
+fn what_is_written_goes_out_at_once() {
+    use axum::serve::Listener as _;
+    use tokio::net::{TcpListener, TcpStream};
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+    runtime.block_on(async {
+        let bound = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(bound.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = crate::without_delay(bound).accept().await;
+        assert!(stream.nodelay().unwrap() && !client.nodelay().unwrap());
+    });
+}
+
+#[test]
 fn it_listens_beyond_loopback_only_with_a_key() {
     let root = tempfile::tempdir().unwrap();
     let run = |listen: &str, key: Option<&str>| {
@@ -468,7 +482,9 @@ fn it_listens_beyond_loopback_only_with_a_key() {
         crate::run(options, Arc::new(AtomicBool::new(true)), |_| {})
     };
     assert!(run("0.0.0.0:0", None).unwrap_err().to_string().contains("key"));
-    assert!(run("127.0.0.1:0", Some("")).unwrap_err().to_string().contains("empty"));
+    for empty in ["", " \n"] {
+        assert!(run("127.0.0.1:0", Some(empty)).unwrap_err().to_string().contains("empty"));
+    }
     run("0.0.0.0:0", Some("secret")).unwrap();
 }
 

@@ -70,12 +70,13 @@ fn level_of(path: &str) -> Level {
     }
 }
 
+/// An `Authorization` of another kind, as a proxy in between may want one, is not about the server's keys.
 fn given_key(headers: &HeaderMap) -> Option<&[u8]> {
-    if let Some(value) = headers.get(header::AUTHORIZATION) {
+    let bearer = headers.get(header::AUTHORIZATION).and_then(|value| {
         let (scheme, key) = value.as_bytes().split_at_checked("Bearer ".len())?;
-        return scheme.eq_ignore_ascii_case(b"Bearer ").then(|| key.trim_ascii());
-    }
-    headers.get("x-api-key").map(|value| value.as_bytes().trim_ascii())
+        scheme.eq_ignore_ascii_case(b"Bearer ").then(|| key.trim_ascii())
+    });
+    bearer.or_else(|| headers.get("x-api-key").map(|value| value.as_bytes().trim_ascii()))
 }
 
 /// Without keys, only programs of this machine may ask: a web page that its browser shows must not, neither

@@ -8,6 +8,7 @@ use crate::error::ApiError;
 use crate::metrics::Metrics;
 use crate::openai::calls::CallScanner;
 use crate::openai::chunk::{self, Delta};
+use crate::openai::logprobs::num_chars;
 use crate::openai::request::Endpoint;
 use crate::openai::response::{Choice, Head, Part, TotalUsage, whole};
 use crate::prepare::{PrepareOrder, Prepared};
@@ -16,7 +17,7 @@ use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use hone_generate::{GenEventKind, TokenLogprobs};
+use hone_generate::{FinishReason, GenEventKind, TokenLogprobs};
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::Future;
@@ -44,8 +45,6 @@ struct Answer {
     failed: bool,
     /// Ends the answer when it comes before its end.
     deadline: Option<Pin<Box<Sleep>>>,
-    /// The places in the queue that the choices take.
-    _permit: OwnedSemaphorePermit,
 }
 
 /// Answers a body. `permit` is the place that was taken when the request came.
@@ -56,7 +55,8 @@ pub async fn answer(
     permit: OwnedSemaphorePermit,
     started: Instant,
 ) -> Result<Response, ApiError> {
-    let (serving, prepared, events, permit) = admit(app, endpoint, body, permit).await?;
+    let deadline = app.request_timeout.map(|most| started + most);
+    let (serving, prepared, events) = admit(app, endpoint, body, permit, deadline).await?;
     app.metrics.add_prompt_tokens(prepared.prompt_tokens);
     let prefix = match endpoint {
         Endpoint::Chat => "chatcmpl",
@@ -77,6 +77,7 @@ pub async fn answer(
         choices: (0..prepared.num_choices)
             .map(|index| Choice {
                 scanner: prepared.calls.map(CallScanner::new),
+                one_call: prepared.one_call,
                 call_prefix: format!("call_{id:016x}_{index}"),
                 ..Choice::default()
             })
@@ -88,8 +89,7 @@ pub async fn answer(
         saw_token: false,
         last_token: vec![None; prepared.num_choices],
         failed: false,
-        deadline: app.request_timeout.map(|most| Box::pin(tokio::time::sleep_until((started + most).into()))),
-        _permit: permit,
+        deadline: deadline.map(|at| Box::pin(tokio::time::sleep_until(at.into()))),
     };
     if prepared.stream { Ok(answer.into_stream()) } else { answer.into_whole().await }
 }
@@ -101,14 +101,16 @@ pub fn stamp_headers(headers: &mut HeaderMap, served: &Served) {
     headers.insert("x-hone-manifest", value(&served.manifest_hash));
 }
 
-type Admitted = (Serving, Prepared, mpsc::Receiver<ChoiceEvent>, OwnedSemaphorePermit);
+type Admitted = (Serving, Prepared, mpsc::Receiver<ChoiceEvent>);
 
-/// Prepares for the serving model and hands over; again when another model was switched to in between.
+/// Prepares for the serving model and hands over; again when another model was switched to in between. The engine holds the
+/// places of what it admitted.
 async fn admit(
     app: &App,
     endpoint: Endpoint,
     body: Bytes,
     mut permit: OwnedSemaphorePermit,
+    deadline: Option<Instant>,
 ) -> Result<Admitted, ApiError> {
     loop {
         let serving = app.serving()?;
@@ -120,24 +122,35 @@ async fn admit(
         let places = app.places.clone().try_acquire_many_owned(u32::try_from(places_wanted).unwrap_or(u32::MAX));
         permit.merge(places.map_err(|_| ApiError::queue_full())?);
 
+        let held = Arc::new(permit);
         let (admitted, admission) = oneshot::channel();
-        let requests = std::mem::take(&mut prepared.requests);
-        let order = GenerateOrder { served: serving.served.clone(), requests, admitted };
+        let order = GenerateOrder {
+            served: serving.served.clone(),
+            requests: std::mem::take(&mut prepared.requests),
+            places: Arc::downgrade(&held),
+            deadline,
+            admitted,
+        };
         app.engine.send(EngineOrder::Generate(order)).await.map_err(|_| ApiError::internal())?;
         match admission.await.map_err(|_| ApiError::internal())? {
-            Admission::Admitted(events) => return Ok((serving, prepared, events, permit)),
-            Admission::Stale => {}
+            Admission::Admitted(events) => return Ok((serving, prepared, events)),
+            Admission::Stale => permit = Arc::into_inner(held).expect("only what is admitted is held by the engine"),
             Admission::Refused(error) => return Err(error),
         }
     }
 }
 
-/// What an event means for the client.
-enum Step {
-    /// More of a choice, possibly nothing, and what is reported of its token.
-    More { choice: usize, parts: Vec<Part>, logprobs: Vec<TokenLogprobs>, offset: usize },
+/// What an event means for the client: more of a choice, possibly nothing.
+#[derive(Default)]
+struct Step {
+    choice: usize,
+    parts: Vec<Part>,
+    /// Of the event's token, where they are wanted.
+    logprobs: Vec<TokenLogprobs>,
+    /// Characters of the tokens reported before.
+    offset: usize,
     /// The choice is complete, with what was held back.
-    Finish { choice: usize, parts: Vec<Part> },
+    ends: bool,
 }
 
 impl Answer {
@@ -147,34 +160,16 @@ impl Answer {
             self.failed = true;
             return Err(ApiError::internal());
         };
+        if self.choices[choice].reason.is_some() {
+            // It ended with its call; the engine goes on until all choices have ended.
+            return Ok(Step::default());
+        }
         match kind {
-            GenEventKind::Token { text, token, logprobs } => {
-                if !self.saw_token {
-                    self.saw_token = true;
-                    self.metrics.observe_first_token(self.started.elapsed());
-                }
-                if let Some(before) = self.last_token[choice].replace(Instant::now()) {
-                    self.metrics.observe_between_tokens(before.elapsed());
-                }
-                // The end token is no part of the answer.
-                let ends = self.served.context.tokenizer.eos_ids().contains(&token);
-                let logprobs: Vec<TokenLogprobs> = logprobs.into_iter().filter(|_| !ends).collect();
-                let offset = self.choices[choice].reported_chars;
-                self.choices[choice].reported_chars +=
-                    logprobs.iter().map(|position| position.chosen.text.chars().count()).sum::<usize>();
-                let parts = self.choices[choice].take(text, false);
-                Ok(Step::More { choice, parts, logprobs, offset })
-            }
+            GenEventKind::Token { text, token, logprobs } => Ok(self.record_token(choice, text, token, logprobs)),
             GenEventKind::Finished { reason, usage } => {
-                self.usage.completion_tokens += usage.completion_tokens;
-                self.choices[choice].reason = Some(reason);
-                if self.is_complete() {
-                    self.metrics.add_answer(&self.served.checkpoint.to_string(), true);
-                    self.metrics.observe_whole(self.started.elapsed());
-                }
                 let parts = self.choices[choice].take(String::new(), true);
-                self.metrics.add_finished(self.choices[choice].reason_name().unwrap_or_default());
-                Ok(Step::Finish { choice, parts })
+                self.end(choice, reason, usage.completion_tokens);
+                Ok(Step { choice, parts, ends: true, ..Step::default() })
             }
             GenEventKind::Failed { .. } => {
                 self.failed = true;
@@ -183,18 +178,58 @@ impl Answer {
         }
     }
 
+    fn record_token(&mut self, choice: usize, text: String, token: u32, logprobs: Option<TokenLogprobs>) -> Step {
+        if !self.saw_token {
+            self.saw_token = true;
+            self.metrics.observe_first_token(self.started.elapsed());
+        }
+        if let Some(before) = self.last_token[choice].replace(Instant::now()) {
+            self.metrics.observe_between_tokens(before.elapsed());
+        }
+        // The end token is no part of the answer.
+        let ends_text = self.served.context.tokenizer.eos_ids().contains(&token);
+        let logprobs: Vec<TokenLogprobs> = logprobs.into_iter().filter(|_| !ends_text).collect();
+        let answer = &mut self.choices[choice];
+        answer.num_tokens += 1;
+        let offset = answer.reported_chars;
+        answer.reported_chars += logprobs.iter().map(num_chars).sum::<usize>();
+        let parts = answer.take(text, false);
+        let ends = answer.has_its_call();
+        if ends {
+            let num_tokens = answer.num_tokens;
+            self.end(choice, FinishReason::Stop, num_tokens);
+        }
+        Step { choice, parts, logprobs, offset, ends }
+    }
+
+    /// A choice has ended: with all that it says taken.
+    fn end(&mut self, choice: usize, reason: FinishReason, completion_tokens: usize) {
+        self.usage.completion_tokens += completion_tokens;
+        self.choices[choice].reason = Some(reason);
+        self.metrics.add_finished(self.choices[choice].reason_name().unwrap_or_default());
+        if self.is_complete() {
+            // Where a call was the end, the engine goes on until it sees this.
+            self.events.close();
+            self.metrics.add_answer(&self.served.checkpoint.to_string(), true);
+            self.metrics.observe_whole(self.started.elapsed());
+        }
+    }
+
     /// The next event, or the error that the time is over.
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<ChoiceEvent>, ApiError>> {
-        if let Poll::Ready(event) = self.events.poll_recv(cx) {
-            return Poll::Ready(Ok(event));
+        let is_late = match (self.events.poll_recv(cx), &mut self.deadline) {
+            (Poll::Ready(Some(event)), _) => return Poll::Ready(Ok(Some(event))),
+            // The engine gave it up, for its time or for a fault.
+            (Poll::Ready(None), Some(deadline)) if deadline.deadline() <= tokio::time::Instant::now() => true,
+            (Poll::Ready(None), _) => return Poll::Ready(Ok(None)),
+            (Poll::Pending, Some(deadline)) => deadline.as_mut().poll(cx).is_ready(),
+            (Poll::Pending, None) => false,
+        };
+        if !is_late {
+            return Poll::Pending;
         }
-        match &mut self.deadline {
-            Some(deadline) => deadline.as_mut().poll(cx).map(|()| {
-                self.failed = true;
-                Err(ApiError::timeout())
-            }),
-            None => Poll::Pending,
-        }
+        self.failed = true;
+        Poll::Ready(Err(ApiError::timeout()))
     }
 
     fn is_complete(&self) -> bool {
@@ -204,13 +239,8 @@ impl Answer {
     async fn into_whole(mut self) -> Result<Response, ApiError> {
         while !self.is_complete() {
             let event = std::future::poll_fn(|cx| self.poll_event(cx)).await?;
-            let (choice, parts) = match self.record(event)? {
-                Step::More { choice, parts, logprobs, .. } => {
-                    self.choices[choice].logprobs.extend(logprobs);
-                    (choice, parts)
-                }
-                Step::Finish { choice, parts } => (choice, parts),
-            };
+            let Step { choice, parts, logprobs, .. } = self.record(event)?;
+            self.choices[choice].logprobs.extend(logprobs);
             for part in parts {
                 if let Part::Text(text) = part {
                     self.choices[choice].text.push_str(&text);
@@ -289,19 +319,15 @@ impl AnswerStream {
                 return;
             }
         };
-        match step {
-            Step::More { choice, parts, logprobs, offset } => {
-                let reported = Delta::Text { text: "", logprobs: &logprobs, offset };
-                if parts.is_empty() && !logprobs.is_empty() {
-                    self.ready.push_back(chunk::event(&self.answer.head, choice, &reported));
-                }
-                self.push_parts(choice, &parts, &logprobs, offset);
-            }
-            Step::Finish { choice, parts } => {
-                self.push_parts(choice, &parts, &[], 0);
-                let reason = self.answer.choices[choice].reason_name().unwrap_or("stop");
-                self.ready.push_back(chunk::event(&self.answer.head, choice, &Delta::Finish(reason)));
-            }
+        let Step { choice, parts, logprobs, offset, ends } = step;
+        if parts.is_empty() && !logprobs.is_empty() {
+            let reported = Delta::Text { text: "", logprobs: &logprobs, offset };
+            self.ready.push_back(chunk::event(&self.answer.head, choice, &reported));
+        }
+        self.push_parts(choice, &parts, &logprobs, offset);
+        if ends {
+            let reason = self.answer.choices[choice].reason_name().unwrap_or("stop");
+            self.ready.push_back(chunk::event(&self.answer.head, choice, &Delta::Finish(reason)));
         }
         let head = &self.answer.head;
         if self.answer.is_complete() {
@@ -312,6 +338,7 @@ impl AnswerStream {
             self.ended = true;
         }
     }
+
     /// Log-probabilities go with the first part.
     fn push_parts(&mut self, choice: usize, parts: &[Part], logprobs: &[TokenLogprobs], offset: usize) {
         let Answer { head, choices, .. } = &self.answer;

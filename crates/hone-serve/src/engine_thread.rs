@@ -2,7 +2,9 @@
 //! finish what they admitted and are then dropped. A request never changes its model: either the one that its
 //! prompt was made for admits it, or it is told to prepare again.
 //!
-//! Nothing is cancelled by message: a request whose receiver is gone is forgotten before the next step.
+//! Nothing is cancelled by message: a request whose receiver is gone, or whose time is over, is forgotten before the next
+//! step. Its places in the queue are held here from its admission on, and come free when all of it is generated, whether or
+//! not its client reads.
 //!
 //! Where memory does not allow a second model the door holds admissions: requests wait here, the running ones end, the
 //! model is dropped, and a switch lets those that waited go on. A model whose engine fails is dropped at once; its requests
@@ -15,8 +17,9 @@ use crate::served::Served;
 use anyhow::anyhow;
 use hone_generate::{Engine, GenEventKind, GenRequest, Refusal, RequestId};
 use std::collections::HashMap;
-use std::sync::Arc;
-use tokio::sync::{mpsc, oneshot, watch};
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tracing::{error, info};
 
 #[cfg(test)]
@@ -55,6 +58,10 @@ pub struct GenerateOrder {
     pub served: Arc<Served>,
     /// One per choice.
     pub requests: Vec<GenRequest>,
+    /// Its places in the queue. Until it is admitted its client holds them, who gives them back by going away.
+    pub places: Weak<OwnedSemaphorePermit>,
+    /// When it is given up.
+    pub deadline: Option<Instant>,
     /// Told whether it was admitted, and where its events will come from.
     pub admitted: oneshot::Sender<Admission>,
 }
@@ -102,7 +109,16 @@ struct Model {
     serves: bool,
     /// Whether its engine had a fault: it computes nothing any more.
     is_faulty: bool,
-    running: HashMap<RequestId, (usize, mpsc::Sender<ChoiceEvent>)>,
+    running: HashMap<RequestId, Running>,
+}
+
+/// A choice that waits for a slot or has one.
+struct Running {
+    choice: usize,
+    events: mpsc::Sender<ChoiceEvent>,
+    deadline: Option<Instant>,
+    /// Those of all choices of its request: the last one gives them back.
+    _places: Arc<OwnedSemaphorePermit>,
 }
 
 struct EngineThread<'a> {
@@ -223,20 +239,26 @@ impl EngineThread<'_> {
         }
         // What was abandoned before this order came must not stand in its way.
         self.forget_abandoned();
-        let GenerateOrder { served, requests, admitted } = order;
-        let answer = match self.models.iter_mut().find(|model| model.serves) {
-            Some(model) if Arc::ptr_eq(&model.loaded.served, &served) => model.submit(requests, &mut self.next_id),
-            _ => Admission::Stale,
+        let model = self.models.iter_mut().find(|model| model.serves);
+        let answer = match model.filter(|model| Arc::ptr_eq(&model.loaded.served, &order.served)) {
+            Some(model) => match order.places.upgrade() {
+                Some(places) => model.submit(order.requests, &places, order.deadline, &mut self.next_id),
+                // The client is gone.
+                None => return,
+            },
+            None => Admission::Stale,
         };
         // When the client is gone its receiver is dropped here, and the next sweep forgets the request.
-        let _ = admitted.send(answer);
+        let _ = order.admitted.send(answer);
     }
 
+    /// Also what takes too long: a client that does not read does not see its time go by.
     fn forget_abandoned(&mut self) {
+        let now = Instant::now();
         for model in &mut self.models {
             let engine = &mut model.loaded.engine;
-            model.running.retain(|id, (_, events)| {
-                let wanted = !events.is_closed();
+            model.running.retain(|id, running| {
+                let wanted = !running.events.is_closed() && running.deadline.is_none_or(|deadline| now < deadline);
                 if !wanted {
                     engine.cancel(*id);
                 }
@@ -303,7 +325,13 @@ impl EngineThread<'_> {
 
 impl Model {
     /// Submits all choices or none.
-    fn submit(&mut self, requests: Vec<GenRequest>, next_id: &mut u64) -> Admission {
+    fn submit(
+        &mut self,
+        requests: Vec<GenRequest>,
+        places: &Arc<OwnedSemaphorePermit>,
+        deadline: Option<Instant>,
+        next_id: &mut u64,
+    ) -> Admission {
         let capacity = requests.iter().map(|request| request.max_tokens + EVENTS_BEYOND_TOKENS).sum();
         let (sender, receiver) = mpsc::channel(capacity);
         let mut ids = Vec::with_capacity(requests.len());
@@ -318,7 +346,8 @@ impl Model {
             }
             ids.push((id, choice));
         }
-        self.running.extend(ids.into_iter().map(|(id, choice)| (id, (choice, sender.clone()))));
+        let running = |choice| Running { choice, events: sender.clone(), deadline, _places: places.clone() };
+        self.running.extend(ids.into_iter().map(|(id, choice)| (id, running(choice))));
         Admission::Admitted(receiver)
     }
 
@@ -349,12 +378,14 @@ impl Model {
                     true
                 }
             };
-            let Some((choice, events)) = self.running.get(&event.id) else { continue };
-            // Closed: forgotten in the next sweep. Full cannot be: the channel holds every event that can come.
-            let _ = events.try_send(ChoiceEvent { choice: *choice, kind: event.kind });
+            let Some(running) = self.running.get(&event.id) else { continue };
+            let (events, told) = (running.events.clone(), ChoiceEvent { choice: running.choice, kind: event.kind });
             if ends {
+                // Before it is told: whoever reads the end finds the places free.
                 self.running.remove(&event.id);
             }
+            // Closed: forgotten in the next sweep. Full cannot be: the channel holds every event that can come.
+            let _ = events.try_send(told);
         }
     }
 }

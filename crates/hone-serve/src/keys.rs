@@ -14,12 +14,11 @@ use crate::options::Keys;
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::fs::Metadata;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 use subtle::{Choice, ConstantTimeEq};
 use tracing::{info, warn};
 
@@ -169,14 +168,18 @@ struct Hashed {
 
 struct FromFile {
     looked: Instant,
+    /// Of the file whose keys are in force.
     stamp: Option<Stamp>,
+    /// Of a file that could not be read, once that was told; it is tried again.
+    told: Option<Option<Stamp>>,
     keys: Arc<Vec<Hashed>>,
     /// Once there were keys, an empty file closes the server and does not open it.
     had_keys: bool,
 }
 
-/// Changes when the file does.
-type Stamp = (SystemTime, u64, u64);
+/// Changes when the file does, or who may read it: inode, size, mode, and the times of the last change of content and of
+/// all else.
+type Stamp = (u64, u64, u32, (i64, i64), (i64, i64));
 
 /// What a given key opens, computed in a time that does not depend on it.
 pub struct Opens {
@@ -187,13 +190,14 @@ pub struct Opens {
 }
 
 impl KeySet {
-    /// Reads the file, when there is a path.
+    /// Reads the file, when there is a path. White space around given keys, such as the line break at the end of a secret's
+    /// file, is no part of them: it is none of those that clients show either.
     ///
     /// # Errors
     /// An empty key; a file that is damaged or that others may read.
     pub fn new(given: &Keys, path: Option<PathBuf>) -> Result<KeySet> {
         ensure!(given.read.iter().chain(&given.admin).all(|key| !key.trim().is_empty()), "an empty key is configured");
-        let hashed = |level| move |key: &String| Hashed { level, hash: blake3::hash(key.as_bytes()) };
+        let hashed = |level| move |key: &String| Hashed { level, hash: blake3::hash(key.trim().as_bytes()) };
         let given: Vec<Hashed> = given
             .read
             .iter()
@@ -203,8 +207,8 @@ impl KeySet {
         let stamp = path.as_deref().and_then(stamp_of);
         let keys = path.as_deref().map_or(Ok(Vec::new()), read_hashes)?;
         let had_keys = !given.is_empty() || !keys.is_empty();
-        let file = Mutex::new(FromFile { looked: Instant::now(), stamp, keys: Arc::new(keys), had_keys });
-        Ok(KeySet { given, path, file })
+        let file = FromFile { looked: Instant::now(), stamp, told: None, keys: Arc::new(keys), had_keys };
+        Ok(KeySet { given, path, file: Mutex::new(file) })
     }
 
     /// True when no key was ever configured.
@@ -245,22 +249,26 @@ impl KeySet {
         if stamp == file.stamp {
             return;
         }
-        file.stamp = stamp;
         match read_hashes(path) {
             Ok(keys) => {
                 info!(num_keys = keys.len(), "keys read again");
                 file.had_keys |= !keys.is_empty();
                 file.keys = Arc::new(keys);
+                (file.stamp, file.told) = (stamp, None);
             }
-            Err(error) => warn!("the keys stay as they were: {error:#}"),
+            Err(_) if file.told == Some(stamp) => {}
+            Err(error) => {
+                warn!("the keys stay as they were: {error:#}");
+                file.told = Some(stamp);
+            }
         }
     }
 }
 
 fn stamp_of(path: &Path) -> Option<Stamp> {
     use std::os::unix::fs::MetadataExt;
-    let of = |metadata: Metadata| Some((metadata.modified().ok()?, metadata.len(), metadata.ino()));
-    std::fs::metadata(path).ok().and_then(of)
+    let of = std::fs::metadata(path).ok()?;
+    Some((of.ino(), of.len(), of.mode(), (of.mtime(), of.mtime_nsec()), (of.ctime(), of.ctime_nsec())))
 }
 
 fn read_hashes(path: &Path) -> Result<Vec<Hashed>> {

@@ -10,6 +10,7 @@ mod access;
 mod answer;
 mod app;
 mod clock;
+mod connection;
 mod door;
 mod engine_thread;
 mod error;

@@ -43,6 +43,8 @@ pub struct Prepared {
     pub logprobs: bool,
     /// How tool calls are written, where there may be some.
     pub calls: Option<CallFormat>,
+    /// Whether an answer ends with its first call.
+    pub one_call: bool,
 }
 
 /// Body of the thread: ends when the last sender is gone.
@@ -99,13 +101,14 @@ pub fn prepare(
         include_usage: request.include_usage,
         logprobs: request.top_logprobs.is_some(),
         calls,
+        one_call: matches!(&request.input, Input::Chat { tools: Some(tools), .. } if !tools.parallel),
     })
 }
 
 /// How the model writes calls, where the request allows some.
 fn call_format(input: &Input, served: &Served) -> Result<Option<CallFormat>, ApiError> {
     let Input::Chat { tools: Some(_), .. } = input else { return Ok(None) };
-    let source = served.context.template.as_ref().map_or("", |template| template.source());
+    let source = served.context.template.as_ref().map_or("", |template| template.source_with_tools());
     match CallFormat::of_template(source) {
         Some(format) => Ok(Some(format)),
         None => Err(ApiError::unsupported("tools", "the served model's chat template takes no tools")),

@@ -11,6 +11,7 @@
 
 use crate::access::Access;
 use crate::app::App;
+use crate::connection::Connections;
 use crate::door::files::Files;
 use crate::door::{DOOR_QUEUE, Door, DoorOptions, DoorOrder, DoorView};
 use crate::engine_thread::{self, ORDER_QUEUE};
@@ -142,7 +143,7 @@ async fn serve(
     let address = listener.local_addr().context("read the bound address")?;
     let (stop_sender, stop_listening) = oneshot::channel::<()>();
     let router = routes::router(Arc::new(app));
-    let serving = axum::serve(listener, router).with_graceful_shutdown(async {
+    let serving = axum::serve(Connections::of(listener), router).with_graceful_shutdown(async {
         // The other end is dropped to stop.
         let _ = stop_listening.await;
     });

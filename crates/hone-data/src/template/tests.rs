@@ -66,6 +66,21 @@ fn reasoning_is_known_under_each_of_its_names() {
 }
 
 #[test]
+fn arguments_of_calls_may_be_json_text() {
+    let told = |arguments: Value, expected: &str| {
+        let mut message = Message::new("assistant", "");
+        message.extra.insert("tool_calls".into(), json!([{"function": {"name": "f", "arguments": arguments}}]));
+        check("{{ messages[0].tool_calls[0].function.arguments | tojson }}", &[message], expected);
+    };
+    let object = r#"{"b": 1.0, "a": "é"}"#;
+    told(json!({"b": 1.0, "a": "é"}), object);
+    told(json!("{\"b\": 1.0, \"a\":\n\"é\"}"), object);
+    told(json!("no JSON"), r#""no JSON""#);
+    told(json!("[1]"), r#""[1]""#);
+    told(Value::Null, "null");
+}
+
+#[test]
 fn a_template_refuses_in_its_own_words() {
     let template = ChatTemplate::from_source("{{ raise_exception('roles must alternate') }}", None, None).unwrap();
     let input = RenderInput { messages: &[], tools: None, add_generation_prompt: false, kwargs: &Map::new() };
@@ -95,8 +110,10 @@ fn the_file_wins_over_the_configuration_and_a_list_has_a_default() {
     assert_eq!(template.render(&input).unwrap(), "D</s>");
     input.tools = Some(&tools);
     assert_eq!(template.render(&input).unwrap(), "T");
+    assert_eq!((template.source(), template.source_with_tools()), ("D{{ eos_token }}", "T"));
     std::fs::write(dir.path().join("chat_template.jinja"), "J").unwrap();
     let template = ChatTemplate::from_dir(dir.path()).unwrap();
     assert_eq!(template.render(&input).unwrap(), "J");
+    assert_eq!(template.source_with_tools(), "J");
     assert_eq!(template.hash(), blake3::hash(b"J").to_hex().as_str());
 }

@@ -130,6 +130,30 @@ fn what_the_post_processor_puts_before_a_text_is_known() {
     assert!(!tokenizer.encode("x").unwrap().contains(&0), "encode adds nothing");
 }
 
+/// The decoder of SentencePiece takes the space from the beginning of what it decodes, also of a single token.
+#[test]
+fn the_bytes_of_a_token_are_all_that_it_adds() {
+    let added = |id: u32, content: &str, special: bool| serde_json::json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": special});
+    let json = serde_json::json!({
+        "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "pre_tokenizer": null, "post_processor": null,
+        "added_tokens": [added(0, "<unk>", true), added(3, "\u{2581}\u{2581}", false)],
+        "decoder": {"type": "Sequence", "decoders": [
+            {"type": "Replace", "pattern": {"String": "\u{2581}"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"},
+            {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+        ]},
+        "model": {
+            "type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null, "end_of_word_suffix": null,
+            "fuse_unk": true, "byte_fallback": true, "ignore_merges": false, "merges": [],
+            "vocab": {"<unk>": 0, "\u{2581}Hi": 1, "<0xE2>": 2, "\u{2581}\u{2581}": 3},
+        },
+    });
+    let tokenizer = Tokenizer::from_json(&json.to_string(), &[], None).unwrap();
+    assert_eq!(tokenizer.decode(&[1], false).unwrap(), "Hi");
+    let bytes = |id| tokenizer.token_bytes(id);
+    assert_eq!((bytes(1), bytes(2), bytes(3)), (Some(b" Hi".to_vec()), Some(vec![0xe2]), Some(b"  ".to_vec())));
+    assert_eq!((bytes(0), bytes(4)), (Some(b"<unk>".to_vec()), None));
+}
+
 #[test]
 fn a_missing_tokenizer_is_named() {
     let dir = tempfile::tempdir().unwrap();

@@ -104,10 +104,10 @@ impl Running {
 
 fn describe(logits: &[f32], chosen: u32, count: usize, tokenizer: &Tokenizer) -> TokenLogprobs {
     let (logprob, top) = log_probabilities(logits, chosen, count);
-    let with_text = |(token, logprob)| {
-        // An id without a text is a row of the embedding beyond the vocabulary.
-        let text = tokenizer.decode(&[token], false).unwrap_or_default();
-        TokenLogprob { token, text, logprob }
+    let with_bytes = |(token, logprob)| {
+        // An id without bytes is a row of the embedding beyond the vocabulary.
+        let bytes = tokenizer.token_bytes(token).unwrap_or_default();
+        TokenLogprob { token, bytes, logprob }
     };
-    TokenLogprobs { chosen: with_text((chosen, logprob)), top: top.into_iter().map(with_text).collect() }
+    TokenLogprobs { chosen: with_bytes((chosen, logprob)), top: top.into_iter().map(with_bytes).collect() }
 }

@@ -168,13 +168,22 @@ fn log_probabilities_are_reported() {
     let sum = (10.0_f64.exp() + 9.0_f64.exp() + 258.0).ln();
     let [logprobs] = &output.logprobs[..] else { panic!("one token, one entry") };
     let check = |logprob: &crate::TokenLogprob, text: &str, expected: f64| {
-        assert_eq!(logprob.text, text);
+        assert_eq!(logprob.bytes, text.as_bytes());
         assert!((f64::from(logprob.logprob) - expected).abs() < 1e-4, "{logprob:?} {expected}");
     };
     check(&logprobs.chosen, "a", 10.0 - sum);
     assert_eq!(logprobs.top.len(), 2);
     check(&logprobs.top[0], "a", 10.0 - sum);
     check(&logprobs.top[1], "b", 9.0 - sum);
+}
+
+#[test]
+fn log_probabilities_name_the_bytes_of_a_part_of_a_character() {
+    let mut engine = scripted(">é");
+    let request = GenRequest { top_logprobs: Some(1), ..request(&engine, 2) };
+    let output = engine.generate(&[request]).unwrap().remove(0);
+    let bytes: Vec<&[u8]> = output.logprobs.iter().map(|position| &position.chosen.bytes[..]).collect();
+    assert_eq!(bytes, [[0xc3], [0xa9]]);
 }
 
 /// A model whose logits depend on the whole context, so that mixed-up slots or positions show.

@@ -77,6 +77,24 @@ fn imports_smollm2_as_the_python_package_does() {
     compare_weights(&imported, &dir.join("model.safetensors"));
 }
 
+/// llama.cpp's default for this splitting rule, where the file says nothing.
+#[test]
+fn texts_of_a_llama_3_begin_with_its_token_unless_the_file_says_no() {
+    let whole = std::fs::read(fixture("llama3_untied.gguf")).unwrap();
+    let key = b"tokenizer.ggml.add_bos_token";
+    let at = whole.windows(key.len()).position(|window| window == key).unwrap();
+    let imported = |offset: usize, byte: u8| {
+        let mut bytes = whole.clone();
+        bytes[at + offset] = byte;
+        let imported = import_bytes(&bytes).unwrap();
+        (imported.tokenizer["post_processor"].clone(), imported.tokenizer_config["add_bos_token"] == true)
+    };
+    let (absent, adds) = imported(0, b'T');
+    assert!(absent["single"][0]["SpecialToken"]["id"] == "<|im_start|>" && adds, "{absent}");
+    // Behind the key stand four bytes of its type, then the flag.
+    assert_eq!(imported(key.len() + 4, 0), (Value::Null, false));
+}
+
 #[test]
 fn set_dtype_is_said_everywhere() {
     let mut imported = import(&fixture("qwen3.gguf")).unwrap();

@@ -58,6 +58,11 @@ pub(super) fn tokenizer(metadata: &Metadata, vocab_size: usize) -> Result<Value>
     for (key, value) in pipeline.model {
         model[key] = value;
     }
+    let begin = metadata.optional_size("tokenizer.ggml.bos_token_id")?.zip(tokens.named(metadata, "bos")?);
+    let post_processor = match begin {
+        Some((id, text)) if tokens.adds_begin(metadata)? => with_begin(pipeline.post_processor, id, text),
+        _ => pipeline.post_processor,
+    };
     let added: Vec<Value> = tokens.added().map(|(id, token)| added_token(Some(id), token)).collect();
     Ok(json!({
         "version": "1.0",
@@ -66,7 +71,7 @@ pub(super) fn tokenizer(metadata: &Metadata, vocab_size: usize) -> Result<Value>
         "added_tokens": added,
         "normalizer": pipeline.normalizer,
         "pre_tokenizer": pipeline.pre_tokenizer,
-        "post_processor": pipeline.post_processor,
+        "post_processor": post_processor,
         "decoder": pipeline.decoder,
         "model": model,
     }))
@@ -81,7 +86,7 @@ pub(super) fn tokenizer_config(metadata: &Metadata, architecture: &Architecture)
         tokens.added().map(|(id, token)| (id.to_string(), added_token(None, token))).collect();
     let mut config = json!({
         "tokenizer_class": if is_qwen2 { "Qwen2Tokenizer" } else { "PreTrainedTokenizerFast" },
-        "add_bos_token": metadata.flag("tokenizer.ggml.add_bos_token")?,
+        "add_bos_token": tokens.adds_begin(metadata)?,
         "add_prefix_space": false,
         "clean_up_tokenization_spaces": false,
         "model_max_length": metadata.size(&architecture.key("context_length"))?,
@@ -166,6 +171,15 @@ impl<'a> Tokens<'a> {
             self.texts.get(id).with_context(|| format!("`{key}` = {id}, but there are {} tokens", self.texts.len()))?;
         Ok(Some(text))
     }
+
+    /// Whether a text begins with the token that `bos` names: as the file says, else as llama.cpp has it for this rule.
+    fn adds_begin(&self, metadata: &Metadata) -> Result<bool> {
+        const KEY: &str = "tokenizer.ggml.add_bos_token";
+        match metadata.get(KEY) {
+            None => Ok(matches!(self.split_rule, "llama-bpe" | "llama3")),
+            Some(_) => metadata.flag(KEY),
+        }
+    }
 }
 
 fn chat_template(metadata: &Metadata) -> Result<Option<&str>> {
@@ -183,6 +197,22 @@ fn added_token(id: Option<usize>, (text, kind): (&str, i128)) -> Value {
     }
     token.insert("special".into(), (kind != USER_DEFINED).into());
     token.into()
+}
+
+/// A post-processor that puts a token before each text as well.
+fn with_begin(post_processor: Value, id: usize, token: &str) -> Value {
+    let begin = |type_id: u8| json!({"SpecialToken": {"id": token, "type_id": type_id}});
+    let text = |name: &str, type_id: u8| json!({"Sequence": {"id": name, "type_id": type_id}});
+    let template = json!({
+        "type": "TemplateProcessing",
+        "single": [begin(0), text("A", 0)],
+        "pair": [begin(0), text("A", 0), begin(1), text("B", 1)],
+        "special_tokens": {token: {"id": token, "ids": [id], "tokens": [token]}},
+    });
+    match post_processor {
+        Value::Null => template,
+        other => json!({"type": "Sequence", "processors": [other, template]}),
+    }
 }
 
 /// The parts of `tokenizer.json` that follow from the name of the splitting rule.

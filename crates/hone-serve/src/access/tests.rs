@@ -42,6 +42,9 @@ fn keys_have_two_levels_and_two_headers() {
     assert_eq!(status(&both, chat, &[("x-api-key", "boss2")]), 200);
     assert_eq!(status(&both, chat, &[("x-api-key", "reade")]), 401);
     assert_eq!(status(&both, chat, &[("authorization", "Basic reader")]), 401);
+    for other in ["Basic cHJveHk6eA==", "short"] {
+        assert_eq!(status(&both, chat, &[("authorization", other), ("x-api-key", "reader")]), 200, "{other}");
+    }
     assert_eq!(status(&both, "/admin/rollback", &[("x-api-key", "reader")]), 403);
     assert_eq!(status(&both, "/admin/rollback", &[("x-api-key", "boss")]), 200);
     assert_eq!(status(&both, "/admin/rollback", &[("x-api-key", "stranger")]), 401);

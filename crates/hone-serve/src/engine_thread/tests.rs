@@ -5,6 +5,7 @@ use crate::door::load::load;
 use hone_generate::{EngineOptions, FinishReason};
 use model::Model;
 use std::thread::JoinHandle;
+use tokio::sync::Semaphore;
 
 #[path = "../../tests/serve/model.rs"]
 pub(crate) mod model;
@@ -12,8 +13,12 @@ pub(crate) mod model;
 /// Tokens of an answer that outlives a switch.
 const LONG: usize = 2_000;
 
+/// Places of the queue.
+const PLACES: usize = 16;
+
 /// The thread with its ends.
 struct Rig {
+    places: Arc<Semaphore>,
     orders: mpsc::Sender<EngineOrder>,
     serving: watch::Receiver<Option<Serving>>,
     metrics: Arc<Metrics>,
@@ -36,7 +41,7 @@ impl Rig {
             tries > 1 && told.send(()).is_ok()
         };
         let thread = std::thread::spawn(move || run(receiver, sender, thread_metrics, &mut on_fault));
-        Rig { orders, serving, metrics, faults, thread }
+        Rig { places: Arc::new(Semaphore::new(PLACES)), orders, serving, metrics, faults, thread }
     }
 
     fn order(&self, order: EngineOrder) {
@@ -53,10 +58,24 @@ impl Rig {
     }
 
     fn generate(&self, served: &Arc<Served>, requests: Vec<GenRequest>) -> Admission {
+        self.generate_until(None, served, requests)
+    }
+
+    fn generate_until(&self, deadline: Option<Instant>, served: &Arc<Served>, requests: Vec<GenRequest>) -> Admission {
+        let places = Arc::new(self.places.clone().try_acquire_many_owned(requests.len() as u32).unwrap());
         let (admitted, admission) = oneshot::channel();
-        let order = GenerateOrder { served: served.clone(), requests, admitted };
-        self.orders.blocking_send(EngineOrder::Generate(order)).ok().unwrap();
+        let order =
+            GenerateOrder { served: served.clone(), requests, places: Arc::downgrade(&places), deadline, admitted };
+        self.order(EngineOrder::Generate(order));
         admission.blocking_recv().unwrap()
+    }
+
+    /// An order whose admission is awaited later, by a client that has no place.
+    fn order_later(&self, served: &Arc<Served>) -> oneshot::Receiver<Admission> {
+        let (admitted, admission) = oneshot::channel();
+        let (served, requests, places) = (served.clone(), vec![request(3)], Weak::new());
+        self.order(EngineOrder::Generate(GenerateOrder { served, requests, places, deadline: None, admitted }));
+        admission
     }
 
     fn admitted(&self, served: &Arc<Served>, requests: Vec<GenRequest>) -> mpsc::Receiver<ChoiceEvent> {
@@ -167,6 +186,40 @@ fn an_abandoned_request_frees_its_place() {
 }
 
 #[test]
+fn places_come_free_when_all_is_generated_though_nobody_reads() {
+    let rig = Rig::start();
+    let served = rig.switch(loaded(1));
+    let mut unread = rig.admitted(&served, vec![request(2), request(5)]);
+    // Waits for one of their slots, and so ends after both.
+    assert_eq!(tokens(&mut rig.admitted(&served, vec![request(20)])).len(), 20);
+    assert_eq!(rig.places.available_permits(), PLACES);
+    let mut num_ends = 0;
+    while let Some(event) = unread.blocking_recv() {
+        num_ends += usize::from(matches!(event.kind, GenEventKind::Finished { .. }));
+    }
+    assert_eq!(num_ends, 2, "nothing is lost for a client that reads late");
+    rig.end();
+}
+
+#[test]
+fn an_answer_whose_time_is_over_ends_though_nobody_reads() {
+    let rig = Rig::start();
+    let served = rig.switch(loaded(1));
+    let now = Some(Instant::now());
+    let Admission::Admitted(mut late) = rig.generate_until(now, &served, vec![request(LONG)]) else {
+        panic!("refused")
+    };
+    let mut finished = false;
+    while let Some(event) = late.blocking_recv() {
+        finished |= matches!(event.kind, GenEventKind::Finished { .. });
+    }
+    assert!(!finished);
+    assert_eq!(tokens(&mut rig.admitted(&served, vec![request(3)])).len(), 3);
+    assert_eq!(rig.places.available_permits(), PLACES);
+    rig.end();
+}
+
+#[test]
 fn ending_the_thread_ends_every_answer() {
     let rig = Rig::start();
     let served = rig.switch(loaded(1));
@@ -202,8 +255,7 @@ fn held_requests_wait_for_the_next_model_and_running_ones_end() {
     let mut flying = rig.admitted(&old, vec![request(LONG)]);
     let (done, mut emptied) = oneshot::channel();
     rig.order(EngineOrder::Hold(done));
-    let (admitted, mut admission) = oneshot::channel();
-    rig.order(EngineOrder::Generate(GenerateOrder { served: old.clone(), requests: vec![request(3)], admitted }));
+    let mut admission = rig.order_later(&old);
     assert!(matches!(flying.blocking_recv().unwrap().kind, GenEventKind::Token { .. }));
     assert!(emptied.try_recv().is_err(), "the model goes when its answers have ended");
     assert_eq!(tokens(&mut flying).len(), LONG - 1);
@@ -218,8 +270,7 @@ fn held_requests_wait_for_the_next_model_and_running_ones_end() {
     let (done, emptied) = oneshot::channel();
     rig.order(EngineOrder::Hold(done));
     emptied.blocking_recv().unwrap();
-    let (admitted, admission) = oneshot::channel();
-    rig.order(EngineOrder::Generate(GenerateOrder { served: new, requests: vec![request(3)], admitted }));
+    let admission = rig.order_later(&new);
     rig.order(EngineOrder::GiveUp(ApiError::unavailable("nothing loads")));
     assert!(matches!(admission.blocking_recv().unwrap(), Admission::Refused(error) if error.status == 503));
     assert!(rig.serving.borrow().is_none());

@@ -67,11 +67,25 @@ fn a_damaged_file_changes_nothing_and_stops_a_start() {
 }
 
 #[test]
+fn a_file_that_could_not_be_read_is_tried_again() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("keys.json");
+    let alice = make_key(&path, "alice", KeyLevel::Read).unwrap();
+    let set = KeySet::new(&Keys::default(), Some(path.clone())).unwrap();
+    let bob = make_key(&path, "bob", KeyLevel::Read).unwrap();
+    let set_mode = |mode| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+    set_mode(0o644);
+    assert_eq!((opens(&set, &alice), opens(&set, &bob)), ("read", "nothing"));
+    set_mode(0o600);
+    assert_eq!((opens(&set, &alice), opens(&set, &bob)), ("read", "read"));
+}
+
+#[test]
 fn given_keys_and_those_of_the_file_hold_together() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("keys.json");
     let from_file = make_key(&path, "alice", KeyLevel::Read).unwrap();
-    let given = Keys { read: vec![], admin: vec!["boss".to_string()] };
+    let given = Keys { read: vec![], admin: vec!["boss\n".to_string()] };
     let set = KeySet::new(&given, Some(path)).unwrap();
     assert_eq!((opens(&set, "boss"), opens(&set, &from_file), opens(&set, "")), ("admin", "read", "nothing"));
 }

@@ -9,7 +9,8 @@
 //! What cannot be read as a call stays text: nothing of an answer is lost.
 
 use super::format::Tools;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
+use std::collections::HashSet;
 
 const OPEN: &str = "<tool_call>";
 const CLOSE: &str = "</tool_call>";
@@ -57,25 +58,30 @@ impl CallFormat {
         })
     }
 
-    /// A Lark grammar of one call to one of the functions that are left to choose from.
+    /// A Lark grammar of one call to one of the functions that are left to choose from. The schema of each one's arguments
+    /// is a document of its own: what it refers to (`#/$defs/...`) is looked for inside it.
     pub fn forced(self, tools: &Tools) -> String {
-        let arguments = if self == CallFormat::Llama3 { "parameters" } else { "arguments" };
-        let calls: Vec<Value> = tools
-            .functions()
-            .into_iter()
-            .map(|(name, schema)| {
-                json!({
-                    "type": "object", "properties": {"name": {"const": name}, arguments: schema},
-                    "required": ["name", arguments], "additionalProperties": false,
-                })
-            })
-            .collect();
-        let schema = hone_generate::compact_json_schema(&json!({"anyOf": calls}));
-        match self {
-            CallFormat::Tagged => format!("start: \"{OPEN}\\n\" call \"\\n{CLOSE}\"\ncall: %json {schema}\n"),
-            CallFormat::Llama3 => format!("start: %json {schema}\n"),
-            CallFormat::Mistral => format!("start: \"[\" call \"]\"\ncall: %json {schema}\n"),
+        let mut functions = tools.functions();
+        // The first of a name counts.
+        let mut names = HashSet::new();
+        functions.retain(|(name, _)| names.insert(*name));
+        let start = match self {
+            CallFormat::Tagged => format!("\"{OPEN}\\n\" call \"\\n{CLOSE}\""),
+            CallFormat::Llama3 => "call".to_string(),
+            CallFormat::Mistral => "\"[\" call \"]\"".to_string(),
+        };
+        let calls: Vec<String> = (0..functions.len()).map(|index| format!("call_{index}")).collect();
+        let mut grammar = format!("start: {start}\ncall: {}\n", calls.join(" | "));
+        let key = if self == CallFormat::Llama3 { "\"parameters\":" } else { "\"arguments\":" };
+        for (index, (name, schema)) in functions.into_iter().enumerate() {
+            // A space or none after each colon and comma, as within the arguments.
+            let parts = ["{\"name\":".to_string(), format!("{},", Value::from(name)), key.to_string()];
+            let head: String = parts.iter().map(|part| format!(" {} \" \"?", lark_text(part))).collect();
+            let schema = hone_generate::compact_json_schema(&schema);
+            grammar += &format!("call_{index}: HEAD_{index} arguments_{index} \"}}\"\n");
+            grammar += &format!("HEAD_{index}:{head}\narguments_{index}: %json {schema}\n");
         }
+        grammar
     }
 }
 
@@ -237,6 +243,12 @@ fn call_of(value: Value) -> Option<Call> {
         _ => return None,
     };
     Some(Call { name, arguments: Value::Object(arguments).to_string() })
+}
+
+/// A text as Lark writes it.
+fn lark_text(text: &str) -> String {
+    // JSON writes this character as it is, which Lark refuses.
+    Value::from(text).to_string().replace('\u{7f}', "\\u007f")
 }
 
 /// Length of the longest end of `text` that is a beginning of `tag`.

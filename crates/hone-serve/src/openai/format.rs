@@ -1,4 +1,4 @@
-//! What an answer must look like: `response_format`, `tools` and `tool_choice`.
+//! What an answer must look like: `response_format`, `tools`, `tool_choice` and `parallel_tool_calls`.
 
 use super::fields::{Fields, wrong_type};
 use crate::error::ApiError;
@@ -26,6 +26,8 @@ pub struct Tools {
     pub list: Value,
     /// Whether it must.
     pub choice: ToolChoice,
+    /// Whether an answer may hold several calls; else it ends with the first.
+    pub parallel: bool,
 }
 
 /// Whether a function is called.
@@ -77,9 +79,9 @@ pub fn read_response_format(fields: &Fields) -> Result<ResponseFormat, ApiError>
     }
 }
 
-/// Reads `tools` and `tool_choice`; `None` when no function may be called.
+/// Reads `tools`, `tool_choice` and `parallel_tool_calls`; `None` when no function may be called.
 pub fn read_tools(fields: &Fields) -> Result<Option<Tools>, ApiError> {
-    fields.flag("parallel_tool_calls")?;
+    let parallel = fields.flag("parallel_tool_calls")?.unwrap_or(true);
     let list = fields.list("tools")?.filter(|tools| !tools.is_empty());
     let names = list.map(|list| read_names(list)).transpose()?.unwrap_or_default();
     let choice = match fields.get("tool_choice") {
@@ -103,7 +105,7 @@ pub fn read_tools(fields: &Fields) -> Result<Option<Tools>, ApiError> {
     match (list, choice) {
         (None, ToolChoice::Auto) => Ok(None),
         (None, _) => Err(ApiError::invalid("tool_choice", "`tool_choice` needs `tools`")),
-        (Some(list), choice) => Ok(Some(Tools { list: Value::Array(list.clone()), choice })),
+        (Some(list), choice) => Ok(Some(Tools { list: Value::Array(list.clone()), choice, parallel })),
     }
 }
 
@@ -137,10 +139,20 @@ fn read_names(list: &[Value]) -> Result<Vec<&str>, ApiError> {
     Ok(list.iter().filter_map(|tool| tool["function"]["name"].as_str()).collect())
 }
 
-/// A function without parameters takes an object without fields.
+/// Arguments are an object, also where the schema leaves their type open. A function without parameters takes one without
+/// fields.
 fn arguments_schema(parameters: &Value) -> Value {
-    match parameters {
-        Value::Null => json!({"type": "object", "properties": {}, "additionalProperties": false}),
-        schema => schema.clone(),
+    let Value::Object(schema) = parameters else {
+        return json!({"type": "object", "properties": {}, "additionalProperties": false});
+    };
+    let mut schema = schema.clone();
+    let leaves_open = match schema.get("type") {
+        None => true,
+        Some(Value::Array(types)) => types.iter().any(|kind| kind == "object"),
+        Some(_) => false,
+    };
+    if leaves_open {
+        schema.insert("type".to_string(), json!("object"));
     }
+    Value::Object(schema)
 }

@@ -9,8 +9,7 @@ use serde_json::{Map, Value};
 const MAX_MESSAGES: usize = 10_000;
 
 /// Reads the list. Contents given as text parts are joined; fields beside role and content reach the template as
-/// they are, but for the arguments of tool calls, which OpenAI sends as JSON inside a string and templates expect
-/// as JSON.
+/// they are.
 pub fn read(list: &[Value]) -> Result<Vec<Message>, ApiError> {
     if list.is_empty() {
         return Err(ApiError::invalid("messages", "`messages` is empty"));
@@ -40,12 +39,16 @@ fn read_message(index: usize, item: &Value) -> Result<Message, ApiError> {
             return Err(ApiError::invalid(at("role"), message));
         }
     };
-    let mut extra: Map<String, Value> = map
+    let extra: Map<String, Value> = map
         .iter()
         .filter(|(name, value)| *name != "role" && *name != "content" && !value.is_null())
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect();
-    let has_calls = read_tool_calls(&mut extra, &at("tool_calls"))?;
+    let has_calls = match extra.get("tool_calls") {
+        None => false,
+        Some(Value::Array(calls)) => !calls.is_empty(),
+        Some(other) => return Err(wrong_type(&at("tool_calls"), "a list", other)),
+    };
     let content = match map.get("content") {
         Some(Value::String(text)) => text.clone(),
         Some(Value::Array(parts)) => read_parts(&at("content"), parts)?,
@@ -72,22 +75,4 @@ fn read_parts(param: &str, parts: &[Value]) -> Result<String, ApiError> {
         }
     }
     Ok(text)
-}
-
-/// Parses the arguments of tool calls in place; tells whether there are any calls.
-fn read_tool_calls(extra: &mut Map<String, Value>, param: &str) -> Result<bool, ApiError> {
-    let calls = match extra.get_mut("tool_calls") {
-        None => return Ok(false),
-        Some(Value::Array(calls)) => calls,
-        Some(other) => return Err(wrong_type(param, "a list", other)),
-    };
-    for call in calls.iter_mut() {
-        let Some(arguments) = call.pointer_mut("/function/arguments") else { continue };
-        if let Value::String(text) = arguments
-            && let Ok(parsed @ Value::Object(_)) = serde_json::from_str(text)
-        {
-            *arguments = parsed;
-        }
-    }
-    Ok(!calls.is_empty())
 }

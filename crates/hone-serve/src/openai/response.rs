@@ -32,6 +32,8 @@ pub struct Choice {
     pub text: String,
     /// Where tool calls are looked for.
     pub scanner: Option<CallScanner>,
+    /// Whether it ends with its first tool call.
+    pub one_call: bool,
     /// What the ids of its tool calls begin with.
     pub call_prefix: String,
     /// Tool calls so far, each with its id.
@@ -40,12 +42,15 @@ pub struct Choice {
     pub logprobs: Vec<TokenLogprobs>,
     /// Characters of the tokens reported so far.
     pub reported_chars: usize,
+    /// Tokens generated so far, the end token included.
+    pub num_tokens: usize,
     /// Why it ended; `None` while it runs.
     pub reason: Option<FinishReason>,
 }
 
 impl Choice {
-    /// Takes generated text; tells what it means, each new call with its id.
+    /// Takes generated text; tells what it means, each new call with its id. Nothing comes after the only call that it may
+    /// have.
     pub fn take(&mut self, text: String, ends: bool) -> Vec<Part> {
         let pieces = match &mut self.scanner {
             None if text.is_empty() => Vec::new(),
@@ -60,6 +65,9 @@ impl Choice {
         };
         let mut parts = Vec::with_capacity(pieces.len());
         for piece in pieces {
+            if self.has_its_call() {
+                break;
+            }
             parts.push(match piece {
                 Piece::Text(text) => Part::Text(text),
                 Piece::Call(call) => {
@@ -70,6 +78,11 @@ impl Choice {
             });
         }
         parts
+    }
+
+    /// The only call that it may have is there.
+    pub fn has_its_call(&self) -> bool {
+        self.one_call && !self.calls.is_empty()
     }
 
     /// `stop`, `length` or `tool_calls`.

@@ -1,9 +1,11 @@
 //! The protocol as values: bodies in, shapes out.
 
+use super::calls::{CallFormat, CallScanner};
 use super::chunk::{self, Delta};
 use super::format::ResponseFormat;
+use super::logprobs;
 use super::request::{ApiRequest, Endpoint, Input, Limits, Prompt, parse};
-use super::response::{Choice, Head, TotalUsage, whole};
+use super::response::{Choice, Head, Part, TotalUsage, whole};
 use hone_generate::{FinishReason, TokenLogprob, TokenLogprobs};
 use serde_json::{Value, json};
 
@@ -74,8 +76,13 @@ fn every_parameter_is_read() {
     assert_eq!((request.num_answers, request.top_logprobs, request.max_tokens), (2, Some(5), Some(9)));
     assert!(request.stream && request.include_usage);
     let Input::Chat { tools, template_kwargs, .. } = request.input else { panic!("not a chat") };
-    assert_eq!(tools.unwrap().list[0]["function"]["name"], "f");
+    let tools = tools.unwrap();
+    assert!(tools.list[0]["function"]["name"] == "f" && tools.parallel);
     assert_eq!(template_kwargs["enable_thinking"], false);
+
+    body["parallel_tool_calls"] = json!(false);
+    let Input::Chat { tools, .. } = chat(body.clone()).input else { panic!("not a chat") };
+    assert!(!tools.unwrap().parallel);
 
     body["tool_choice"] = json!("none");
     let Input::Chat { tools, .. } = chat(body).input else { panic!("not a chat") };
@@ -211,7 +218,7 @@ fn messages_reach_the_template_as_it_expects_them() {
     assert_eq!(messages[1].content, "ab");
     assert!(messages[1].extra.is_empty());
     assert_eq!(messages[2].content, "");
-    assert_eq!(messages[2].extra["tool_calls"][0]["function"]["arguments"], json!({"x": 1}));
+    assert_eq!(messages[2].extra["tool_calls"][0]["function"]["name"], "f");
     assert_eq!(messages[3].extra["tool_call_id"], "1");
 }
 
@@ -254,12 +261,16 @@ fn head(endpoint: Endpoint) -> Head {
     }
 }
 
-/// One token whose alternative is a part of a character.
+fn logprob(token: u32, bytes: &[u8], logprob: f32) -> TokenLogprob {
+    TokenLogprob { token, bytes: bytes.to_vec(), logprob }
+}
+
+/// One token whose alternatives are a part of a character and another token with its own text.
 fn position() -> TokenLogprobs {
-    let chosen = TokenLogprob { token: 1, text: "é!".to_string(), logprob: -0.5 };
+    let chosen = logprob(1, "é!".as_bytes(), -0.5);
     TokenLogprobs {
         chosen: chosen.clone(),
-        top: vec![chosen, TokenLogprob { token: 2, text: "\u{fffd}".to_string(), logprob: -2.0 }],
+        top: vec![chosen, logprob(2, b" \xe2\x80", -2.0), logprob(3, "é!".as_bytes(), -3.0)],
     }
 }
 
@@ -284,7 +295,8 @@ fn whole_answers_have_the_protocol_shape() {
                     "token": "é!", "logprob": -0.5, "bytes": [195, 169, 33],
                     "top_logprobs": [
                         {"token": "é!", "logprob": -0.5, "bytes": [195, 169, 33]},
-                        {"token": "\u{fffd}", "logprob": -2.0, "bytes": null},
+                        {"token": " \\xe2\\x80", "logprob": -2.0, "bytes": [32, 226, 128]},
+                        {"token": "é!", "logprob": -3.0, "bytes": [195, 169, 33]},
                     ],
                 }]},
                 "finish_reason": "stop",
@@ -299,9 +311,37 @@ fn whole_answers_have_the_protocol_shape() {
         completion["choices"][0]["logprobs"],
         json!({
             "tokens": ["é!"], "token_logprobs": [-0.5], "text_offset": [0],
-            "top_logprobs": [{"é!": -0.5, "\u{fffd}": -2.0}],
+            "top_logprobs": [{"é!": -0.5, "bytes: \\xe2\\x80": -2.0}],
         })
     );
+}
+
+#[test]
+fn without_parallel_calls_an_answer_ends_with_its_first() {
+    let choice = |format| Choice { scanner: Some(CallScanner::new(format)), one_call: true, ..Choice::default() };
+    let mut tagged = choice(CallFormat::Tagged);
+    assert_eq!(
+        tagged.take("I look. <tool_call>{\"name\": \"a\"}".to_string(), false),
+        [Part::Text("I look.".to_string())]
+    );
+    assert!(!tagged.has_its_call());
+    let rest = "</tool_call> and\n<tool_call>{\"name\": \"b\"}</tool_call>".to_string();
+    assert_eq!(tagged.take(rest, false), [Part::Call(0)]);
+    assert!(tagged.has_its_call() && tagged.take("more".to_string(), true).is_empty());
+
+    let mut whole = choice(CallFormat::Mistral);
+    assert!(whole.take("[{\"name\": \"a\"}, {\"name\": \"b\"}]".to_string(), false).is_empty());
+    assert_eq!(whole.take(String::new(), true), [Part::Call(0)]);
+    assert_eq!(whole.calls.len(), 1);
+}
+
+#[test]
+fn offsets_count_the_characters_of_the_text() {
+    let tokens: [&[u8]; 4] = [b"a", b"\xe2\x80", b"\x99", b" b"];
+    let positions = tokens.map(|bytes| TokenLogprobs { chosen: logprob(1, bytes, -1.0), top: Vec::new() });
+    let told = logprobs::completion(&positions, 2);
+    assert_eq!(told["text_offset"], json!([2, 3, 4, 4]));
+    assert_eq!(told["tokens"], json!(["a", "bytes:\\xe2\\x80", "bytes:\\x99", " b"]));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use crate::fixture::*;
 use hone_data::tokenize::{completion_prompt_ids, prompt_ids};
-use hone_data::{ChatContext, Message};
+use hone_data::{ChatContext, Message, tiny};
 use hone_serve::WeightFormat;
 use serde_json::{Map, Value, json};
 
@@ -154,6 +154,40 @@ fn completions_take_text_and_ids() {
     assert_eq!(streamed, text["choices"][0]["text"].as_str().unwrap());
     assert_eq!(error_of(server.post("/v1/completions", &json!({"prompt": [99999]}))).2, "prompt");
     assert_eq!(error_of(server.post("/v1/completions", &json!({"prompt": ""}))).2, "prompt");
+}
+
+/// A model whose template takes tools and has calls written between tags.
+fn model_with_tools(seed: u64) -> Model {
+    let model = Model::random(1, seed);
+    let mut config = tiny::tokenizer_config();
+    config["chat_template"] = json!(format!("{}{{# tools: <tool_call> #}}", tiny::TINY_CHAT_TEMPLATE));
+    hone_disk::write_json(&model.dir.path().join("tokenizer_config.json"), &config).unwrap();
+    Model::of(model.dir, 1)
+}
+
+#[test]
+fn a_forced_call_fits_the_schema_of_its_function() {
+    let server = Server::with(&model_with_tools(10));
+    let parameters = json!({
+        "properties": {"to": {"$ref": "#/$defs/place"}}, "required": ["to"], "additionalProperties": false,
+        "$defs": {"place": {"enum": ["here", "there"]}},
+    });
+    let tools = json!([{"type": "function", "function": {"name": "move", "parameters": parameters}}]);
+    let body = with(greedy("go", 200), &json!({"tools": tools, "tool_choice": "required"}));
+    let answer = server.chat(&body);
+    let choice = &answer["choices"][0];
+    assert_eq!(choice["finish_reason"], "tool_calls", "{answer}");
+    let call = &choice["message"]["tool_calls"][0]["function"];
+    assert_eq!(call["name"], "move");
+    let arguments: Value = serde_json::from_str(call["arguments"].as_str().unwrap()).unwrap();
+    assert!(arguments == json!({"to": "here"}) || arguments == json!({"to": "there"}), "{arguments}");
+    // An answer that ends with its first call ends here as well.
+    let single = server.chat(&with(body, &json!({"parallel_tool_calls": false})));
+    assert_eq!(single["choices"][0]["message"]["tool_calls"][0]["function"], *call);
+    assert_eq!(
+        (&single["usage"], &single["choices"][0]["finish_reason"]),
+        (&answer["usage"], &choice["finish_reason"])
+    );
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! tiles that are in the bank and not used up by another entry. Letter case and surrounding space of words and
 //! tiles do not matter.
 
-use super::puzzle::{Puzzle, Tiles};
+use super::puzzle::{Puzzle, Tiles, clean, spells};
 use crate::{MAX_RESPONSE_BYTES, VerifyResult};
 use serde::Deserialize;
 use serde_json::Value;
@@ -41,10 +41,10 @@ impl Puzzle {
             problems.extend(match (entry, second) {
                 (None, _) => Some(format!("word {number} is missing")),
                 (_, Some(_)) => Some(format!("word {number} comes twice")),
-                (Some(entry), _) if entry.answer != slot.answer.to_lowercase() => {
+                (Some(entry), _) if entry.answer != clean(&slot.answer) => {
                     Some(format!("word {number} is {}, not {}", slot.answer, entry.answer))
                 }
-                (Some(entry), _) if entry.syllables.concat() != entry.answer => {
+                (Some(entry), _) if !spells(&entry.syllables, &entry.answer) => {
                     Some(format!("the syllables of word {number} do not spell {}", entry.answer))
                 }
                 (Some(entry), _) if !bank.take(&entry.syllables) => {
@@ -65,7 +65,7 @@ impl Puzzle {
     }
 }
 
-/// The entries of the last answer in a response, lower case.
+/// The entries of the last answer in a response, their words [`clean`].
 fn read_answer(response: &str) -> Result<Vec<Entry>, String> {
     if response.len() > MAX_RESPONSE_BYTES {
         return Err(format!("the answer is longer than {MAX_RESPONSE_BYTES} bytes"));
@@ -73,16 +73,9 @@ fn read_answer(response: &str) -> Result<Vec<Entry>, String> {
     let Some(solutions) = last_solutions(response) else {
         return Err("no JSON object with solutions found".to_string());
     };
-    let entries = Vec::<Entry>::deserialize(&solutions).map_err(|error| format!("solutions: {error}"))?;
-    let clean = |text: &str| text.trim().to_lowercase();
-    Ok(entries
-        .into_iter()
-        .map(|Entry { ans_num, syllables, answer }| Entry {
-            ans_num,
-            syllables: syllables.iter().map(|tile| clean(tile)).collect(),
-            answer: clean(&answer),
-        })
-        .collect())
+    let mut entries = Vec::<Entry>::deserialize(&solutions).map_err(|error| format!("solutions: {error}"))?;
+    entries.iter_mut().for_each(|entry| entry.answer = clean(&entry.answer));
+    Ok(entries)
 }
 
 fn last_solutions(response: &str) -> Option<Value> {

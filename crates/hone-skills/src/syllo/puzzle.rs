@@ -59,7 +59,7 @@ impl Puzzle {
         }
         let mut bank = Tiles::new(&self.tiles);
         for Slot { ans_num, answer, syllables, .. } in &self.slots {
-            if answer.is_empty() || syllables.concat() != *answer {
+            if clean(answer).is_empty() || !spells(syllables, answer) {
                 return Err(format!("the syllables of word {ans_num} do not spell its answer"));
             }
             if !bank.take(syllables) {
@@ -70,20 +70,31 @@ impl Puzzle {
     }
 }
 
-/// Tiles that are still there.
-pub(super) struct Tiles<'a>(BTreeMap<&'a str, usize>);
+/// A word or a tile as it is compared: letter case and surrounding space do not matter.
+pub(super) fn clean(text: &str) -> String {
+    text.trim().to_lowercase()
+}
 
-impl<'a> Tiles<'a> {
-    pub fn new(tiles: &'a [String]) -> Tiles<'a> {
+/// Whether tiles give a word, in this order. Where spaces stand does not matter: they may be at the ends of tiles.
+pub(super) fn spells(tiles: &[String], word: &str) -> bool {
+    let letters = |text: &str| -> String { text.to_lowercase().split_whitespace().collect() };
+    letters(&tiles.concat()) == letters(word)
+}
+
+/// Tiles that are still there, [`clean`].
+pub(super) struct Tiles(BTreeMap<String, usize>);
+
+impl Tiles {
+    pub fn new(tiles: &[String]) -> Tiles {
         let mut left = BTreeMap::new();
-        tiles.iter().for_each(|tile| *left.entry(tile.as_str()).or_default() += 1);
+        tiles.iter().for_each(|tile| *left.entry(clean(tile)).or_default() += 1);
         Tiles(left)
     }
 
     /// Takes all of `wanted`, or nothing when one of them is not there.
     pub fn take(&mut self, wanted: &[String]) -> bool {
         for (position, tile) in wanted.iter().enumerate() {
-            match self.0.get_mut(tile.as_str()) {
+            match self.0.get_mut(&clean(tile)) {
                 Some(count) if *count > 0 => *count -= 1,
                 _ => {
                     wanted[..position].iter().for_each(|tile| self.put_back(tile));
@@ -95,7 +106,7 @@ impl<'a> Tiles<'a> {
     }
 
     fn put_back(&mut self, tile: &str) {
-        if let Some(count) = self.0.get_mut(tile) {
+        if let Some(count) = self.0.get_mut(&clean(tile)) {
             *count += 1;
         }
     }

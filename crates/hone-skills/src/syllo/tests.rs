@@ -257,6 +257,37 @@ fn verdicts_say_what_is_wrong() {
 }
 
 #[test]
+fn letter_case_and_space_of_the_puzzle_do_not_matter_either() {
+    let metadata = |tiles: Value| {
+        json!({
+            "words": [
+                {"ans_num": 1, "definition": "a city", "answer": "Paris ", "syllables": ["Pa", " ris"]},
+                {"ans_num": 2, "definition": "a father", "answer": "papa", "syllables": ["pa", "Pa"]},
+                {"ans_num": 3, "definition": "another city", "answer": "New York", "syllables": ["New", " York"]},
+            ],
+            "tiles": tiles,
+        })
+    };
+    let puzzle = Puzzle::from_metadata(&metadata(json!(["Pa", "New", "pa ", " York", "PA", "ris"]))).unwrap();
+    let answer = |second: Value, york: &str| {
+        json!({"solutions": [
+            {"ans_num": 1, "syllables": ["pa", "ris"], "answer": "paris"},
+            {"ans_num": 2, "syllables": second, "answer": "Papa"},
+            {"ans_num": 3, "syllables": ["new", york], "answer": "new york"},
+        ]})
+        .to_string()
+    };
+    for york in ["York", " york"] {
+        let verdict = puzzle.judge(&answer(json!(["pa", " pa"]), york));
+        assert!(verdict.solved, "{}", verdict.reason);
+    }
+    assert!(!puzzle.judge(&answer(json!(["papa"]), "York")).solved);
+    // One tile for each time that it is used.
+    let error = Puzzle::from_metadata(&metadata(json!(["Pa", "New", "pa", " York", "ris"]))).unwrap_err();
+    assert_eq!(error, "the tiles are not enough for word 2");
+}
+
+#[test]
 fn damaged_metadata_is_an_error_and_no_verdict() {
     let sample = generate(2, 1, 0, Split::Train).samples.remove(0);
     let first_word = |key: &str, value: Value| {

@@ -8,7 +8,7 @@ use hone_generate::{EngineOptions, GenRequest};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use tempfile::TempDir;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 /// Both threads, with one deployment serving.
 struct Rig {
@@ -88,7 +88,9 @@ fn a_model_whose_engine_failed_is_loaded_again() {
     assert_eq!(now.served.manifest_hash, before.served.manifest_hash);
     let (admitted, admission) = oneshot::channel();
     let requests = vec![GenRequest { prompt: vec![5], max_tokens: 1, ..GenRequest::default() }];
-    let order = GenerateOrder { served: now.served, requests, admitted };
+    let place = Arc::new(Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap());
+    let places = Arc::downgrade(&place);
+    let order = GenerateOrder { served: now.served, requests, places, deadline: None, admitted };
     rig.engine.blocking_send(EngineOrder::Generate(order)).ok().unwrap();
     assert!(matches!(admission.blocking_recv().unwrap(), Admission::Admitted(_)));
     assert_eq!(rig.view.borrow().reason, FAULT, "what `/ready` says while nothing serves");

@@ -3,6 +3,9 @@
 use super::super::format::ToolChoice;
 use super::*;
 use expect_test::{Expect, expect};
+use hone_data::{Tokenizer, tiny};
+use hone_generate::Grammars;
+use serde_json::json;
 
 /// Scans a text in pieces of one, two, … characters: what comes out, joined, must not depend on it.
 #[track_caller]
@@ -116,8 +119,45 @@ fn a_template_tells_its_family() {
 fn a_forced_call_leaves_only_the_named_function() {
     let list =
         json!([{"type": "function", "function": {"name": "a"}}, {"type": "function", "function": {"name": "b"}}]);
-    let tools = Tools { list, choice: ToolChoice::Named("b".to_string()) };
-    let grammar = CallFormat::Tagged.forced(&tools);
-    assert!(grammar.contains("\"const\":\"b\"") && !grammar.contains("\"const\":\"a\""), "{grammar}");
-    assert!(grammar.starts_with("start: \"<tool_call>\\n\" call \"\\n</tool_call>\"\n"), "{grammar}");
+    let tools = Tools { list, choice: ToolChoice::Named("b".to_string()), parallel: true };
+    expect![[r#"
+        start: "<tool_call>\n" call "\n</tool_call>"
+        call: call_0
+        call_0: HEAD_0 arguments_0 "}"
+        HEAD_0: "{\"name\":" " "? "\"b\"," " "? "\"arguments\":" " "?
+        arguments_0: %json {"type":"object","properties":{},"additionalProperties":false,"x-guidance":{"whitespace_flexible":false,"item_separator":", ?","key_separator":": ?"}}
+    "#]]
+    .assert_eq(&CallFormat::Tagged.forced(&tools));
+}
+
+/// Every family's grammar compiles for schemas as clients write them, and for every name that a function may have.
+#[test]
+fn a_schema_may_refer_to_its_own_definitions() {
+    let schema = json!({"properties": {"at": {"$ref": "#/$defs/point"}}, "$defs": {"point": {"enum": ["here"]}}});
+    let function = |name: &str, parameters: &Value| json!({"function": {"name": name, "parameters": parameters}});
+    let list = json!([
+        function("f", &schema),
+        function("g \"\\\n\u{7f}//é", &schema),
+        function("f", &json!({"type": ["object", "null"]})),
+        function("h", &json!({})),
+    ]);
+    let json = tiny::build_tokenizer(["a call".to_string()].into_iter(), 300).unwrap();
+    let tokenizer = Tokenizer::from_json(&json.to_string(), &[2], None).unwrap();
+    let grammars = Grammars::new(&tokenizer).unwrap();
+    let tools = Tools { list, choice: ToolChoice::Required, parallel: true };
+    for format in [CallFormat::Tagged, CallFormat::Llama3, CallFormat::Mistral] {
+        grammars.lark(&format.forced(&tools)).unwrap();
+    }
+}
+
+#[test]
+fn arguments_are_an_object_whatever_the_schema_leaves_open() {
+    let arguments = |parameters: Value| {
+        let list = json!([{"function": {"name": "f", "parameters": parameters}}]);
+        Tools { list, choice: ToolChoice::Required, parallel: true }.functions().remove(0).1
+    };
+    assert_eq!(arguments(json!({})), json!({"type": "object"}));
+    assert_eq!(arguments(json!({"type": ["object", "null"]})), json!({"type": "object"}));
+    assert_eq!(arguments(json!({"required": ["a"]})), json!({"required": ["a"], "type": "object"}));
+    assert_eq!(arguments(json!({"type": "object"})), json!({"type": "object"}));
 }
