@@ -133,6 +133,9 @@ fn take_workspace(root: &Path) -> Result<OwnerLock> {
     }
 }
 
+/// Files by their paths within the inbox.
+type InboxPaths = HashSet<String>;
+
 struct Daemon {
     options: DaemonOptions,
     store: Store,
@@ -141,7 +144,7 @@ struct Daemon {
     live: Live,
     timers: Timers,
     /// Asks the scanner for a look, past these files; one at a time.
-    scans: SyncSender<HashSet<String>>,
+    scans: SyncSender<InboxPaths>,
     scanning: bool,
     /// Files that were taken since the scan under way began: it may have seen them before.
     taken: HashSet<String>,
@@ -164,7 +167,7 @@ impl Daemon {
         state: Arc<State>,
         config: LoopConfig,
         runner: Runner,
-        scans: SyncSender<HashSet<String>>,
+        scans: SyncSender<InboxPaths>,
         (house, alerter, lock): (House, Alerter, OwnerLock),
     ) -> Daemon {
         let memory = Memory::read(&options.root);
@@ -439,7 +442,7 @@ fn start_scanner(
     inbox: &Path,
     messages: SyncSender<Message>,
     ending: Arc<AtomicBool>,
-) -> Result<(SyncSender<HashSet<String>>, Vec<JoinHandle<()>>)> {
+) -> Result<(SyncSender<InboxPaths>, Vec<JoinHandle<()>>)> {
     let (news, heard) = sync_channel(MAX_MESSAGES);
     let waker = messages.clone();
     let watcher = inbox::watch(inbox, news, ending, move || waker.send(Message::FileEvents).is_ok());
@@ -447,7 +450,7 @@ fn start_scanner(
         tracing::warn!("files settle by their time alone: failed to {error:#}");
         None
     });
-    let (scans, asked) = sync_channel::<HashSet<String>>(1);
+    let (scans, asked) = sync_channel::<InboxPaths>(1);
     let mut scanner = Scanner::new(inbox, options.settle, options.torn);
     let body = move || {
         // Ends with the loop, which owns the other end of one channel or the other.

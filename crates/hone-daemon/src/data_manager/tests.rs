@@ -228,7 +228,8 @@ fn a_skill_that_gives_nothing_rests_longer_each_time_and_the_others_are_asked() 
     assert_eq!(waits, "down gave nothing: ask it: nobody is there; asked again in 20 s");
     let only_evaluated = |name: &str| SkillEndpoint { generate: false, ..endpoint(name) };
     let one = DataManagerConfig { skills: vec![only_evaluated("down"), endpoint("well")], ..config.clone() };
-    let turns = [0, 1, 2].map(|turn| due(&state, &one, &Memory::default(), turn, 9_000).map(|skill| skill.name.as_str()));
+    let turns =
+        [0, 1, 2].map(|turn| due(&state, &one, &Memory::default(), turn, 9_000).map(|skill| skill.name.as_str()));
     assert_eq!(turns, [Some("well"); 3], "one that is only evaluated has no turn");
     let none = DataManagerConfig { skills: vec![only_evaluated("down")], ..config.clone() };
     assert!(due(&state, &none, &Memory::default(), 0, 9_000).is_none());

@@ -72,6 +72,7 @@ fn a_checkpoint_is_explained_with_its_scores_and_what_failed() {
         suites: vec![suite],
         speed: None,
         at_ms: 0,
+        lease: 1,
         error: Some("no room".to_string()),
         tries: 3,
         retry_at_ms: None,
