@@ -2,11 +2,15 @@
 //! a new machine or device before it is trusted.
 //!
 //! Seven tiny random models (`testdata/reference`, made by `scripts/make_reference.py`) are trained for three steps, in
-//! full and by LoRA, on a packed and masked batch; every later number depends on every gradient.
+//! full and by LoRA, on a packed and masked batch; every later number depends on every gradient. Then each decodes: PyTorch's greedy
+//! answers, and with weights in every format what a whole pass computes.
+
+mod decoding;
 
 use crate::batch::Batch;
 use crate::config::Config;
-use crate::device;
+use crate::decoder::{Decoder, DecoderOptions};
+use crate::device::{self, WeightFormat};
 use crate::lora::Adapter;
 use crate::method::Method;
 use crate::train::{AdamW, Trainer, TrainerOptions};
@@ -38,6 +42,8 @@ pub struct Benchmark {
     pub train_tokens_per_s: f64,
     /// 6 · parameters · tokens over the time and the speed of products.
     pub share_of_products: f64,
+    /// Tokens per second of one answer of that model, weights in bf16, behind 64 to 256 tokens.
+    pub decode_tokens_per_s: f64,
 }
 
 impl Check {
@@ -166,6 +172,11 @@ impl<'a> Run<'a> {
         self.step(&mut fresh, 0)?;
         let same = again.trained()? == fresh.trained()?;
         add("recomputed layers give the same bits (1 = yes)".to_owned(), f64::from(u8::from(same)), 1.0, 0.0);
+        add("share of the greedy tokens with a clear margin".to_owned(), self.greedy()?, 1.0, 0.0);
+        for format in WeightFormat::ALL {
+            let what = format!("1 + distance of decoding from a whole pass, weights in {}", format.name());
+            add(what, 1.0 + self.distance(format)?, 1.0, 1e-4);
+        }
         Ok(checks)
     }
 
@@ -227,7 +238,7 @@ fn batch() -> Result<Batch> {
     Ok(batch)
 }
 
-/// Measures products and training steps for about `seconds` in all.
+/// Measures products, training steps and decoding for about `seconds` in all.
 ///
 /// # Errors
 /// The device cannot be opened, or a fault of it.
@@ -255,13 +266,37 @@ pub fn benchmark(device_name: &str, threads: usize, seconds: f64) -> Result<Benc
         let (lr, eps, weight_decay) = (1e-4, 1e-8, 0.01);
         trainer.adamw_step(&AdamW { lr, beta1: 0.9, beta2: 0.999, eps, weight_decay, step, grad_scale: 1.0 })?;
         fastest = fastest.min(started.elapsed().as_secs_f64());
-        if begun.elapsed().as_secs_f64() > seconds * 0.75 {
+        if begun.elapsed().as_secs_f64() > seconds * 0.5 {
             break;
         }
     }
     let train_tokens_per_s = (rows * length) as f64 / fastest;
     let flops = 6.0 * config.num_parameters() as f64 * train_tokens_per_s;
-    Ok(Benchmark { product_gflops, train_tokens_per_s, share_of_products: flops / (product_gflops * 1e9) })
+    let share_of_products = flops / (product_gflops * 1e9);
+    let decode_tokens_per_s = decode_tokens_per_s(&config, device_name, threads, seconds / 4.0)?;
+    Ok(Benchmark { product_gflops, train_tokens_per_s, share_of_products, decode_tokens_per_s })
+}
+
+/// Tokens per second of the fastest of several answers.
+fn decode_tokens_per_s(config: &Config, device_name: &str, threads: usize, seconds: f64) -> Result<f64> {
+    const PROMPT: usize = 64;
+    const END: usize = 256;
+    let options = DecoderOptions { slots: 1, max_context: END, format: WeightFormat::Bf16 };
+    let weights = HostWeights::random(config, 1);
+    let mut decoder = Decoder::new(device::open(device_name, threads)?, config, &weights, &options)?;
+    let ids: Vec<u32> = (0..END).map(|i| (i * 7919 % config.vocab_size) as u32).collect();
+    let begun = Instant::now();
+    let mut fastest = f64::INFINITY;
+    while fastest.is_infinite() || begun.elapsed().as_secs_f64() < seconds {
+        decoder.reset(0);
+        decoder.prefill(0, &ids[..PROMPT])?;
+        let started = Instant::now();
+        for &id in &ids[PROMPT..] {
+            decoder.decode(&[(0, id)])?;
+        }
+        fastest = fastest.min(started.elapsed().as_secs_f64());
+    }
+    Ok((END - PROMPT) as f64 / fastest)
 }
 
 /// 10⁹ operations per second of the fastest product of 1024 × 1024 matrices that fits into `seconds`.
