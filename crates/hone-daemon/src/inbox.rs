@@ -49,6 +49,8 @@ const SIDECAR_KEYS: [&str; 2] = ["schema_id", "provenance"];
 const MOST_SLIPS: usize = 2;
 /// Folders below the inbox are followed this deep.
 const MAX_DEPTH: usize = 16;
+/// Longest name of a file or folder: hone puts up to 50 bytes around it, and file systems take 255.
+const MAX_NAME_BYTES: usize = 200;
 /// Largest sidecar that is read.
 const MAX_SIDECAR_BYTES: u64 = 1 << 20;
 

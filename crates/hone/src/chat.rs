@@ -2,6 +2,7 @@
 //! the prompt it ends the program.
 
 use crate::client::Client;
+use crate::commands::roles::key_from_env;
 use crate::output;
 use crate::workspace::Workspace;
 use anyhow::{Context, Result};
@@ -143,7 +144,7 @@ pub fn run(ws: &Workspace, args: &ChatArgs) -> Result<()> {
         Some(url) => url.trim_end_matches('/').trim_end_matches("/v1").to_string(),
         None => format!("http://{}", ws.config()?.serve.listen),
     };
-    let key = std::env::var("HONE_READ_KEY").or_else(|_| std::env::var("HONE_ADMIN_KEY")).ok();
+    let key = key_from_env("HONE_READ_KEY").or_else(|| key_from_env("HONE_ADMIN_KEY"));
     let client = Client::new(&url, key);
     let model = client.model().with_context(|| format!("talk to {url} (is `hone up` running?)"))?;
     let mut conversation = Conversation { system: args.system.clone(), messages: Vec::new() };

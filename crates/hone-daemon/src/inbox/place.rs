@@ -1,6 +1,6 @@
 //! Putting a complete file into the inbox: a hidden copy, the sidecar, then one rename.
 
-use super::{Sidecar, is_ignored};
+use super::{MAX_NAME_BYTES, Sidecar, is_ignored};
 use anyhow::{Context, Result, bail, ensure};
 use hone_disk::FileLock;
 use hone_pipeline::state::Priority;
@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 /// How long one placer waits for another one (choosing a free name and renaming are held together).
 const LOCK_WAIT: Duration = Duration::from_secs(30);
 const LOCK_POLL: Duration = Duration::from_millis(5);
+/// A name that is taken gets a number, which needs room.
+const ROOM_FOR_NUMBER: usize = 10;
 
 /// Puts a copy of `source` into the inbox of the workspace `root`, complete at once: a hidden copy is written,
 /// the sidecar placed, then the copy renamed. A sidecar that lies beside `source` is taken over; what `sidecar`
@@ -48,6 +50,11 @@ fn place_reader(
 ) -> Result<String> {
     let plain = Path::new(name).components().count() == 1 && !name.contains('/');
     ensure!(plain && !is_ignored(name), "the inbox leaves files of the name {name:?} alone (hint: rename it)");
+    ensure!(
+        name.len() + ROOM_FOR_NUMBER <= MAX_NAME_BYTES,
+        "the name {name:?} has more than {} bytes (hint: a shorter one)",
+        MAX_NAME_BYTES - ROOM_FOR_NUMBER
+    );
     let layout = Layout::new(root);
     let folder = layout.inbox_of(priority);
     hone_disk::create_dir(&folder)?;

@@ -1,7 +1,7 @@
 //! One look at the inbox: what is complete, what still waits.
 
 use super::watch::{News, Sign};
-use super::{MAX_DEPTH, Sidecar, is_ignored};
+use super::{MAX_DEPTH, MAX_NAME_BYTES, Sidecar, is_ignored};
 use anyhow::{Context, Result};
 use hone_pipeline::state::Priority;
 use hone_store::datasets::sidecar_of;
@@ -14,8 +14,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// One scan reports so many complete files; the next scan goes on.
 pub(crate) const MAX_READY: usize = 64;
-/// Longest name of a file or folder: hone puts up to 50 bytes around it, and file systems take 255.
-const MAX_NAME_BYTES: usize = 200;
 /// A file that was closed rests so long, so that `cp a.jsonl a.jsonl.meta.json inbox/` brings both.
 const CLOSED_REST: Duration = Duration::from_millis(200);
 /// A last line is looked for in so many bytes from the end.

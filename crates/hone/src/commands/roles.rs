@@ -70,6 +70,12 @@ pub struct ChildArgs {
 /// Usual ports of hone's own skills.
 const SKILL_PORTS: &[(&str, u16)] = &[("syllo", 8080), ("binary", 8090)];
 
+/// A key from the environment, without white space around it: a secret's file often ends with a line break.
+#[must_use]
+pub fn key_from_env(name: &str) -> Option<String> {
+    std::env::var(name).ok().map(|key| key.trim().to_string())
+}
+
 /// Sets a flag on SIGINT and SIGTERM; a second signal ends the process at once.
 pub fn stop_flag() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
@@ -221,7 +227,7 @@ pub fn daemon(ws: &Workspace) -> Result<()> {
         scan_interval: config.inbox.scan_interval,
         settle: config.inbox.settle,
         torn: config.inbox.torn,
-        admin_key: std::env::var("HONE_ADMIN_KEY").ok(),
+        admin_key: key_from_env("HONE_ADMIN_KEY"),
         notifier: Notifier::new(std::env::var("NOTIFY_SOCKET").ok().as_deref())?,
         started_by_hand: std::env::var_os("HONE_RESTARTED").is_none(),
         ..DaemonOptions::new(ws.root.clone(), program, load)
@@ -315,7 +321,7 @@ pub fn loop_config(config: &Config) -> LoopConfig {
 /// `hone serve`.
 pub fn serve(ws: &Workspace, args: &ListenArgs) -> Result<()> {
     let config = ws.config()?;
-    let key = |name: &str| std::env::var(name).ok().into_iter().collect::<Vec<String>>();
+    let key = |name: &str| key_from_env(name).into_iter().collect::<Vec<String>>();
     let options = ServeOptions {
         device: config.settings.train.device.clone(),
         threads: config.serve.threads,
@@ -350,7 +356,7 @@ pub fn serve(ws: &Workspace, args: &ListenArgs) -> Result<()> {
 pub fn monitor(ws: &Workspace, args: &ListenArgs) -> Result<()> {
     ws.require()?;
     let config = ws.config()?;
-    let key = |name: &str| std::env::var(name).ok();
+    let key = key_from_env;
     let options = MonitorOptions {
         listen: args.listen.unwrap_or(config.monitor_listen),
         root: ws.root.clone(),
