@@ -87,6 +87,15 @@ def bpe_json(vocab, merges, extra):
     return m
 
 
+def with_begin(post, i, token):
+    """A post-processor that puts a token before each text as well."""
+    special, text = lambda t: {"SpecialToken": {"id": token, "type_id": t}}, lambda n, t: {"Sequence": {"id": n, "type_id": t}}
+    template = {"type": "TemplateProcessing", "single": [special(0), text("A", 0)],
+                "pair": [special(0), text("A", 0), special(1), text("B", 1)],
+                "special_tokens": {token: {"id": token, "ids": [i], "tokens": [token]}}}
+    return template if post is None else {"type": "Sequence", "processors": [post, template]}
+
+
 def build_tokenizer(kv):
     model, pre = kv["tokenizer.ggml.model"], kv.get("tokenizer.ggml.pre", "default")
     tokens, types = kv["tokenizer.ggml.tokens"], kv["tokenizer.ggml.token_type"]
@@ -101,12 +110,17 @@ def build_tokenizer(kv):
         vocab = {t: i for i, t in enumerate(tokens[:base_end])}
     else:
         sys.exit(f"tokenizer model {model!r} not supported")
+    # llama.cpp's default for this splitting rule, where the file says nothing
+    adds_begin = bool(kv.get("tokenizer.ggml.add_bos_token", pre in ("llama-bpe", "llama3")))
+    begin = kv.get("tokenizer.ggml.bos_token_id")
+    if adds_begin and begin is not None:
+        post = with_begin(post, begin, tokens[begin])
     tj = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": add, "normalizer": norm,
           "pre_tokenizer": pret, "post_processor": post, "decoder": dec, "model": bpe_json(vocab, merges, extra)}
     name = lambda key: tokens[kv[key]] if key in kv else None
     bos, eos = name("tokenizer.ggml.bos_token_id"), name("tokenizer.ggml.eos_token_id")
     tc = {"tokenizer_class": {"qwen2": "Qwen2Tokenizer"}.get(pre, "PreTrainedTokenizerFast"),
-          "add_bos_token": bool(kv.get("tokenizer.ggml.add_bos_token", False)), "add_prefix_space": False,
+          "add_bos_token": adds_begin, "add_prefix_space": False,
           "clean_up_tokenization_spaces": False, "model_max_length": kv[kv["general.architecture"] + ".context_length"],
           "bos_token": None if pre == "qwen2" else bos, "eos_token": eos,
           "pad_token": name("tokenizer.ggml.padding_token_id"),

@@ -80,6 +80,15 @@ function outline(snapshot) {
   return [...new Set(lasting)].join("\n");
 }
 
+/** The outline of a page when all of it is there: a slice's answers are shown from its first preview on. */
+async function wholeOutline(page, name) {
+  const whole = async () => {
+    const found = outline(await page.locator("#main").ariaSnapshot());
+    return (name !== "now" || found.includes("What it answers")) && found;
+  };
+  return (await until(`all parts of the page ${name}`, GENEROUS_MS, whole)).found;
+}
+
 function sameOutlines(trees) {
   const found = trees.join("\n");
   if (UPDATE) fs.writeFileSync(ACCESSIBILITY, found);
@@ -109,7 +118,7 @@ async function looks(browser, url) {
       const serious = found.violations.filter((v) => ["serious", "critical"].includes(v.impact));
       if (serious.length) throw new Error(`${name} at ${width} ${colorScheme}: ${serious.map((v) => `${v.id}: ${v.nodes.map((n) => n.target.join(" ") + " " + n.failureSummary).slice(0, 3).join("; ")}`).join("\n")}`);
       await page.screenshot({ path: path.join(OUT, `${name}-${width}-${colorScheme}.png`), fullPage: true });
-      if (width === 1280 && colorScheme === "light") trees.push(`# ${name}\n${outline(await page.locator("#main").ariaSnapshot())}\n`);
+      if (width === 1280 && colorScheme === "light") trees.push(`# ${name}\n${await wholeOutline(page, name)}\n`);
     }
     if (problems.length) throw new Error(problems.join("\n"));
     say(`${width} px ${colorScheme}: nothing too wide, nothing leaves the origin, console silent, axe finds nothing serious`);
