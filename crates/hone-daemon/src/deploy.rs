@@ -5,7 +5,7 @@
 pub mod command;
 pub mod http;
 pub mod local;
-mod program;
+pub(crate) mod program;
 pub mod rsync;
 #[cfg(test)]
 mod tests;

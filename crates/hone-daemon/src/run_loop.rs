@@ -17,6 +17,7 @@ use crate::background::BackgroundWorker;
 use crate::clock::now_ms;
 use crate::control::{self, Asked};
 use crate::data_manager::Memory;
+use crate::deploy::program::end_earlier;
 use crate::effects::{Given, Message, Runner};
 use crate::inbox::{self, MAX_READY, Scan, Scanner};
 use crate::options::{DaemonOptions, LoopConfig};
@@ -72,6 +73,7 @@ pub fn run(options: DaemonOptions, stop: Arc<AtomicBool>, on_ready: impl FnOnce(
     let mut step_done = || options.notifier.extend_start(wait + START_SLACK);
     step_done();
     wait_for_earlier_children(&layout.runs(), wait, &mut step_done)?;
+    end_earlier(&layout.run_dir())?;
     // Nobody works under the lease any more: what its holder staged and did not tell is dropped.
     state.lease = None;
     publish::sweep_staging(&layout, &state)?;

@@ -14,7 +14,7 @@
 //! served: `{"checkpoint": 120, "manifest_hash": "…"}`. `rollback` is told the checkpoint that it is to lead back to; where
 //! it fails or `verify` then tells another one, `stage` and `switch` are run for it.
 
-use super::program::{self, EXIT_TRANSIENT};
+use super::program::{self, EXIT_TRANSIENT, Keeper};
 use super::{DeployError, DeployTarget, MissingBlob};
 use hone_pipeline::ids::CheckpointId;
 use hone_pipeline::wire::{DeployFile, DeployRequest, ServerDeployment};
@@ -42,6 +42,7 @@ pub struct Command {
     checkpoint: CheckpointId,
     environment: Vec<(&'static str, String)>,
     timeout: Duration,
+    keeper: Keeper,
 }
 
 /// What `verify` prints.
@@ -68,13 +69,20 @@ impl Command {
             ("HONE_MODEL_DIR", PathBuf::from(model_dir).display().to_string()),
             ("HONE_TARGET_URL", url.to_string()),
         ];
-        Command { programs: programs.clone(), checkpoint: request.checkpoint, environment, timeout }
+        let keeper = Keeper::default();
+        Command { programs: programs.clone(), checkpoint: request.checkpoint, environment, timeout, keeper }
+    }
+
+    /// The same target, whose programs do not outlive the daemon.
+    #[must_use]
+    pub fn kept_by(self, keeper: Keeper) -> Command {
+        Command { keeper, ..self }
     }
 
     fn step(&self, step: &str, command: &str) -> Result<String, DeployError> {
         let mut program = Program::new("sh");
         program.arg("-c").arg(command).env("HONE_STEP", step).envs(self.environment.iter().cloned());
-        let ended = program::run("sh", &mut program, self.timeout)?;
+        let ended = program::run("sh", &mut program, self.timeout, &self.keeper)?;
         let reason = || format!("the {step} command failed: {}", ended.reason());
         match ended.code {
             Some(0) => Ok(ended.stdout),

@@ -1,12 +1,18 @@
 //! Running a user's program with a time limit: its last words come back, and neither it nor what it started outlives the
-//! limit.
+//! limit, or the daemon. What a daemon that was killed left running the next one ends, by the notes of its [`Keeper`].
 
 use super::DeployError;
 use crate::worker::{group_of, kill_group};
+use anyhow::{Context, Result};
+use rustix::process::Pid;
+use serde::{Deserialize, Serialize};
 use std::io::{ErrorKind, Read};
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Exit code of a program that may do better another time (`EX_TEMPFAIL`).
@@ -18,6 +24,85 @@ const PIECE_BYTES: usize = 64 << 10;
 /// How much of what it says when it fails is passed on.
 const MAX_REASON_CHARS: usize = 400;
 const POLL: Duration = Duration::from_millis(20);
+/// Of the files that note running programs.
+const NOTE_PREFIX: &str = "program-";
+/// How long a program may go on when the daemon ends.
+const ENDING_WAIT: Duration = Duration::from_secs(5);
+/// How long the end of an earlier program is waited for once it was killed.
+const KILLED_WAIT: Duration = Duration::from_secs(10);
+
+/// Sees to it that no program outlives the daemon.
+#[derive(Clone, Debug, Default)]
+pub struct Keeper {
+    /// Where running programs are noted; none = they are not.
+    folder: Option<PathBuf>,
+    /// Set when the daemon ends.
+    ending: Arc<AtomicBool>,
+}
+
+/// A running program: the number alone may be another process's by now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Note {
+    pid: i32,
+    /// When it began, in the kernel's ticks since the start of the machine.
+    started: u64,
+}
+
+impl Keeper {
+    /// One that notes running programs in `folder`.
+    #[must_use]
+    pub fn new(folder: PathBuf, ending: Arc<AtomicBool>) -> Keeper {
+        Keeper { folder: Some(folder), ending }
+    }
+
+    /// The file of the note, to be removed when the program has ended. One that cannot be written costs what it is for, and no
+    /// deployment.
+    fn note(&self, child: &Child) -> Option<PathBuf> {
+        static COUNTER: AtomicU64 = AtomicU64::new(1);
+        let folder = self.folder.as_ref()?;
+        let pid = i32::try_from(child.id()).ok()?;
+        let note = Note { pid, started: started(pid)? };
+        let path = folder.join(format!("{NOTE_PREFIX}{}.json", COUNTER.fetch_add(1, Ordering::Relaxed)));
+        if let Err(error) = hone_disk::create_dir(folder).and_then(|()| hone_disk::write_json(&path, &note)) {
+            tracing::warn!("a program that outlives this daemon would not be known: failed to {error:#}");
+        }
+        Some(path)
+    }
+}
+
+/// Ends what an earlier daemon, which was killed, left running, with all that it started. The caller is the only daemon.
+///
+/// # Errors
+/// The folder cannot be listed, or a note not be removed.
+pub fn end_earlier(folder: &Path) -> Result<()> {
+    if !folder.is_dir() {
+        return Ok(());
+    }
+    for entry in std::fs::read_dir(folder).with_context(|| format!("list {}", folder.display()))? {
+        let path = entry.with_context(|| format!("list {}", folder.display()))?.path();
+        let is_note = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(NOTE_PREFIX));
+        if !is_note {
+            continue;
+        }
+        let note = std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Note>(&bytes).ok());
+        let begun = Instant::now();
+        while note.is_some_and(|note| started(note.pid) == Some(note.started)) && begun.elapsed() < KILLED_WAIT {
+            kill_group(note.and_then(|note| Pid::from_raw(note.pid)));
+            std::thread::sleep(POLL);
+        }
+        hone_disk::remove_file(&path)?;
+    }
+    Ok(())
+}
+
+/// When a process began (field 22 of `/proc/PID/stat`, proc(5)); none where it is not there or only waits to be reaped.
+fn started(pid: i32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may hold anything.
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let is_dead = matches!(*fields.first()?, "Z" | "X");
+    fields.get(19)?.parse().ok().filter(|_| !is_dead)
+}
 
 /// How a program ended.
 pub struct Ended {
@@ -39,39 +124,53 @@ impl Ended {
     }
 }
 
-/// Runs the program to its end, at most `timeout`; then it is ended with everything that it started. What it leaves running
-/// when it ends by itself goes on, and is not listened to. `name` is told when it cannot be started.
+/// Runs the program to its end, at most `timeout`; then it is ended with everything that it started, as it is soon after the
+/// daemon ends. What it leaves running when it ends by itself goes on, and is not listened to. `name` is told when it cannot be
+/// started.
 ///
 /// # Errors
 /// It cannot be started: trying again does not help.
-pub fn run(name: &str, command: &mut Command, timeout: Duration) -> Result<Ended, DeployError> {
+pub fn run(name: &str, command: &mut Command, timeout: Duration, keeper: &Keeper) -> Result<Ended, DeployError> {
     let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     let mut child = command.spawn().map_err(|error| {
         DeployError::Permanent(format!("{name} cannot be started: {error} (hint: is it installed on this host?)"))
     })?;
+    let note = keeper.note(&child);
     let mut stdout = Output::of(child.stdout.take());
     let mut stderr = Output::of(child.stderr.take());
-    let start = Instant::now();
+    let (start, mut ending) = (Instant::now(), None);
     let (code, late) = loop {
         let ended = child.try_wait();
         // After the look at the program: what it said before its end is there.
         let said = [stdout.read(), stderr.read()].contains(&true);
         match ended {
             Ok(Some(status)) => break (status.code(), None),
-            Ok(None) if start.elapsed() < timeout => {
-                if !said {
-                    std::thread::sleep(POLL);
-                }
-            }
             Ok(None) => {
+                if keeper.ending.load(Ordering::SeqCst) {
+                    ending.get_or_insert_with(Instant::now);
+                }
+                let why = match ending {
+                    Some(since) if since.elapsed() >= ENDING_WAIT => "it was ended with the daemon".to_string(),
+                    _ if start.elapsed() >= timeout => format!("it was ended after its {} s", timeout.as_secs()),
+                    _ => {
+                        if !said {
+                            std::thread::sleep(POLL);
+                        }
+                        continue;
+                    }
+                };
                 kill_group(group_of(&child));
                 // Fails only when it has just ended by itself.
                 let _ = child.wait();
-                break (None, Some(format!("it was ended after its {} s", timeout.as_secs())));
+                break (None, Some(why));
             }
             Err(error) => break (None, Some(error.to_string())),
         }
     };
+    if let Some(note) = note {
+        // One that stays names a process that has ended.
+        let _ = hone_disk::remove_file(&note);
+    }
     Ok(Ended { code, stdout: stdout.text(), stderr: late.unwrap_or_else(|| stderr.text()) })
 }
 

@@ -4,7 +4,7 @@
 //! door, which verifies every blob before it is used.
 
 use super::http::Http;
-use super::program;
+use super::program::{self, Keeper};
 use super::{DeployError, DeployTarget, MissingBlob};
 use hone_pipeline::wire::{DeployFile, DeployRequest, ServerDeployment};
 use std::path::Path;
@@ -25,6 +25,7 @@ pub struct Rsync {
     /// The remote shell with its flags, e.g. `ssh -i /etc/hone/key -p 2222`.
     rsh: Option<String>,
     timeout: Duration,
+    keeper: Keeper,
 }
 
 impl Rsync {
@@ -32,7 +33,13 @@ impl Rsync {
     #[must_use]
     pub fn new(door: Http, destination: &str, rsh: Option<&str>, timeout: Duration) -> Rsync {
         let destination = destination.trim_end_matches('/').to_string();
-        Rsync { door, destination, rsh: rsh.map(str::to_string), timeout }
+        Rsync { door, destination, rsh: rsh.map(str::to_string), timeout, keeper: Keeper::default() }
+    }
+
+    /// The same target, whose transfers do not outlive the daemon.
+    #[must_use]
+    pub fn kept_by(self, keeper: Keeper) -> Rsync {
+        Rsync { keeper, ..self }
     }
 
     fn command(&self, hash: &str, file: &Path) -> Command {
@@ -55,7 +62,7 @@ impl DeployTarget for Rsync {
     }
 
     fn put(&self, blob: &MissingBlob, file: &Path) -> Result<(), DeployError> {
-        let ended = program::run("rsync", &mut self.command(&blob.hash, file), self.timeout)?;
+        let ended = program::run("rsync", &mut self.command(&blob.hash, file), self.timeout, &self.keeper)?;
         let reason = || format!("rsync to {} failed: {}", self.destination, ended.reason());
         match ended.code {
             Some(0) => Ok(()),

@@ -5,6 +5,7 @@ mod cut_line;
 use super::command::{Command, Programs};
 use super::http::Http;
 use super::local::Local;
+use super::program::{Keeper, end_earlier};
 use super::rsync::Rsync;
 use super::*;
 use crate::testing::{HttpServer, Request};
@@ -14,6 +15,7 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -396,25 +398,58 @@ fn programs_of_the_user_stage_switch_and_verify() {
 fn a_program_never_outlives_its_limit() {
     let mut endless = std::process::Command::new("sh");
     endless.arg("-c").arg("exec sleep 1000");
-    let ended = program::run("sh", &mut endless, Duration::from_millis(50)).unwrap();
+    let ended = program::run("sh", &mut endless, Duration::from_millis(50), &Keeper::default()).unwrap();
     assert_eq!((ended.code, ended.reason().as_str()), (None, "it was ended after its 0 s"));
     // Nor does what it started: `sleep` is a child of the shell here, and holds its pipes.
     let mut endless = std::process::Command::new("sh");
     endless.arg("-c").arg("sleep 1000 & echo $!; wait; true");
-    let ended = program::run("sh", &mut endless, Duration::from_millis(500)).unwrap();
+    let ended = program::run("sh", &mut endless, Duration::from_millis(500), &Keeper::default()).unwrap();
     assert_eq!(ended.code, None);
     wait_for_end_of(ended.stdout.trim());
     // What goes on by the program's own will is not waited for.
     let mut starter = std::process::Command::new("sh");
     starter.arg("-c").arg("sleep 1000 & echo $!");
-    let ended = program::run("sh", &mut starter, TIMEOUT).unwrap();
+    let ended = program::run("sh", &mut starter, TIMEOUT, &Keeper::default()).unwrap();
     assert_eq!(ended.code, Some(0));
     let pid = ended.stdout.trim().to_string();
     assert!(is_running(&pid), "a server that a switch starts is not killed");
     assert!(std::process::Command::new("kill").arg(&pid).status().unwrap().success());
     let mut chatty = std::process::Command::new("sh");
     chatty.arg("-c").arg("head -c 1000000 /dev/zero; exit 3");
-    assert_eq!(program::run("sh", &mut chatty, TIMEOUT).unwrap().code, Some(3));
+    assert_eq!(program::run("sh", &mut chatty, TIMEOUT, &Keeper::default()).unwrap().code, Some(3));
+}
+
+#[test]
+fn what_a_killed_daemon_left_running_is_ended_by_the_next_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let notes = || std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
+    // The earlier daemon is a thread here, and sees that its program was ended.
+    let keeper = Keeper::new(dir.path().to_path_buf(), Arc::default());
+    let earlier = std::thread::spawn(move || {
+        let mut endless = std::process::Command::new("sh");
+        endless.arg("-c").arg("sleep 1000 & wait");
+        program::run("sh", &mut endless, TIMEOUT, &keeper).unwrap()
+    });
+    while !notes().iter().any(|note| note.extension().is_some_and(|extension| extension == "json")) {
+        std::thread::yield_now();
+    }
+    end_earlier(dir.path()).unwrap();
+    assert_eq!(earlier.join().unwrap().code, None, "a signal ended it");
+    // A note of a process that is another one by now ends nothing.
+    let me = std::process::id();
+    std::fs::write(dir.path().join("program-1.json"), format!(r#"{{"pid": {me}, "started": 1}}"#)).unwrap();
+    end_earlier(dir.path()).unwrap();
+    assert_eq!(notes(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn a_program_ends_with_the_daemon() {
+    let dir = tempfile::tempdir().unwrap();
+    let keeper = Keeper::new(dir.path().to_path_buf(), Arc::new(AtomicBool::new(true)));
+    let mut endless = std::process::Command::new("sh");
+    endless.arg("-c").arg("exec sleep 1000");
+    let ended = program::run("sh", &mut endless, TIMEOUT, &keeper).unwrap();
+    assert_eq!((ended.code, ended.reason().as_str()), (None, "it was ended with the daemon"));
 }
 
 /// Whether a process is there and not only waits to be reaped.

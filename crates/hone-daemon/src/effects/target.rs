@@ -5,6 +5,7 @@ use crate::clock::now_ms;
 use crate::deploy::command::{Command, Programs};
 use crate::deploy::http::Http;
 use crate::deploy::local::Local;
+use crate::deploy::program::Keeper;
 use crate::deploy::rsync::Rsync;
 use crate::deploy::watch::{self, Expectation, Watch};
 use crate::deploy::{self, DeployError, DeployTarget, Description};
@@ -13,6 +14,7 @@ use hone_pipeline::event::{Event, WatchOutcome};
 use hone_pipeline::ids::DeploymentId;
 use hone_pipeline::wire::DeployRequest;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -127,16 +129,18 @@ impl Order {
         let (call, load) = (Duration::from_millis(limits.deploy_call_ms), Duration::from_millis(limits.deploy_load_ms));
         let url = &self.place.url;
         let door = Http::new(url, env.admin_key.clone(), call, load);
+        let keeper = Keeper::new(env.layout.run_dir(), Arc::clone(&env.ending));
         match &self.place.transport {
             Transport::Http => Box::new(door),
             Transport::Local { serve_root } => Box::new(Local::new(door, &env.layout.root().join(serve_root))),
             Transport::Rsync { destination, rsh } => {
-                Box::new(Rsync::new(door, destination, rsh.as_deref(), call.saturating_mul(10)))
+                let target = Rsync::new(door, destination, rsh.as_deref(), call.saturating_mul(10));
+                Box::new(target.kept_by(keeper))
             }
             Transport::Command { stage, switch, verify, rollback } => {
                 let (stage, switch, verify) = (stage.clone(), switch.clone(), verify.clone());
                 let programs = Programs { stage, switch, verify, rollback: rollback.clone() };
-                Box::new(Command::new(&programs, url, &self.request, &self.model_dir, load))
+                Box::new(Command::new(&programs, url, &self.request, &self.model_dir, load).kept_by(keeper))
             }
         }
     }
