@@ -11,9 +11,6 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Sleep;
 
-/// A client has this long to take some of what waits for it.
-const STALL_LIMIT: Duration = Duration::from_secs(60);
-
 /// Where connections come from.
 pub struct Connections {
     listener: TcpListener,
@@ -29,9 +26,9 @@ pub struct Connection {
 }
 
 impl Connections {
-    /// Those of a bound listener.
-    pub fn of(listener: TcpListener) -> Connections {
-        Connections { listener, stall_limit: STALL_LIMIT }
+    /// Those of a bound listener. A client has `stall_limit` to take some of what waits for it.
+    pub fn of(listener: TcpListener, stall_limit: Duration) -> Connections {
+        Connections { listener, stall_limit }
     }
 }
 

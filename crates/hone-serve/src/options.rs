@@ -39,6 +39,8 @@ pub struct ServeOptions {
     pub max_memory_bytes: u64,
     /// An answer may take this long from the arrival of its request; 0 = as long as it takes.
     pub request_timeout_ms: u64,
+    /// A connection is cut when its client takes nothing of what waits for it for so long.
+    pub stall_timeout_ms: u64,
     /// Largest JSON body in bytes.
     pub max_body_bytes: usize,
     /// Largest blob in bytes.
@@ -74,6 +76,7 @@ impl ServeOptions {
             cache_bytes: 0,
             max_memory_bytes: 0,
             request_timeout_ms: 600_000,
+            stall_timeout_ms: 60_000,
             max_body_bytes: 8 << 20,
             max_blob_bytes: 64 << 30,
             min_free_bytes: 1 << 30,

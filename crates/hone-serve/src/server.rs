@@ -50,6 +50,7 @@ pub fn run(options: ServeOptions, stop: Arc<AtomicBool>, on_ready: impl FnOnce(S
     ensure!(options.slots > 0, "slots must be at least 1");
     ensure!(options.max_choices > 0, "max_choices must be at least 1");
     let drain = Duration::from_millis(options.drain_ms);
+    let stall_limit = Duration::from_millis(options.stall_timeout_ms);
     let listen = options.listen;
     let (app, threads) = start_threads(options, access)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -58,7 +59,7 @@ pub fn run(options: ServeOptions, stop: Arc<AtomicBool>, on_ready: impl FnOnce(S
         .enable_all()
         .build()
         .context("start the HTTP runtime")?;
-    let served = runtime.block_on(serve(app, listen, &stop, &threads, drain, on_ready));
+    let served = runtime.block_on(serve(app, (listen, stall_limit), &stop, &threads, drain, on_ready));
     // Handlers that are still there hold ends of channels; without them the threads end.
     runtime.shutdown_timeout(RUNTIME_STOP);
     for thread in threads {
@@ -133,7 +134,7 @@ fn start_threads(options: ServeOptions, access: Access) -> Result<(App, Vec<Join
 
 async fn serve(
     app: App,
-    listen: SocketAddr,
+    (listen, stall_limit): (SocketAddr, Duration),
     stop: &AtomicBool,
     threads: &[JoinHandle<()>],
     drain: Duration,
@@ -143,7 +144,7 @@ async fn serve(
     let address = listener.local_addr().context("read the bound address")?;
     let (stop_sender, stop_listening) = oneshot::channel::<()>();
     let router = routes::router(Arc::new(app));
-    let serving = axum::serve(Connections::of(listener), router).with_graceful_shutdown(async {
+    let serving = axum::serve(Connections::of(listener, stall_limit), router).with_graceful_shutdown(async {
         // The other end is dropped to stop.
         let _ = stop_listening.await;
     });

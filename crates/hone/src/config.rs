@@ -245,6 +245,8 @@ pub struct Serve {
     pub max_blob_mb: u64,
     /// How long an answer may take, in seconds; 0 = as long as it takes.
     pub request_timeout_sec: u64,
+    /// How long a client may take nothing of what waits for it, in seconds.
+    pub stall_timeout_sec: u64,
     /// How long running answers may go on after a stop, in seconds.
     pub drain_sec: u64,
     /// Largest JSON body in MiB.
@@ -339,6 +341,7 @@ impl Config {
             keep_deployments: values.get("serve.keep_deployments"),
             max_blob_mb: values.get("serve.max_blob_mb"),
             request_timeout_sec: values.get("serve.request_timeout_sec"),
+            stall_timeout_sec: values.get("serve.stall_timeout_sec"),
             drain_sec: values.get("serve.drain_sec"),
             max_body_mb: values.get("serve.max_body_mb"),
             max_choices: values.get("serve.max_choices"),

@@ -115,3 +115,27 @@ fn planned_bytes_are_what_the_arena_takes() {
     let parameters = 4 * config.num_parameters() as u64;
     assert!(train > 4 * parameters && score > parameters && score < train, "{train} {score} {parameters}");
 }
+
+/// SmolLM2's shape. Bytes beside weights, gradients and moments.
+#[test]
+fn memory_grows_with_the_length_alone_and_logits_are_never_held_whole() {
+    let device = device::open("cpu", 2).unwrap();
+    let beyond_static = |vocab_size: usize, length: usize| {
+        let config = Config::from_json(&serde_json::json!({
+            "model_type": "llama", "vocab_size": vocab_size, "hidden_size": 576, "intermediate_size": 1536,
+            "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "max_position_embeddings": 8192,
+            "rms_norm_eps": 1e-5, "rope_theta": 100_000, "tie_word_embeddings": true, "hidden_act": "silu",
+        }));
+        let config = config.unwrap();
+        let options = TrainerOptions::full(length, length);
+        let all = Trainer::planned_bytes(&config, &options, &*device).unwrap();
+        (all - 16 * config.num_parameters() as u64) as f64
+    };
+    let (short, long) = (beyond_static(49_152, 1024), beyond_static(49_152, 4096));
+    assert!(long <= 4.2 * short, "{long} bytes at 4096, {short} at 1024");
+    // One score of each pair of tokens, for one head of one layer, would already be 67 MB; all of them 18 GB.
+    assert!(long < 4e9, "{long}");
+    let logits = 4.0 * 4096.0 * f64::from(49_152 - 1_024);
+    let more = long - beyond_static(1_024, 4096);
+    assert!(more < 0.1 * logits, "{more} bytes for a larger vocabulary, {logits} for all logits");
+}

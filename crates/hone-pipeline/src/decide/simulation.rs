@@ -59,7 +59,7 @@ struct Simulation {
 
 #[test]
 fn schedules_of_every_kind_end_well() {
-    // budget: 45 s
+    // budget: 41 s
     let default = if std::env::var("HONE_SLOW").is_ok_and(|slow| slow == "1") { 1_000 } else { 30 };
     let num_seeds: u64 = std::env::var("HONE_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(default);
     let mut reached: BTreeMap<&'static str, u64> = BTreeMap::new();

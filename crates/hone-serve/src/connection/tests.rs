@@ -7,7 +7,7 @@ use std::future::poll_fn;
 async fn connected(stall_limit: Duration) -> (Connection, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    let (connection, _) = Connections { listener, stall_limit }.accept().await;
+    let (connection, _) = Connections::of(listener, stall_limit).accept().await;
     (connection, client)
 }
 
@@ -18,7 +18,7 @@ fn block_on<T>(test: impl Future<Output = T>) -> T {
 #[test]
 fn what_is_written_goes_out_at_once() {
     block_on(async {
-        let (connection, client) = connected(STALL_LIMIT).await;
+        let (connection, client) = connected(Duration::from_secs(60)).await;
         assert!(connection.stream.nodelay().unwrap() && !client.nodelay().unwrap());
     });
 }

@@ -337,6 +337,7 @@ pub fn serve(ws: &Workspace, args: &ListenArgs) -> Result<()> {
         keep_deployments: config.serve.keep_deployments,
         max_blob_bytes: config.serve.max_blob_mb << 20,
         request_timeout_ms: config.serve.request_timeout_sec * 1000,
+        stall_timeout_ms: config.serve.stall_timeout_sec * 1000,
         drain_ms: config.serve.drain_sec * 1000,
         max_body_bytes: config.serve.max_body_mb << 20,
         max_choices: config.serve.max_choices,

@@ -223,6 +223,7 @@ pub const KEYS: &[Key] = &[
     key("serve.keep_deployments", int(0, 1000), "2", "Deployments kept on the server's disk beside the serving and the previous one."),
     key("serve.max_blob_mb", int(1, 16_777_216), "65536", "Largest file of a deployment that the server takes, in MiB; a larger one is answered with 413."),
     key("serve.request_timeout_sec", int(0, 86_400), "600", "How long an answer may take from the arrival of its request, in seconds; 0 = as long as it takes."),
+    key("serve.stall_timeout_sec", int(1, 86_400), "60", "A connection is cut when its client takes nothing of what waits for it for so many seconds."),
     key("serve.drain_sec", int(0, 86_400), "10", "How long running answers may go on after a stop, in seconds."),
     key("serve.max_body_mb", int(1, 4096), "8", "Largest JSON body in MiB; a larger one is answered with 413."),
     key("serve.max_choices", int(1, 1024), "16", "Most answers of one request: `n` times its prompts."),
