@@ -51,6 +51,6 @@ mod worker;
 pub use options::{
     Alerts, DaemonOptions, DataManagerConfig, Housekeeping, Limits, LoopConfig, SkillEndpoint, SkillOrder,
 };
-pub use requests::{compare_files, preview_files, suite, suites as validation_suites};
+pub use requests::{compare_files, longest_row, preview_files, suite, suites as validation_suites};
 pub use run_loop::{apply_offline, prune_offline, run};
 pub use skill_sets::write_skill_sets;

@@ -47,14 +47,15 @@ pub(crate) fn check(
     let schema_id = dataset.schema_id.as_deref().filter(|_| background).unwrap_or(schema_id);
     let level = if background { Level::Deep } else { settings.validation_level };
     let latest = state.latest_checkpoint().filter(|_| level != Level::Quick);
+    let model_dir = latest.and_then(|checkpoint| layout.checkpoint_model_dir(state, checkpoint.id).ok());
     CheckRequest {
         format_version: WIRE_FORMAT_VERSION,
         file: layout.dataset_file(dataset),
         schema_id: schema_id.to_string(),
         schema_origin,
         level,
-        model_dir: latest.and_then(|checkpoint| layout.checkpoint_model_dir(state, checkpoint.id).ok()),
-        max_length: settings.train.max_length,
+        max_length: longest_row(settings.train.max_length, model_dir.as_deref()),
+        model_dir,
         overlong: settings.train.overlong,
         profile: settings.train.profile.clone(),
         chat_template_kwargs: settings.train.chat_template_kwargs.clone(),
@@ -215,6 +216,15 @@ fn evaluated_rows(state: &State, config: &LoopConfig, alone: bool) -> Vec<Datase
     };
     let enough = datasets.iter().map(num_rows).sum::<usize>() >= config.settings.keep_back_min_rows;
     if alone || enough { datasets } else { Vec::new() }
+}
+
+/// The longest row that a job takes, in tokens: `max_length`, and no more than the context of the model.
+#[must_use]
+pub fn longest_row(max_length: usize, model_dir: Option<&Path>) -> usize {
+    let config = model_dir.and_then(|dir| std::fs::read(dir.join("config.json")).ok());
+    let config = config.and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok());
+    let context = config.and_then(|config| config["max_position_embeddings"].as_u64());
+    context.and_then(|context| usize::try_from(context).ok()).map_or(max_length, |context| max_length.min(context))
 }
 
 /// The validation files whose first questions are answered while a job trains.

@@ -40,20 +40,24 @@ pub(crate) struct Sealed {
     pub samples: Vec<Sample>,
 }
 
-/// The sets in force: of every configured skill those of the levels that it has reached. `alive` is called between skills.
+/// The sets in force: of every configured skill those of the levels that it has reached. `alive` is called before each call of a skill that may take long.
 pub(crate) fn prepare(layout: &Layout, state: &State, config: &LoopConfig, alive: &dyn Fn()) -> Vec<Sealed> {
     if config.sealed_questions == 0 {
         return Vec::new();
     }
-    let of = |skill: &SkillEndpoint| {
-        alive();
-        of_skill(layout, state, config, skill)
-    };
+    let of = |skill: &SkillEndpoint| of_skill(layout, state, config, skill, alive);
     config.data_manager.skills.iter().flat_map(of).collect()
 }
 
 /// A level whose set cannot be had now is left out, and no other with it.
-fn of_skill(layout: &Layout, state: &State, config: &LoopConfig, skill: &SkillEndpoint) -> Vec<Sealed> {
+fn of_skill(
+    layout: &Layout,
+    state: &State,
+    config: &LoopConfig,
+    skill: &SkillEndpoint,
+    alive: &dyn Fn(),
+) -> Vec<Sealed> {
+    alive();
     let client = client_under_lease(&skill.url, config);
     // A set that lies there is in force whether its skill answers now or not.
     let version = client.info().ok().map(|info| info.version);
@@ -64,6 +68,8 @@ fn of_skill(layout: &Layout, state: &State, config: &LoopConfig, skill: &SkillEn
         if level > reached && !path.is_file() {
             break;
         }
+        // A draw may take as long as a call to a skill.
+        alive();
         let drawn = match &version {
             Some(version) if drawn_by(&path).as_ref() != Some(version) => {
                 draw(&client, skill, level, config.sealed_questions, version, &path)
@@ -72,7 +78,15 @@ fn of_skill(layout: &Layout, state: &State, config: &LoopConfig, skill: &SkillEn
         };
         // Where the draw failed, the set of before is in force.
         let is_there = drawn_by(&path).is_some();
-        let set = if is_there { read(skill, level, &path, config).map(Some) } else { Ok(None) };
+        let get = || read(skill, level, &path, config, version.as_deref());
+        let set = match (is_there, &version) {
+            (false, _) => Ok(None),
+            (true, None) => get().map(Some),
+            // A damaged set is drawn once more: the same seed and version give the same questions.
+            (true, Some(version)) => get()
+                .or_else(|_| draw(&client, skill, level, config.sealed_questions, version, &path).and_then(|()| get()))
+                .map(Some),
+        };
         for error in [drawn.err(), set.as_ref().err().map(|error| anyhow!("{error:#}"))].into_iter().flatten() {
             tracing::warn!(skill = skill.name, level, "its sealed questions cannot be had now: failed to {error:#}");
         }
@@ -85,7 +99,7 @@ fn of_skill(layout: &Layout, state: &State, config: &LoopConfig, skill: &SkillEn
 pub(crate) fn as_drawn(layout: &Layout, config: &LoopConfig) -> Result<Vec<Sealed>> {
     let of = |skill: &SkillEndpoint| -> Result<Vec<Sealed>> {
         let drawn = (1..).map_while(|level| Some((level, drawn(layout, &skill.name, level)?)));
-        drawn.map(|(level, path)| read(skill, level, &path, config)).collect()
+        drawn.map(|(level, path)| read(skill, level, &path, config, None)).collect()
     };
     Ok(config.data_manager.skills.iter().map(of).collect::<Result<Vec<_>>>()?.concat())
 }
@@ -122,10 +136,11 @@ fn draw(client: &SkillClient, skill: &SkillEndpoint, level: u32, count: u64, ver
     hone_disk::write_json(&sidecar_of(path), &sidecar)
 }
 
-fn read(skill: &SkillEndpoint, level: u32, path: &Path, config: &LoopConfig) -> Result<Sealed> {
+/// `version` is what the skill tells of itself now, since that judges; where it does not answer, that which drew the set.
+fn read(skill: &SkillEndpoint, level: u32, path: &Path, config: &LoopConfig, version: Option<&str>) -> Result<Sealed> {
     let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
     let samples: Result<Vec<Sample>, _> = text.lines().map(serde_json::from_str).collect();
-    let version = drawn_by(path).unwrap_or_default();
+    let version = version.map(str::to_string).or_else(|| drawn_by(path)).unwrap_or_default();
     let asked = format!("{version}\n{}\n{text}", config.limits.max_answer_tokens);
     Ok(Sealed {
         suite: format!("{}/{level}", skill.name),

@@ -1,4 +1,5 @@
-//! `/metrics`: the sources' figures as Prometheus text. A figure that is not known is left out.
+//! `/metrics`: the sources' figures as Prometheus text. A figure that is not known now is left out: what a source that fails said
+//! before is no figure of now.
 
 use crate::hub::{Reading, Source};
 use serde_json::Value;
@@ -8,7 +9,12 @@ pub(crate) fn text(readings: &[(&Source, Reading)]) -> String {
     let mut out = String::new();
     let data = |source: &str, pointer: &str| -> Option<Value> {
         let (_, reading) = readings.iter().find(|(s, _)| s.name == source)?;
-        reading.data.as_ref()?.pointer(pointer).cloned()
+        match (&reading.error, pointer) {
+            // Its server is asked: that it does not answer is the figure.
+            (Some(_), "/reachable") => Some(Value::Bool(false)),
+            (Some(_), _) => None,
+            (None, _) => reading.data.as_ref()?.pointer(pointer).cloned(),
+        }
     };
     let gauges: [(&str, &str, &str, &str); 13] = [
         ("hone_daemon_up", "1 while the daemon runs.", "training_status", "/daemon/alive"),

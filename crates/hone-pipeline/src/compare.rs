@@ -47,14 +47,7 @@ pub fn judge<'a>(
     let budget = budget::next_look(settings.error_budget, champion.checkpoint, past);
     let level = budget.spent / challenger.suites.len().max(1) as f64;
     let manual = settings.promotion_policy == PromotionPolicy::Manual;
-    let evidence = match champion.suites.iter().find(|suite| challenger.result(&suite.suite).is_none()) {
-        // What a challenger was not asked cannot speak for it.
-        Some(missing) if challenger.error.is_none() && !challenger.suites.is_empty() => {
-            Err(format!("{} was not evaluated on {}", challenger.checkpoint, missing.suite))
-        }
-        _ => evidence::evidence(challenger, champion, settings, level),
-    };
-    match evidence {
+    match evidence::evidence(challenger, champion, settings, level) {
         Err(problem) => {
             judgement.outcome = if manual { Outcome::Manual } else { Outcome::CannotTell };
             judgement.reason = format!("{names}: {problem}");

@@ -7,7 +7,7 @@
 use crate::order::Order;
 use crate::rows::Examples;
 use crate::slice::{job_order, method, trainer_options};
-use crate::{clock, preview, refuse, rows};
+use crate::{Refusal, clock, preview, refuse, rows};
 use anyhow::{Result, bail};
 use hone_data::pack::pack;
 use hone_data::{ChatContext, TokenRow};
@@ -154,6 +154,15 @@ pub fn plan(
     let limits =
         rows::Limits { max_length: settings.max_length.min(config.max_positions), overlong: settings.overlong };
     let examples = rows::load(&ctx, files, limits, &mut |_| {})?;
+    if examples.list.is_empty() {
+        let (rows, overlong, longest) = (examples.rows, examples.rows_overlong, limits.max_length);
+        return Err(Refusal(format!(
+            "no row is left to train: of {rows} rows, {overlong} are longer than {longest} tokens (max_length, and no more than \
+             the model's context) and {} cannot be tokenised with a mask",
+            examples.rows_refused
+        ))
+        .into());
+    }
     let order = job_order(&examples, settings, JobId(1));
     let device = device::open(&settings.device, settings.threads).map_err(refuse)?;
     let sizer = Sizer {

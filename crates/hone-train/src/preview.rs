@@ -12,6 +12,8 @@ use hone_pipeline::wire::{TrainFile, WorkerMessage};
 
 /// Prompts that are answered.
 pub const MAX_PROMPTS: usize = 2;
+/// Rows of a file that are tried.
+const MAX_TRIED: usize = 100;
 /// Most tokens of an answer.
 pub const MAX_TOKENS: usize = 48;
 
@@ -48,16 +50,21 @@ pub fn of_job(
 /// The first prompts of `files` that leave room for an answer in `max_context` tokens.
 ///
 /// # Errors
-/// A row that cannot be read or rendered.
+/// A row that cannot be read. One that cannot be rendered is left out.
 pub fn prompts(ctx: &ChatContext, files: &[TrainFile], max_context: usize) -> Result<Vec<Prompt>> {
     let mut prompts = Vec::new();
     for file in files {
-        for row in hone_data::rows(&file.path, &file.schema_id)? {
+        for row in hone_data::rows(&file.path, &file.schema_id)?.take(MAX_TRIED) {
             if prompts.len() == MAX_PROMPTS {
                 return Ok(prompts);
             }
             let row = row?;
-            let found = prompt(ctx, &row, &format!("{}:{}", file.name, row.line))?;
+            let source = format!("{}:{}", file.name, row.line);
+            // Training does not depend on what it shows.
+            let found = prompt(ctx, &row, &source).unwrap_or_else(|error| {
+                tracing::warn!(source, "not previewed: failed to {error:#}");
+                None
+            });
             prompts.extend(found.filter(|p| p.ids.len() + MAX_TOKENS <= max_context));
         }
     }

@@ -65,8 +65,8 @@ pub fn check_share(examples: &Examples, settings: &TrainSettings) -> Result<()> 
     if trained == 0 {
         let (rows, overlong, refused) = (examples.rows, examples.rows_overlong, examples.rows_refused);
         return Err(Refusal(format!(
-            "self-check: no token would be trained (of {rows} rows, {overlong} are longer than {} tokens and {refused} \
-             cannot be tokenised with a mask)",
+            "self-check: no token would be trained (of {rows} rows, {overlong} are longer than max_length ({}) or the model's \
+             context, and {refused} cannot be tokenised with a mask)",
             settings.max_length
         ))
         .into());

@@ -151,7 +151,7 @@ pub fn run(ws: &Workspace, args: &ChatArgs) -> Result<()> {
     let interrupt = Interrupt::watch()?;
     if let Some(message) = &args.message {
         conversation.messages.push(json!({"role": "user", "content": message}));
-        let (reply, _) = answer(&client, &model, &conversation, args, &interrupt)?;
+        let (reply, _) = answer(&client, &model, &conversation, args, &interrupt, ws.json)?;
         if ws.json {
             output::json(&json!({"text": reply.text, "system_fingerprint": reply.fingerprint}));
         }
@@ -171,7 +171,7 @@ pub fn run(ws: &Workspace, args: &ChatArgs) -> Result<()> {
             Entry::Nothing => {}
             Entry::Quit => return Ok(()),
             Entry::Remark(text) => output::note(&text),
-            Entry::Answer => match answer(&client, &model, &conversation, args, &interrupt) {
+            Entry::Answer => match answer(&client, &model, &conversation, args, &interrupt, false) {
                 Ok((reply, true)) if reply.text.is_empty() => {
                     conversation.messages = before;
                     output::note("[stopped before the first word; the message is forgotten]");
@@ -191,13 +191,14 @@ pub fn run(ws: &Workspace, args: &ChatArgs) -> Result<()> {
     }
 }
 
-/// Streams an answer to the terminal; true when Ctrl-C stopped it.
+/// Streams an answer, to the terminal unless `is_silent`; true when Ctrl-C stopped it.
 fn answer(
     client: &Client,
     model: &str,
     conversation: &Conversation,
     args: &ChatArgs,
     interrupt: &Interrupt,
+    is_silent: bool,
 ) -> Result<(crate::client::Reply, bool)> {
     let body = json!({
         "model": model, "messages": conversation.to_messages(), "stream": true,
@@ -205,10 +206,17 @@ fn answer(
     });
     interrupt.asked.store(false, Ordering::SeqCst);
     interrupt.at_prompt.store(false, Ordering::SeqCst);
-    let reply = client.stream(&body, &interrupt.asked, &mut |text| output::part(text));
+    let mut show = |text: &str| {
+        if !is_silent {
+            output::part(text);
+        }
+    };
+    let reply = client.stream(&body, &interrupt.asked, &mut show);
     interrupt.at_prompt.store(true, Ordering::SeqCst);
     let reply = reply?;
-    output::line("");
+    if !is_silent {
+        output::line("");
+    }
     Ok((reply, interrupt.asked.load(Ordering::SeqCst)))
 }
 

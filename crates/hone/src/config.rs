@@ -24,6 +24,7 @@ use hone_pipeline::state::Priority;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -416,8 +417,25 @@ pub fn kernel_folder() -> Option<PathBuf> {
 
 /// The effective values, with the process's own environment, and what they make; all problems at once.
 pub fn load(root: &Path, set: &[(String, String)]) -> Result<(Values, Config)> {
-    let environment: Vec<(String, String)> = std::env::vars().filter(|(name, _)| name.starts_with("HONE_")).collect();
-    read_all(root, &environment, set).map_err(|problems| anyhow::Error::new(ConfigError(problems)))
+    let environment = environment(std::env::vars_os());
+    let read = environment.and_then(|environment| read_all(root, &environment, set));
+    read.map_err(|problems| anyhow::Error::new(ConfigError(problems)))
+}
+
+/// The variables of hone. What others are called and hold is no matter here.
+fn environment(all: impl Iterator<Item = (OsString, OsString)>) -> Result<Vec<(String, String)>, Vec<Problem>> {
+    let (mut ours, mut problems) = (Vec::new(), Vec::new());
+    for (name, value) in all {
+        let Some(name) = name.to_str().filter(|name| name.starts_with("HONE_")) else { continue };
+        match value.into_string() {
+            Ok(value) => ours.push((name.to_string(), value)),
+            Err(_) => {
+                let message = "its value is not UTF-8".to_string();
+                problems.push(Problem { place: name.to_string(), key: String::new(), message });
+            }
+        }
+    }
+    if problems.is_empty() { Ok(ours) } else { Err(problems) }
 }
 
 fn read_all(

@@ -113,7 +113,13 @@ pub fn find_root(flag: Option<PathBuf>) -> Result<PathBuf> {
 }
 
 /// An absolute path, also for what does not exist yet.
+///
+/// # Errors
+/// It is not UTF-8: it could neither be recorded nor told.
 pub fn absolute(path: &Path) -> Result<PathBuf> {
+    if path.to_str().is_none() {
+        return Err(UsageError(format!("use {path:?}: the path is not UTF-8 (hint: rename it)")).into());
+    }
     std::path::absolute(path).with_context(|| format!("make {} absolute", path.display()))
 }
 

@@ -152,6 +152,27 @@ fn ctrl_c_ends_a_run_with_a_checkpoint_from_which_the_same_command_goes_on() {
 }
 
 #[test]
+fn a_folder_that_holds_another_run_is_not_taken_for_this_one() {
+    let rig = Rig::new(16);
+    let settings = ["--batch-size", "8"];
+    let first = last_line(rig.train("out", &settings));
+    assert_eq!((&first["done"], &first["was_done"]), (&json!(true), &json!(false)));
+    let again = last_line(rig.train("out", &settings));
+    assert_eq!((&again["done"], &again["was_done"]), (&json!(true), &json!(true)));
+    let refused = |what: &str, extra: &[&str]| {
+        let output = rig.train("out", &[&settings[..], extra].concat()).output().unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{error}");
+        assert!(error.contains(what), "{error}");
+    };
+    refused("a run that is done, by other settings", &["--epochs", "3"]);
+    let text = std::fs::read_to_string(rig.path("data.jsonl")).unwrap();
+    std::fs::write(rig.path("data.jsonl"), text.lines().skip(1).map(|line| format!("{line}\n")).collect::<String>())
+        .unwrap();
+    refused("a run of other files or of another model", &[]);
+}
+
+#[test]
 fn a_run_shows_answers_of_the_model_that_it_trains() {
     let rig = Rig::new(16);
     let previews = |mut command: Command| {

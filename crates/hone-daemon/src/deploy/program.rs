@@ -38,6 +38,8 @@ pub struct Keeper {
     folder: Option<PathBuf>,
     /// Set when the daemon ends.
     ending: Arc<AtomicBool>,
+    /// How long a program may go on then.
+    ending_wait: Duration,
 }
 
 /// A running program: the number alone may be another process's by now.
@@ -52,7 +54,13 @@ impl Keeper {
     /// One that notes running programs in `folder`.
     #[must_use]
     pub fn new(folder: PathBuf, ending: Arc<AtomicBool>) -> Keeper {
-        Keeper { folder: Some(folder), ending }
+        Keeper { folder: Some(folder), ending, ending_wait: ENDING_WAIT }
+    }
+
+    /// The same with another wait at the daemon's end.
+    #[cfg(test)]
+    pub(super) fn ending_within(self, ending_wait: Duration) -> Keeper {
+        Keeper { ending_wait, ..self }
     }
 
     /// The file of the note, to be removed when the program has ended. One that cannot be written costs what it is for, and no
@@ -131,6 +139,9 @@ impl Ended {
 /// # Errors
 /// It cannot be started: trying again does not help.
 pub fn run(name: &str, command: &mut Command, timeout: Duration, keeper: &Keeper) -> Result<Ended, DeployError> {
+    if keeper.ending.load(Ordering::SeqCst) {
+        return Err(DeployError::Transient(format!("{name} is not started: the daemon ends")));
+    }
     let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     let mut child = command.spawn().map_err(|error| {
         DeployError::Permanent(format!("{name} cannot be started: {error} (hint: is it installed on this host?)"))
@@ -150,7 +161,7 @@ pub fn run(name: &str, command: &mut Command, timeout: Duration, keeper: &Keeper
                     ending.get_or_insert_with(Instant::now);
                 }
                 let why = match ending {
-                    Some(since) if since.elapsed() >= ENDING_WAIT => "it was ended with the daemon".to_string(),
+                    Some(since) if since.elapsed() >= keeper.ending_wait => "it was ended with the daemon".to_string(),
                     _ if start.elapsed() >= timeout => format!("it was ended after its {} s", timeout.as_secs()),
                     _ => {
                         if !said {

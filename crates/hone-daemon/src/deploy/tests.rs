@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -430,7 +430,8 @@ fn what_a_killed_daemon_left_running_is_ended_by_the_next_one() {
         endless.arg("-c").arg("sleep 1000 & wait");
         program::run("sh", &mut endless, TIMEOUT, &keeper).unwrap()
     });
-    while !notes().iter().any(|note| note.extension().is_some_and(|extension| extension == "json")) {
+    let is_note = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "json");
+    while !earlier.is_finished() && !notes().iter().any(is_note) {
         std::thread::yield_now();
     }
     end_earlier(dir.path()).unwrap();
@@ -445,11 +446,23 @@ fn what_a_killed_daemon_left_running_is_ended_by_the_next_one() {
 #[test]
 fn a_program_ends_with_the_daemon() {
     let dir = tempfile::tempdir().unwrap();
-    let keeper = Keeper::new(dir.path().to_path_buf(), Arc::new(AtomicBool::new(true)));
-    let mut endless = std::process::Command::new("sh");
-    endless.arg("-c").arg("exec sleep 1000");
-    let ended = program::run("sh", &mut endless, TIMEOUT, &keeper).unwrap();
+    let ending = Arc::new(AtomicBool::new(false));
+    let keeper = Keeper::new(dir.path().to_path_buf(), Arc::clone(&ending)).ending_within(Duration::ZERO);
+    let running = keeper.clone();
+    let thread = std::thread::spawn(move || {
+        let mut endless = std::process::Command::new("sh");
+        endless.arg("-c").arg("exec sleep 1000");
+        program::run("sh", &mut endless, TIMEOUT, &running).unwrap()
+    });
+    while !thread.is_finished() && std::fs::read_dir(dir.path()).unwrap().count() == 0 {
+        std::thread::yield_now();
+    }
+    ending.store(true, Ordering::SeqCst);
+    let ended = thread.join().unwrap();
     assert_eq!((ended.code, ended.reason().as_str()), (None, "it was ended with the daemon"));
+    // Nor is another one begun.
+    let next = program::run("true", &mut std::process::Command::new("true"), TIMEOUT, &keeper);
+    assert!(matches!(next, Err(DeployError::Transient(reason)) if reason.contains("the daemon ends")));
 }
 
 /// Whether a process is there and not only waits to be reaped.

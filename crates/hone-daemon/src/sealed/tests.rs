@@ -122,12 +122,23 @@ fn a_level_that_cannot_be_drawn_takes_no_other_with_it() {
     let (folder, mut config, state) = world(&refuses_level_3.url, 3);
     config.sealed_questions = 1;
     config.limits.skill_tries = 1;
-    let suites = |folder| sets(folder, &config, &state).into_iter().map(|set| set.suite).collect::<Vec<_>>();
+    let suites = |folder| -> Vec<String> {
+        let found = sets(folder, &config, &state).into_iter();
+        found.map(|set| set.suite).collect()
+    };
     assert_eq!(suites(&folder), ["mine/1", "mine/2"]);
-    // Nor does one whose file is damaged.
+    // One whose file is damaged is drawn again: the same seed gives the same questions.
     let file = file(&Layout::new(folder.path()), "mine", 1);
+    let before = std::fs::read(&file).unwrap();
     std::fs::write(&file, "{").unwrap();
-    assert_eq!(suites(&folder), ["mine/2"]);
+    assert_eq!(suites(&folder), ["mine/1", "mine/2"]);
+    assert_eq!(std::fs::read(&file).unwrap(), before);
+    // Where nobody can draw it, it is left out, and no other with it.
+    std::fs::write(&file, "{").unwrap();
+    let gone = SkillEndpoint::new("mine", "http://127.0.0.1:9");
+    config.data_manager.skills = vec![gone];
+    let left: Vec<String> = sets(&folder, &config, &state).into_iter().map(|set| set.suite).collect();
+    assert_eq!(left, ["mine/2"]);
 }
 
 #[test]

@@ -200,7 +200,8 @@ fn choose_champion(draft: &mut Draft, chain: &BTreeSet<CheckpointId>, to: Checkp
     let here = |id: &&CheckpointId| state.checkpoints[id].state == CheckpointState::Published;
     let promoted = |id: &&CheckpointId| state.judgements.get(id).is_some_and(|j| j.outcome == Outcome::Promote);
     let sound = |id: &&CheckpointId| !deployment::was_rolled_back(state, **id);
-    let champion = chain.iter().rev().filter(here).filter(sound).find(promoted).copied().unwrap_or(to);
+    let sound_ones = || chain.iter().rev().filter(here).filter(sound);
+    let champion = sound_ones().find(promoted).or_else(|| sound_ones().find(|id| **id <= to)).copied().unwrap_or(to);
     draft.put(Change::SetChampion { checkpoint: Some(champion) });
     draft.info("champion_chosen", champion, reason);
     deployment::want(draft, champion, reason);

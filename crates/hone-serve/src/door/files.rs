@@ -231,10 +231,14 @@ pub fn check_request(request: &DeployRequest, model_name: &str) -> Result<(), Ap
     }
     if request.model_name != model_name {
         let message = format!(
-            "this server serves {model_name:?} and the deployment is for {:?}; set the same `model_name` on both hosts",
+            "this server serves {model_name:?} and the deployment is for {:?}; set the same `model_name` on both hosts and \
+             restart this server, which has its name from its start",
             request.model_name
         );
-        return Err(ApiError::invalid("model_name", message));
+        return Err(ApiError {
+            param: Some("model_name".to_string()),
+            ..ApiError::new(StatusCode::CONFLICT, "model_name_differs", message)
+        });
     }
     if !is_hash(&request.manifest_hash) {
         return Err(ApiError::invalid("manifest_hash", "`manifest_hash` must be a BLAKE3 hash in lower-case hex"));

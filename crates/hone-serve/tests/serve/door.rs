@@ -171,7 +171,8 @@ fn what_cannot_serve_is_refused_and_the_old_one_goes_on() {
     // Another model's name.
     let mut renamed = Model::random(2, 2);
     renamed.request.model_name = "other".to_string();
-    assert_eq!(error_of(server.create(&renamed)).2, "model_name");
+    let (status, code, param) = error_of(server.create(&renamed));
+    assert_eq!((status, code.as_str(), param.as_str()), (409, "model_name_differs", "model_name"), "worth another try");
     // Weights cut short: complete as files, useless as a model.
     let broken = Model::random(2, 2);
     let weights = broken.file("model.safetensors");

@@ -126,16 +126,17 @@ fn sweeps_what_nobody_names() {
 }
 
 #[test]
-fn keeps_the_newest_resume_folders_and_the_latest_checkpoints() {
+fn keeps_the_newest_resume_folders_the_latest_checkpoints_and_the_champions() {
     let (_guard, layout, mut checkpoint) = workspace();
-    for step in [9, 10, 100, 1000] {
+    for step in [1, 9, 10, 100, 1000] {
         fs::create_dir(layout.resume(CheckpointId(step))).unwrap();
     }
     checkpoint.state = CheckpointState::Published;
     let mut state = State::default();
     state.apply(&Change::PutCheckpoint(checkpoint.clone()));
+    state.apply(&Change::SetChampion { checkpoint: Some(CheckpointId(1)) });
     assert_eq!(prune_resume(&layout, &state, 2).unwrap(), [9], "10 is the latest checkpoint's");
     state.apply(&Change::PutCheckpoint(Checkpoint { id: CheckpointId(1000), ..checkpoint }));
     assert_eq!(prune_resume(&layout, &state, 2).unwrap(), [10], "numbers sort as numbers");
-    assert!(layout.resume(CheckpointId(100)).exists() && layout.resume(CheckpointId(1000)).exists());
+    assert!([1, 100, 1000].iter().all(|step| layout.resume(CheckpointId(*step)).exists()), "1 is the champion's");
 }

@@ -114,12 +114,13 @@ fn status(ws: &Workspace) -> Result<()> {
     Ok(())
 }
 
-/// The skill of that name, or the first one; else what to do.
+/// The skill of that name, or the first one that is asked for data; else what to do.
 fn find<'a>(manager: &'a DataManagerConfig, name: Option<&str>) -> Result<&'a SkillEndpoint, String> {
     let names: Vec<&str> = manager.skills.iter().map(|skill| skill.name.as_str()).collect();
     let found = match name {
         Some(name) => manager.skills.iter().find(|skill| skill.name == name),
-        None => manager.skills.first(),
+        // One that is only evaluated is asked by its name alone.
+        None => manager.skills.iter().find(|skill| skill.generate),
     };
     found.ok_or_else(|| match name {
         Some(name) if !names.is_empty() => {

@@ -2,6 +2,7 @@
 //! A check that cannot be made says `unknown`, never `ok`.
 
 use crate::commands::keys::keys_file;
+use crate::commands::roles::key_from_env;
 use crate::config::Config;
 use crate::exit::Refused;
 use crate::output;
@@ -191,7 +192,7 @@ struct KnownKeys {
 }
 
 fn known_keys(ws: &Workspace) -> KnownKeys {
-    let given = |name: &str| std::env::var_os(name).is_some();
+    let given = |name: &str| key_from_env(name).is_some_and(|key| !key.is_empty());
     let serve = match given("HONE_READ_KEY") || given("HONE_ADMIN_KEY") {
         true => Ok(true),
         false => list_keys(&keys_file(ws)).map(|keys| !keys.is_empty()).map_err(|error| format!("{error:#}")),

@@ -59,6 +59,8 @@ pub fn run(ws: &Workspace, args: &ExportArgs) -> Result<()> {
     }
     if !is_csv && !state.evaluations.is_empty() && job.is_none() {
         let first = state.evaluations.values().next().map_or(0, |evaluation| evaluation.at_ms);
+        // The first evaluation may be a newer one by now, under another name: TensorBoard would show both.
+        remove_earlier(&dir.join("evaluations"))?;
         written.push(write(&dir.join("evaluations"), &event_file(first), &export::tensorboard_evaluations(&state))?);
     }
     if ws.json {
@@ -84,6 +86,19 @@ fn jobs(state: &State, wanted: Option<&str>) -> Result<Vec<JobId>> {
 /// The name that TensorBoard looks for. The same job gets the same name, so that an export again replaces it.
 fn event_file(at_ms: u64) -> String {
     format!("events.out.tfevents.{}.hone", at_ms / 1000)
+}
+
+/// Removes what an earlier export wrote there.
+fn remove_earlier(dir: &Path) -> Result<()> {
+    let Ok(entries) = std::fs::read_dir(dir) else { return Ok(()) };
+    for entry in entries {
+        let path = entry.with_context(|| format!("list {}", dir.display()))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with("events.out.tfevents.") && name.ends_with(".hone") {
+            hone_disk::remove_file(&path)?;
+        }
+    }
+    Ok(())
 }
 
 fn write(dir: &Path, name: &str, bytes: &[u8]) -> Result<PathBuf> {

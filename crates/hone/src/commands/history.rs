@@ -7,7 +7,7 @@ use crate::config;
 use crate::exit::UsageError;
 use crate::output;
 use crate::workspace::{Workspace, absolute, now_ms};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::{Args, Subcommand};
 use hone_pipeline::decide::touched_by;
 use hone_pipeline::event::Command;
@@ -100,6 +100,7 @@ fn dataset(args: &DatasetArgs) -> Result<DatasetId> {
 
 fn touched(ws: &Workspace, dataset: DatasetId) -> Result<()> {
     let state = ws.state()?;
+    ensure!(state.datasets.contains_key(&dataset), "find {dataset}: there is no such data set");
     let touched = touched_by(&state, dataset);
     if ws.json {
         output::json(&json!({ "dataset": dataset, "checkpoints": touched }));

@@ -74,7 +74,12 @@ pub fn run(ws: &Workspace, verb: &KeysVerb) -> Result<()> {
         }
         KeysVerb::Remove { name } => {
             remove_key(&path, name).with_context(|| format!("remove the key {name:?}"))?;
-            output::note(&format!("{name} has no key any more"));
+            let message = format!("{name} has no key any more");
+            if ws.json {
+                output::json(&json!({"ok": true, "message": message}));
+            } else {
+                output::note(&message);
+            }
         }
         KeysVerb::List => {
             let keys = list_keys(&path).context("read the keys")?;

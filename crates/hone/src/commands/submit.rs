@@ -13,6 +13,7 @@ use hone_pipeline::finding::{Level, Report, SchemaOrigin, Severity, TokenStats};
 use hone_pipeline::ids::DatasetId;
 use hone_pipeline::state::{Dataset, DatasetState, Priority, State};
 use hone_pipeline::wire::{CheckRequest, ControlRequest, WIRE_FORMAT_VERSION};
+use hone_store::datasets::sidecar_of;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -132,22 +133,6 @@ fn place_in_inbox(ws: &Workspace, args: &SubmitArgs) -> Result<String> {
     inbox::place(&ws.root, &file, priority, &sidecar)
 }
 
-fn read_sidecar(file: &Path) -> Result<serde_json::Map<String, serde_json::Value>> {
-    let path = sidecar_path(file);
-    match std::fs::read(&path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| format!("read {}", path.display())),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(serde_json::Map::new()),
-        Err(e) => Err(e).with_context(|| format!("read {}", path.display())),
-    }
-}
-
-/// `<file>.meta.json`.
-fn sidecar_path(file: &Path) -> PathBuf {
-    let mut name = file.as_os_str().to_os_string();
-    name.push(".meta.json");
-    PathBuf::from(name)
-}
-
 fn wait_for_verdict(ws: &Workspace, inbox_path: &str, known: &[DatasetId]) -> Result<Dataset> {
     let store = ws.store()?;
     let start = Instant::now();
@@ -236,10 +221,10 @@ fn check_request(ws: &Workspace, config: &Config, file: PathBuf, args: &Validate
 
 /// The schema of a file outside the inbox: that of the flag, its sidecar or the configuration.
 pub fn schema_of(config: &Config, file: &Path, flag: Option<&str>) -> Result<(String, SchemaOrigin)> {
-    let sidecar = read_sidecar(file)?;
-    Ok(match (flag, sidecar.get("schema_id").and_then(|v| v.as_str())) {
+    let sidecar = Sidecar::read(&sidecar_of(file)).with_context(|| format!("use {}", file.display()))?;
+    Ok(match (flag, sidecar.schema_id) {
         (Some(id), _) => (id.to_string(), SchemaOrigin::Flag),
-        (None, Some(id)) => (id.to_string(), SchemaOrigin::Sidecar),
+        (None, Some(id)) => (id, SchemaOrigin::Sidecar),
         (None, None) => config.schema_id.clone(),
     })
 }
@@ -258,8 +243,8 @@ pub fn gate_request(
         schema_id,
         schema_origin,
         level: config.settings.validation_level,
+        max_length: hone_daemon::longest_row(train.max_length, model_dir.as_deref()),
         model_dir,
-        max_length: train.max_length,
         overlong: train.overlong,
         profile: train.profile.clone(),
         chat_template_kwargs: train.chat_template_kwargs.clone(),

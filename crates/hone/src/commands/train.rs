@@ -155,6 +155,12 @@ struct RunState {
     position: Position,
     rows_digest: String,
     done: bool,
+    /// What is trained; empty in a run of an older hone.
+    #[serde(default)]
+    inputs: String,
+    /// By which settings.
+    #[serde(default)]
+    settings: serde_json::Value,
 }
 
 /// Runs the verb.
@@ -162,25 +168,49 @@ pub fn run(ws: &Workspace, args: &TrainArgs) -> Result<()> {
     let config = args.job.config(ws)?;
     let schema = args.job.schema(&config);
     let model_dir = args.job.model_dir(ws)?;
-    let mut files = Vec::new();
+    let (mut files, mut inputs) = (Vec::new(), format!("{} {schema}", model_dir.display()));
     for file in args.job.files() {
         let path = absolute(file)?;
-        gate(ws, &config, &path, &schema, &model_dir)?;
+        let hash = gate(ws, &config, &path, &schema, &model_dir)?;
         let name = path.file_name().map_or_else(|| "file".to_string(), |n| n.to_string_lossy().into_owned());
+        inputs.push_str(&format!(" {hash}"));
         files.push(TrainFile { name, path, schema_id: schema.clone() });
     }
     let out = absolute(&args.out)?;
+    let state = earlier(&out, inputs, &config)?;
     disk::create_dir(&out.join(RESUME_DIR))?;
-    train(ws, &config, &out, &model_dir, files)
+    train(ws, &config, &out, &model_dir, files, state)
 }
 
-/// Both gates; nothing is trained that they refuse.
-fn gate(ws: &Workspace, config: &crate::config::Config, file: &Path, schema: &str, model_dir: &Path) -> Result<()> {
+/// The run that stands in the folder, or a new one. One of other files, of another model, or that is done by other settings, is
+/// none to go on with.
+fn earlier(out: &Path, inputs: String, config: &crate::config::Config) -> Result<RunState> {
+    let settings = serde_json::to_value(&config.settings.train).context("write down the settings")?;
+    let state_file = out.join(RUN_STATE);
+    let Ok(bytes) = std::fs::read(&state_file) else { return Ok(RunState { inputs, settings, ..RunState::default() }) };
+    let state: RunState = serde_json::from_slice(&bytes).with_context(|| format!("read {}", state_file.display()))?;
+    let other = match () {
+        () if state.inputs.is_empty() => None,
+        () if state.inputs != inputs => Some("a run of other files or of another model"),
+        () if state.done && state.settings != settings => Some("a run that is done, by other settings"),
+        () => None,
+    };
+    match other {
+        Some(what) => {
+            let shown = out.display();
+            Err(UsageError(format!("train into {shown}: it holds {what} (hint: another --out, or remove it)")).into())
+        }
+        None => Ok(state),
+    }
+}
+
+/// Both gates; nothing is trained that they refuse. Returns the file's hash.
+fn gate(ws: &Workspace, config: &crate::config::Config, file: &Path, schema: &str, model_dir: &Path) -> Result<String> {
     let origin = (schema.to_string(), SchemaOrigin::Flag);
     let request = gate_request(config, file.to_path_buf(), origin, Some(model_dir.to_path_buf()));
     let report = check_file(&request, &|_| {});
     if report.is_accepted() {
-        return Ok(());
+        return Ok(report.blake3);
     }
     if ws.json {
         output::json(&report);
@@ -197,15 +227,11 @@ fn train(
     out: &Path,
     model_dir: &Path,
     files: Vec<TrainFile>,
+    mut state: RunState,
 ) -> Result<()> {
     let stop = stop_flag()?;
     let preview_files = preview_files(ws, config, &files)?;
-    let state_file = out.join(RUN_STATE);
-    let mut state: RunState = match std::fs::read(&state_file) {
-        Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| format!("read {}", state_file.display()))?,
-        Err(_) => RunState::default(),
-    };
-    let started = Instant::now();
+    let (started, was_done) = (Instant::now(), state.done);
     let bar = progress_bar(ws.json);
     let yield_flag = YieldFlag::default();
     while !state.done {
@@ -235,7 +261,7 @@ fn train(
         }
     }
     bar.finish_and_clear();
-    summary(ws, out, &state, started.elapsed().as_secs_f64());
+    summary(ws, out, &state, started.elapsed().as_secs_f64(), was_done);
     Ok(())
 }
 
@@ -339,17 +365,21 @@ pub fn figures(progress: &Progress) -> String {
     )
 }
 
-fn summary(ws: &Workspace, out: &Path, state: &RunState, seconds: f64) {
+fn summary(ws: &Workspace, out: &Path, state: &RunState, seconds: f64, was_done: bool) {
     let folder = out.join(CheckpointId(state.checkpoint).to_string());
     let peak = hone_train::clock::peak_resident_bytes();
     if ws.json {
         output::json(
-            &json!({"type": "summary", "done": state.done, "checkpoint": folder, "steps": state.position.job_step,
+            &json!({"type": "summary", "done": state.done, "was_done": was_done, "checkpoint": folder, "steps": state.position.job_step,
             "rows_trained": state.position.rows_trained, "seconds": seconds, "peak_memory_bytes": peak}),
         );
         return;
     }
-    let verb = if state.done { "trained" } else { "stopped early (the same command goes on): trained" };
+    let verb = match (was_done, state.done) {
+        (true, _) => "nothing was left to do: an earlier run has trained",
+        (false, true) => "trained",
+        (false, false) => "stopped early (the same command goes on): trained",
+    };
     output::line(&format!(
         "{verb} {} rows in {} steps, {}, at most {} of memory; the model is in {}",
         state.position.rows_trained,

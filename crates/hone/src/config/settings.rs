@@ -1,7 +1,7 @@
 //! From checked values to the settings of the daemon and of training.
 
 use super::{Problem, Serve, Skill, Values, read};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use hone_daemon::Housekeeping;
 use hone_pipeline::config::{
     KeepBack, LoraSettings, LrSchedule, OnRegression, Overlong, ProfileSettings, PromotionPolicy, Retention,
@@ -108,7 +108,18 @@ fn suite_margins(values: &Values) -> Result<BTreeMap<String, SuiteMargins>, Vec<
     let (mut margins, mut problems) = (BTreeMap::new(), Vec::new());
     for (index, (suite, row)) in rows.into_iter().enumerate() {
         match serde_json::from_value::<SuiteMargins>(row) {
-            Ok(read) => drop(margins.insert(suite, read)),
+            Ok(read)
+                if [read.min_gain, read.max_regression]
+                    .into_iter()
+                    .flatten()
+                    .all(|margin| (0.0..=100.0).contains(&margin)) =>
+            {
+                margins.insert(suite, read);
+            }
+            Ok(_) => {
+                let message = "a margin lies from 0 to 100".to_string();
+                problems.push(values.problem_inside("promotion.suites", (index, &format!(".{suite}")), message));
+            }
             Err(error) => {
                 let message = format!("{error}; allowed: {{\"min_gain\": NUMBER, \"max_regression\": NUMBER}}");
                 problems.push(values.problem_inside("promotion.suites", (index, &format!(".{suite}")), message));
@@ -281,5 +292,8 @@ fn target(row: &Map<String, Value>) -> Result<Target> {
         }
         other => bail!("the transport {other:?} is unknown (allowed: \"local\", \"http\", \"rsync\", \"command\")"),
     };
-    Ok(Target { name: text("name"), url: text("url").trim_end_matches('/').to_string(), transport })
+    let url = text("url").trim_end_matches('/').to_string();
+    let is_anything = matches!(transport, Transport::Command { .. });
+    ensure!(is_anything || is_url(&url), "the url {url:?} begins neither with http:// nor with https://");
+    Ok(Target { name: text("name"), url, transport })
 }

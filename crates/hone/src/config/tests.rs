@@ -45,6 +45,17 @@ fn syntax_errors_name_the_line() {
 }
 
 #[test]
+fn a_variable_that_is_not_text_is_no_matter_unless_it_is_ours() {
+    use std::os::unix::ffi::OsStringExt;
+    let no_text = || OsString::from_vec(b"caf\xe9".to_vec());
+    let others =
+        [(OsString::from("LANGUAGE"), no_text()), (no_text(), OsString::from("x")), ("HONE_SEED".into(), "3".into())];
+    assert_eq!(environment(others.into_iter()).unwrap(), [("HONE_SEED".to_string(), "3".to_string())]);
+    let ours = environment([(OsString::from("HONE_SEED"), no_text())].into_iter()).unwrap_err();
+    assert_eq!(ours[0].to_string(), "HONE_SEED: its value is not UTF-8");
+}
+
+#[test]
 fn records_name_the_entry_and_the_field() {
     check(
         r#"{"deployment": {"targets": [{"name": "a", "url": "http://x"}, {"name": "b"}]}, "skills": [{"name": "binary", "link": "x"}]}"#,

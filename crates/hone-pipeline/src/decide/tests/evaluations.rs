@@ -266,7 +266,7 @@ fn a_changed_suite_evaluates_the_champion_again_before_judging() {
           lease-4 for evaluation of checkpoint-0 until 2003 delivered
           log Info checkpoint_evaluated checkpoint-0: newer: loss 3.0000, token accuracy 50.0 %
           judgement of checkpoint-4: CannotTell
-          log Info not_promoted checkpoint-4: checkpoint-4 against checkpoint-0: checkpoint-4 was not evaluated on newer
+          log Info not_promoted checkpoint-4: checkpoint-4 against checkpoint-0: checkpoint-0 was not evaluated on the same new
         > exit done
           lease none
           lease-5 for job-1 until 2003
