@@ -5,7 +5,8 @@
 //! special tokens as variables, `tools` and `documents` always defined, keys with `null` left out of
 //! messages, and reasoning under each of its names. `{% generation %}` marks are accepted and print nothing.
 //! Arguments of tool calls that are JSON text, as OpenAI writes them, are given to the template as the object that
-//! they hold: rows and requests may write them either way and are the same prompt.
+//! they hold, so that `tojson` does not encode them twice. A template that asks whether arguments are a string, or that
+//! fails with the object (it adds them to a text), gets the text as it came. Rows and requests are rendered here alike.
 //! Line ends of a template are LF to the engine, whatever its file has.
 //!
 //! Files read from a model folder: `chat_template.jinja`, else `chat_template` in `tokenizer_config.json` (a
@@ -63,6 +64,8 @@ pub struct Conversation<'a> {
     template: minijinja::Template<'a, 'a>,
     variables: BTreeMap<String, minijinja::Value>,
     messages: Vec<minijinja::Value>,
+    /// With the arguments of calls as they came, where `messages` has them parsed.
+    as_they_came: Option<Vec<minijinja::Value>>,
 }
 
 impl Conversation<'_> {
@@ -71,10 +74,19 @@ impl Conversation<'_> {
     /// # Errors
     /// As [`ChatTemplate::render`].
     pub fn render(&self, num_messages: usize, add_generation_prompt: bool) -> Result<String> {
+        let rendered = self.render_messages(&self.messages[..num_messages], add_generation_prompt);
+        let rendered = rendered.or_else(|error| match &self.as_they_came {
+            Some(messages) => self.render_messages(&messages[..num_messages], add_generation_prompt).map_err(|_| error),
+            None => Err(error),
+        });
+        rendered.map_err(|e| anyhow!(explain(&e)))
+    }
+
+    fn render_messages(&self, messages: &[minijinja::Value], add_generation_prompt: bool) -> Result<String, Error> {
         let mut variables = self.variables.clone();
-        variables.insert("messages".to_string(), self.messages[..num_messages].to_vec().into());
+        variables.insert("messages".to_string(), messages.to_vec().into());
         variables.insert("add_generation_prompt".to_string(), add_generation_prompt.into());
-        self.template.render(minijinja::Value::from(variables)).map_err(|e| anyhow!(explain(&e)))
+        self.template.render(minijinja::Value::from(variables))
     }
 }
 
@@ -147,11 +159,17 @@ impl ChatTemplate {
         variables.entry("documents").or_insert(Value::Null);
         let variables = variables.into_iter().map(|(name, value)| (name, minijinja::Value::from(Serde(value))));
         let name = if tools.is_some() && self.inner.tool_use.is_some() { TOOL_USE } else { DEFAULT };
-        Ok(Conversation {
-            template: self.inner.environment.get_template(name).context("find the compiled template")?,
-            variables: variables.collect(),
-            messages: messages.iter().map(|m| minijinja::Value::from(Serde(message_variables(m)))).collect(),
-        })
+        let template = self.inner.environment.get_template(name).context("find the compiled template")?;
+        let messages: Vec<Value> = messages.iter().map(message_variables).collect();
+        let parsed = if takes_text_arguments(template.source()) { None } else { with_parsed_arguments(&messages) };
+        let values = |messages: Vec<Value>| -> Vec<minijinja::Value> {
+            messages.into_iter().map(|message| minijinja::Value::from(Serde(message))).collect()
+        };
+        let (messages, as_they_came) = match parsed {
+            Some(parsed) => (values(parsed), Some(values(messages))),
+            None => (values(messages), None),
+        };
+        Ok(Conversation { template, variables: variables.collect(), messages, as_they_came })
     }
 
     /// BLAKE3 of the template's text, hex.
@@ -274,20 +292,36 @@ fn message_variables(message: &Message) -> Value {
         map.entry("thinking").or_insert_with(|| reasoning.clone());
         map.insert("reasoning_content".to_string(), reasoning);
     }
-    if let Some(Value::Array(calls)) = map.get_mut("tool_calls") {
-        calls.iter_mut().for_each(parse_arguments);
-    }
     Value::Object(map)
 }
 
-/// What is no object stays as it is.
-fn parse_arguments(call: &mut Value) {
-    if let Some(arguments) = call.pointer_mut("/function/arguments")
-        && let Value::String(text) = &*arguments
-        && let Ok(parsed @ Value::Object(_)) = serde_json::from_str::<Value>(text)
-    {
-        *arguments = parsed;
+/// Whether a template asks if arguments of calls are a string (`arguments is string`, `['arguments'] is not string`).
+fn takes_text_arguments(source: &str) -> bool {
+    const NAME: &str = "arguments";
+    let is_asked = |rest: &str| {
+        let question = rest.trim_start_matches(['\'', '"', ']', ')']).trim_start().strip_prefix("is ")?.trim_start();
+        Some(question.strip_prefix("not ").unwrap_or(question).trim_start().starts_with("string"))
+    };
+    source.match_indices(NAME).any(|(at, _)| is_asked(&source[at + NAME.len()..]) == Some(true))
+}
+
+/// Messages with the arguments of calls as the objects that they hold. `None` where none of them is the text of one.
+fn with_parsed_arguments(messages: &[Value]) -> Option<Vec<Value>> {
+    if messages.iter().all(|message| message.get("tool_calls").is_none()) {
+        return None;
     }
+    let mut messages = messages.to_vec();
+    let mut is_any = false;
+    let calls = messages.iter_mut().filter_map(|message| message.get_mut("tool_calls")?.as_array_mut()).flatten();
+    for arguments in calls.filter_map(|call| call.pointer_mut("/function/arguments")) {
+        if let Value::String(text) = &*arguments
+            && let Ok(parsed @ Value::Object(_)) = serde_json::from_str::<Value>(text)
+        {
+            *arguments = parsed;
+            is_any = true;
+        }
+    }
+    is_any.then_some(messages)
 }
 
 /// What went wrong, in one sentence: the template's own words where it raised them.

@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::Path;
 
+mod tied;
 mod write;
 
 pub(crate) use write::write_tensors;
@@ -164,7 +165,12 @@ pub(crate) fn read_parameters(dir: &Path, config: &Config, work: TakeNumbers<'_>
         let mut done = |bytes: &[u8]| forget(&map, bytes);
         found.take(&file, &map, &named, work, &mut done).with_context(|| format!("read {}", path.display()))?;
     }
-    found.complete(&dir.display().to_string())
+    let dtype = found.complete(&dir.display().to_string())?;
+    for file in &found.heads {
+        let is_equal = tied::is_embedding_of_other_file(dir, file, &found.embedding)?;
+        ensure!(is_equal, no_parameter(file, tied::HEAD));
+    }
+    Ok(dtype)
 }
 
 /// Reads these tensors of a folder, a few numbers at a time; `work` gets the index in `specs`.
@@ -247,12 +253,23 @@ struct Found<'a> {
     /// By parameter.
     is_read: Vec<bool>,
     dtypes: BTreeSet<&'static str>,
+    /// The file of the embedding, once it was read.
+    embedding: String,
+    /// Files with a head of a tied model, but not the embedding that it must be equal to.
+    heads: Vec<String>,
 }
 
 impl<'a> Found<'a> {
     fn new(config: &'a Config) -> Found<'a> {
         let parameters = config.parameters();
-        Found { config, is_read: vec![false; parameters.len()], parameters, dtypes: BTreeSet::new() }
+        Found {
+            config,
+            is_read: vec![false; parameters.len()],
+            parameters,
+            dtypes: BTreeSet::new(),
+            embedding: String::new(),
+            heads: Vec::new(),
+        }
     }
 
     /// Takes the tensors of one file, which must hold all of `named`; `done` gets bytes that are not read again.
@@ -269,13 +286,22 @@ impl<'a> Found<'a> {
             bail!("{INDEX} places tensor `{name}` in {file}, which does not hold it");
         }
         for (name, view) in tensors.iter() {
-            let is_tied_head = self.config.tied && name == "lm_head.weight";
-            if is_derived(name) || (is_tied_head && equals_embedding(&tensors, &view)) {
+            if is_derived(name) {
+                continue;
+            }
+            if self.config.tied && name == tied::HEAD {
+                match tied::is_embedding(&tensors, &view) {
+                    Some(is_equal) => ensure!(is_equal, no_parameter(file, name)),
+                    None => self.heads.push(file.to_owned()),
+                }
                 continue;
             }
             let Some(index) = self.parameters.iter().position(|spec| spec.name == name) else {
-                bail!("{file} holds tensor `{name}`, which is no parameter of this model");
+                bail!(no_parameter(file, name));
             };
+            if name == tied::EMBEDDING {
+                file.clone_into(&mut self.embedding);
+            }
             let spec = &self.parameters[index];
             ensure!(
                 view.shape() == spec.shape,
@@ -357,8 +383,8 @@ fn is_derived(name: &str) -> bool {
     name.ends_with(".rotary_emb.inv_freq")
 }
 
-fn equals_embedding(tensors: &SafeTensors<'_>, head: &TensorView<'_>) -> bool {
-    tensors.tensor("model.embed_tokens.weight").is_ok_and(|embedding| embedding.data() == head.data())
+fn no_parameter(file: &str, name: &str) -> String {
+    format!("{file} holds tensor `{name}`, which is no parameter of this model")
 }
 
 /// Gets the next numbers of a tensor, and the bytes that they were read from.

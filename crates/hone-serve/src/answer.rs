@@ -215,21 +215,27 @@ impl Answer {
         }
     }
 
-    /// The next event, or the error that the time is over.
+    /// The next event, or the error that the time is over. Events that wait to be read are too late then as well: without
+    /// that, a client that reads now and then would keep an answer for as long as it likes.
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<ChoiceEvent>, ApiError>> {
-        let is_late = match (self.events.poll_recv(cx), &mut self.deadline) {
-            (Poll::Ready(Some(event)), _) => return Poll::Ready(Ok(Some(event))),
-            // The engine gave it up, for its time or for a fault.
-            (Poll::Ready(None), Some(deadline)) if deadline.deadline() <= tokio::time::Instant::now() => true,
-            (Poll::Ready(None), _) => return Poll::Ready(Ok(None)),
-            (Poll::Pending, Some(deadline)) => deadline.as_mut().poll(cx).is_ready(),
-            (Poll::Pending, None) => false,
-        };
-        if !is_late {
-            return Poll::Pending;
+        if !self.is_late() {
+            match self.events.poll_recv(cx) {
+                // The engine gave it up, for its time.
+                Poll::Ready(None) if self.is_late() => {}
+                // `None`: for a fault.
+                Poll::Ready(event) => return Poll::Ready(Ok(event)),
+                Poll::Pending => match &mut self.deadline {
+                    Some(deadline) if deadline.as_mut().poll(cx).is_ready() => {}
+                    _ => return Poll::Pending,
+                },
+            }
         }
         self.failed = true;
         Poll::Ready(Err(ApiError::timeout()))
+    }
+
+    fn is_late(&self) -> bool {
+        self.deadline.as_ref().is_some_and(|deadline| deadline.deadline() <= tokio::time::Instant::now())
     }
 
     fn is_complete(&self) -> bool {
@@ -363,3 +369,6 @@ impl AnswerStream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -201,40 +201,51 @@ fn a_body_beyond_the_limit_is_refused() {
 const HEALTH_MEDIAN_LIMIT: Duration = Duration::from_millis(50);
 /// What 95 of 100 keep: several turns of the processor make one answer, and beside so many clients and other tests on two cores each
 /// of them may have to wait.
-const HEALTH_95_LIMIT: Duration = Duration::from_millis(250);
+const HEALTH_95_LIMIT: Duration = Duration::from_secs(1);
+/// Answers that are measured at least: of fewer, 95 of 100 would be all but the worst one.
+const LEAST_ANSWERS: usize = 40;
 /// Clients at the same time.
 const CLIENTS: usize = 16;
 
 #[test]
-fn under_sixteen_clients_half_of_health_answers_within_50_ms_and_95_of_100_within_250() {
+fn under_sixteen_clients_half_of_health_answers_within_50_ms_and_95_of_100_within_a_second() {
     // JSON that takes far longer to read than to send.
     let metadata = vec![0; 150_000];
     let large = json!({ "samples": [{ "id": "s-1", "level": 1, "metadata": metadata, "response": "" }] }).to_string();
     for skill in ["binary", "syllo"] {
         let server = Server::of(skill);
-        let small = json!({ "level": 5, "count": 200 }).to_string();
-        let clients: Vec<_> = (0..CLIENTS)
-            .map(|client| {
-                let (path, body) = if client % 2 == 0 { ("/verify", &large) } else { ("/generate", &small) };
-                let (agent, url, body) = (server.agent.clone(), server.url(path), body.clone());
-                std::thread::spawn(move || drop(agent.post(&url).send(body.as_str()).unwrap()))
-            })
-            .collect();
         let mut took = Vec::new();
-        while clients.iter().any(|client| !client.is_finished()) {
-            let start = Instant::now();
-            assert_eq!(server.get("/health").0, 200);
-            took.push(start.elapsed());
+        while took.len() < LEAST_ANSWERS {
+            took.extend(health_under_load(&server, &large));
         }
-        clients.into_iter().for_each(|client| client.join().unwrap());
         took.sort();
-        let (median, most) = (took[took.len() / 2], took[took.len() * 95 / 100]);
+        let (median, most) = (took[took.len() / 2], took[(took.len() - 1) * 95 / 100]);
         assert!(
-            took.len() > 10 && median < HEALTH_MEDIAN_LIMIT && most < HEALTH_95_LIMIT,
+            median < HEALTH_MEDIAN_LIMIT && most < HEALTH_95_LIMIT,
             "{skill}: {} answers, the median took {median:?}, 95 of 100 at most {most:?}",
             took.len()
         );
     }
+}
+
+/// How long each answer of `/health` took while every client waited for one answer of its own.
+fn health_under_load(server: &Server, large: &str) -> Vec<Duration> {
+    let small = json!({ "level": 5, "count": 200 }).to_string();
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|client| {
+            let (path, body) = if client % 2 == 0 { ("/verify", large) } else { ("/generate", small.as_str()) };
+            let (agent, url, body) = (server.agent.clone(), server.url(path), body.to_string());
+            std::thread::spawn(move || drop(agent.post(&url).send(body.as_str()).unwrap()))
+        })
+        .collect();
+    let mut took = Vec::new();
+    while clients.iter().any(|client| !client.is_finished()) {
+        let start = Instant::now();
+        assert_eq!(server.get("/health").0, 200);
+        took.push(start.elapsed());
+    }
+    clients.into_iter().for_each(|client| client.join().unwrap());
+    took
 }
 
 #[test]

@@ -80,6 +80,60 @@ fn arguments_of_calls_may_be_json_text() {
     told(Value::Null, "null");
 }
 
+/// A call whose arguments are this text.
+fn call(arguments: &str) -> Message {
+    let mut message = Message::new("assistant", "");
+    let function = json!({"name": "f", "arguments": arguments});
+    message.extra.insert("tool_calls".into(), json!([{"type": "function", "function": function}]));
+    message
+}
+
+/// Expected values: jinja2 3.1.6 with the settings of `transformers` (`scripts/make_chat_goldens.py`), `<s>` as `bos_token`.
+#[test]
+fn text_of_arguments_stays_as_it_came_where_the_template_takes_text() {
+    let messages = [Message::new("user", "q"), call(r#"{"x":1,  "y": "é"}"#)];
+    check(
+        include_str!("../../testdata/labels/templates/deepseekv3.jinja"),
+        &messages,
+        concat!(
+            "<s><｜User｜>q<｜Assistant｜><｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n",
+            "{\"x\":1,  \"y\": \"é\"}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜><｜end▁of▁sentence｜>",
+        ),
+    );
+    check(
+        include_str!("../../testdata/labels/templates/qwen3.jinja"),
+        &messages,
+        concat!(
+            "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n<tool_call>\n",
+            "{\"name\": \"f\", \"arguments\": {\"x\":1,  \"y\": \"é\"}}\n</tool_call><|im_end|>\n",
+        ),
+    );
+}
+
+#[test]
+fn a_template_asks_whether_arguments_are_text_in_several_ways() {
+    for asked in [
+        "{% if tool_call.arguments is string %}",
+        "{% if call['function'][\"arguments\"]  is not string %}",
+        "{% if (call.arguments) is  string%}",
+    ] {
+        assert!(takes_text_arguments(asked), "{asked}");
+    }
+    for other in ["{{ call.arguments | tojson }}", "{% if call.arguments is mapping %}", "arguments is", "x is string"]
+    {
+        assert!(!takes_text_arguments(other), "{other}");
+    }
+}
+
+#[test]
+fn a_refusal_is_that_of_the_parsed_arguments() {
+    let source = "{% if messages[0].tool_calls[0].function.arguments is mapping %}{{ raise_exception('parsed') }}{% else %}{{ raise_exception('text') }}{% endif %}";
+    let template = ChatTemplate::from_source(source, None, None).unwrap();
+    let messages = [call("{}")];
+    let input = RenderInput { messages: &messages, tools: None, add_generation_prompt: false, kwargs: &Map::new() };
+    assert_eq!(template.render(&input).unwrap_err().to_string(), "parsed");
+}
+
 #[test]
 fn a_template_refuses_in_its_own_words() {
     let template = ChatTemplate::from_source("{{ raise_exception('roles must alternate') }}", None, None).unwrap();

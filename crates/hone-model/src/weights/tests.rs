@@ -201,6 +201,31 @@ fn a_tied_head_may_stand_in_the_file_only_if_it_is_the_embedding() {
 }
 
 #[test]
+fn a_tied_head_may_stand_in_another_shard_only_if_it_is_the_embedding() {
+    let folder = Folder::new();
+    std::fs::remove_file(folder.dir.path().join(SINGLE)).unwrap();
+    let tensors = folder.tensors();
+    assert_eq!(tensors[0].0, tied::EMBEDDING);
+    let embedding = tensors[0].2;
+    let mut other = embedding.to_vec();
+    *other.last_mut().unwrap() += 1.0;
+    // Files are read by name: the head before the embedding, and after it.
+    for (with_head, without) in [("a.safetensors", "b.safetensors"), ("b.safetensors", "a.safetensors")] {
+        let mut map: serde_json::Map<String, Value> =
+            tensors.iter().map(|(name, ..)| ((*name).to_owned(), json!(without))).collect();
+        map.insert(tied::HEAD.to_owned(), json!(with_head));
+        folder.put(INDEX, json!({"weight_map": map}).to_string().as_bytes());
+        folder.put_tensors(without, &tensors);
+        folder.put_tensors(with_head, &[(tied::HEAD, vec![20, 8], embedding)]);
+        assert_eq!(folder.load().unwrap(), folder.weights);
+        folder.put_tensors(with_head, &[(tied::HEAD, vec![20, 8], other.as_slice())]);
+        folder.refused(&[with_head, "`lm_head.weight`, which is no parameter of this model"]);
+        folder.put_tensors(with_head, &[(tied::HEAD, vec![19, 8], &embedding[..152])]);
+        folder.refused(&[with_head, "`lm_head.weight`, which is no parameter of this model"]);
+    }
+}
+
+#[test]
 fn random_weights_follow_the_seed_and_are_normal() {
     let folder = Folder::new();
     assert_eq!(HostWeights::random(&folder.config, 7), folder.weights);
