@@ -224,10 +224,12 @@ impl Answer {
                 Poll::Ready(None) if self.is_late() => {}
                 // `None`: for a fault.
                 Poll::Ready(event) => return Poll::Ready(Ok(event)),
-                Poll::Pending => match &mut self.deadline {
-                    Some(deadline) if deadline.as_mut().poll(cx).is_ready() => {}
-                    _ => return Poll::Pending,
-                },
+                Poll::Pending => {
+                    let is_due = self.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready());
+                    if !is_due {
+                        return Poll::Pending;
+                    }
+                }
             }
         }
         self.failed = true;
