@@ -90,9 +90,14 @@ pub(super) fn is_prompt(text: &Text<'_>) -> bool {
     matches!(text.speaker, Speaker::Role(Role::User) | Speaker::Prompt)
 }
 
-/// Number by which messages name a text: that of its message, or 1, 2, … for columns.
+/// Number by which evidence names a text, another one for each text of a row: that of its message; of columns 0 for the
+/// system message, which may stand beside messages, and 1, 2, … for the others.
 pub(super) fn number_of(index: usize, text: &Text<'_>) -> u32 {
-    if text.message > 0 { text.message as u32 } else { index as u32 + 1 }
+    match (text.message, text.speaker) {
+        (0, Speaker::Role(Role::System)) => 0,
+        (0, _) => index as u32 + 1,
+        (message, _) => message as u32,
+    }
 }
 
 /// The words of a row, those of system messages apart.

@@ -271,11 +271,12 @@ impl Index {
     }
 }
 
-/// Some words of a message with their bytes.
+/// Some words of a message with their bytes; message 0 is the system message of a column.
 pub(super) fn describe(message: u32, text: &str, words: &Words, range: std::ops::Range<usize>) -> String {
     let start = words.spans.get(range.start).map_or(0, |span| span.0);
     let end = words.spans.get(range.end.saturating_sub(1)).map_or(start, |span| span.1);
-    format!("message {message}, bytes {start}-{end}: \"{}\"", excerpt(text, (start, end)))
+    let name = if message == 0 { "the system message".to_string() } else { format!("message {message}") };
+    format!("{name}, bytes {start}-{end}: \"{}\"", excerpt(text, (start, end)))
 }
 
 fn bit(hash: u64) -> usize {

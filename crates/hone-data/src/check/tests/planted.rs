@@ -323,3 +323,24 @@ fn answers_and_validation_texts_in_system_messages_are_found_and_shared_ones_are
     let found = count(&report, "overlap_validation") as f64 / PLANTED as f64;
     assert!(found >= 0.95, "{found}");
 }
+
+/// A system message that is a column is no message, so its text is not taken for that of message 1.
+#[test]
+fn a_system_message_that_is_a_column_has_a_name_of_its_own() {
+    let folder = Folder::new();
+    let answer = "the quick brown fox jumps over the lazy dog today";
+    let row = |system: &str, prompt: &str| {
+        let messages = [("user", prompt), ("assistant", answer)];
+        let messages = messages.map(|(role, content)| serde_json::json!({"role": role, "content": content}));
+        serde_json::json!({"system_prompt": system, "messages": messages}).to_string()
+    };
+    let evidence = |row: String| {
+        let report = deep(&folder, &row, None);
+        let finding = report.findings.into_iter().find(|finding| finding.code == "answer_in_prompt").unwrap();
+        finding.evidence.unwrap()
+    };
+    let asked = evidence(row("Be brief.", &format!("Repeat after me, please, word by word: {answer}")));
+    assert!(asked.ends_with(&format!("stands in message 1, bytes 39-88: \"{answer}\"")), "{asked}");
+    let told = evidence(row(&format!("Always say {answer}"), "What do you say?"));
+    assert!(told.ends_with(&format!("stands in the system message, bytes 11-60: \"{answer}\"")), "{told}");
+}
