@@ -29,17 +29,22 @@ pub(super) fn load(request: &CheckRequest, tally: &mut Tally, alive: &dyn Fn(&st
     if request.level != Level::Deep {
         return (index, comparisons);
     }
-    let mut earlier_bytes = 0;
+    let (mut earlier_bytes, mut is_spent) = (0, false);
     for (number, file) in (0u32..).zip(&request.compare) {
         alive("reading files to compare with");
         index.file_names.push(file.name.clone());
         if file.role == CompareRole::Earlier {
+            // Older files are left out, too; what checkpoints are judged on is compared always.
+            if is_spent {
+                continue;
+            }
             earlier_bytes += file.path.metadata().map_or(0, |info| info.len());
             if earlier_bytes > request.content.max_compare_bytes {
                 let message = format!("rows were not compared with {} and older files", file.name);
                 let hint = "raise validation.max_compare_bytes to compare with more";
                 tally.whole_file(RowProblem::warning("compare_left_out", message, hint));
-                break;
+                is_spent = true;
+                continue;
             }
         }
         if let Err(error) = load_file(request, number, file, &mut index, &mut comparisons) {

@@ -255,6 +255,31 @@ fn rows_that_were_accepted_before_are_told() {
     assert!(report.is_accepted());
 }
 
+/// The budget leaves out earlier files only, wherever in the list they stand.
+#[test]
+fn what_checkpoints_are_judged_on_is_compared_whatever_the_earlier_files_take() {
+    let folder = Folder::new();
+    let rng = &mut ChaCha8Rng::seed_from_u64(6);
+    let all = rows(rng, 40);
+    let file = |name: &str, role, rows: &[(String, String)]| CompareFile {
+        name: name.to_string(),
+        path: folder.file(name, join(rows)),
+        schema_id: "chat_sft_v1".to_string(),
+        role,
+    };
+    let compare = vec![
+        file("new.jsonl", CompareRole::Earlier, &all[..10]),
+        file("old.jsonl", CompareRole::Earlier, &all[10..20]),
+        file("skill.jsonl", CompareRole::SkillEvaluation, &all[20..30]),
+        file("v.jsonl", CompareRole::Validation, &all[30..]),
+    ];
+    let content = ContentSettings { max_compare_bytes: 0, ..ContentSettings::default() };
+    let data = folder.file("data.jsonl", join(&all));
+    let report = check_file(&CheckRequest { level: Level::Deep, content, compare, ..request(&data) }, &|_| {});
+    let counts = ["compare_left_out", "overlap_earlier", "overlap_validation"].map(|code| count(&report, code));
+    assert_eq!(counts, [1, 0, 20], "{:#?}", report.findings);
+}
+
 /// A skill's own training data is not taken for its evaluation questions, however much their wording is alike; a file
 /// that was made of evaluation questions is found.
 #[test]
