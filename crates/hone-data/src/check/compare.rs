@@ -78,7 +78,7 @@ fn load_file(
         for (line, bytes) in block.rows() {
             let Some(json) = parse_row(bytes).filter(|json| spec.fits(json)) else { continue };
             let texts = spec.texts(&json);
-            let row = facts::row_words(&texts);
+            let row = facts::row_words(&texts, &spec.extras(&json));
             match file.role {
                 CompareRole::Validation | CompareRole::SkillEvaluation => {
                     index.add_validation(number, line, &row, &|message| {
@@ -182,7 +182,7 @@ fn near_duplicates(
         let read = |(line, bytes): &(u64, &[u8])| {
             let json = parse_row(bytes)?;
             let texts = checker.spec.texts(&json);
-            let all = facts::all_words(&facts::row_words(&texts));
+            let all = facts::all_words(&facts::row_words(&texts, &checker.spec.extras(&json)));
             let begin = texts.iter().find(|text| facts::is_prompt(text)).or(texts.first());
             Some((*line, all, begin.map_or(String::new(), |text| excerpt(text.text, (0, text.text.len() as u32)))))
         };

@@ -86,11 +86,13 @@ pub(super) struct RowWords {
     pub texts: Vec<(u32, Words)>,
     /// The same of system messages.
     pub system_texts: Vec<(u32, Words)>,
+    /// Words of reasoning and tool calls.
+    pub extras: Vec<Words>,
     /// Hash of the words of the system message; 0 without one.
     pub system: u64,
-    /// Hash of all other words of the row but its last answer.
+    /// Hash of all other words of the row but its last answer; tool calls count, reasoning does not.
     pub prompt: u64,
-    /// Hash of the words of the last answer.
+    /// Hash of the words of the last answer and its tool calls.
     pub answer: u64,
     /// Words of the last answer.
     pub num_answer_words: usize,

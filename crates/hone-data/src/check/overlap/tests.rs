@@ -8,7 +8,7 @@ use serde_json::json;
 
 fn row(prompt: &str, answer: &str) -> RowWords {
     let row = json!({"messages": [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]});
-    row_words(&spec::find("chat_sft_v1").unwrap().texts(&Json::from(&row)))
+    row_words(&spec::find("chat_sft_v1").unwrap().texts(&Json::from(&row)), &[])
 }
 
 fn index(rows: &[(&str, &str)]) -> Index {
