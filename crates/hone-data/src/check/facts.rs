@@ -122,7 +122,7 @@ pub(super) fn row_words(texts: &[Text<'_>], extras: &[Extra]) -> RowWords {
             continue;
         }
         let words = Words::of(text.text);
-        let hash = hash_in_order(&words.hashes);
+        let hash = words.hash();
         if index == last && is_answer(text) {
             (row.answer, row.num_answer_words) = (hash, words.len());
         } else {
@@ -134,7 +134,7 @@ pub(super) fn row_words(texts: &[Text<'_>], extras: &[Extra]) -> RowWords {
         let words = Words::of(&extra.text);
         // Several ways of reasoning lead from one question to one answer.
         if extra.is_calls() {
-            let hash = hash_in_order(&words.hashes);
+            let hash = words.hash();
             match texts.last() {
                 Some(last) if last.message == extra.message && is_answer(last) => {
                     row.answer = row.answer.rotate_left(9) ^ hash;

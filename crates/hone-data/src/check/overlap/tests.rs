@@ -74,3 +74,23 @@ fn a_phrase_that_many_rows_share_is_no_leak() {
     assert_eq!(index.without_common(hits(21), 100).len(), 0);
     assert_eq!(index.without_common(hits(21), 10_000).len(), 21);
 }
+
+#[test]
+fn another_sign_in_a_formula_makes_another_question() {
+    let short = |formula: &str| format!("Work it out and answer with a number only: {formula}");
+    let long = |formula: &str| {
+        format!("Work it out in your head, without paper, and then answer with nothing but a single number: {formula}")
+    };
+    for question in [&short as &dyn Fn(&str) -> String, &long] {
+        let index = index(&[(&question("20 + 3"), "23"), (&question("20 - 3"), "17")]);
+        let around = |formula: &str| format!("Hello! {} Thank you so much.", question(formula));
+        for formula in ["20 + 3", "20+3", "**20** + 3", "20 - 3", "20 − 3", "20-3"] {
+            check(&index, &question(formula), "x", Some(1));
+            check(&index, &around(formula), "x", Some(1));
+        }
+        for formula in ["20 * 3", "20 × 3", "20 / 3"] {
+            check(&index, &question(formula), "x", None);
+            check(&index, &around(formula), "x", None);
+        }
+    }
+}

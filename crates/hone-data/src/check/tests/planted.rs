@@ -216,6 +216,18 @@ fn copies_near_copies_and_contradictions_are_told_apart() {
 }
 
 #[test]
+fn another_operator_makes_another_question_and_no_contradiction() {
+    let folder = Folder::new();
+    let contradictions = |rows: [(&str, &str); 2]| {
+        let rows = rows.map(|(prompt, answer)| chat(prompt, answer));
+        count(&deep(&folder, &rows.join("\n"), None), "answer_contradicts")
+    };
+    assert_eq!(contradictions([("20 + 3 = ?", "23"), ("20 * 3 = ?", "60")]), 0);
+    assert_eq!(contradictions([("a + b = ?", "c"), ("a * b = ?", "d")]), 0);
+    assert_eq!(contradictions([("20 + 3 = ?", "23"), ("20+3=?", "24")]), 1);
+}
+
+#[test]
 fn a_validation_file_that_cannot_be_read_fails_the_check() {
     let folder = Folder::new();
     let compare = |role| CompareFile {
