@@ -15,7 +15,7 @@ mod syllo_v1;
 mod texts;
 
 pub use conversation::{Conversation, Role};
-pub use texts::{Speaker, Text};
+pub use texts::{Extra, Speaker, Text};
 
 use crate::finding::Severity;
 use json::Json;

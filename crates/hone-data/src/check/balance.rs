@@ -11,6 +11,8 @@ const MAX_LABEL_CHARS: usize = 32;
 const MAX_LABEL_WORDS: usize = 3;
 /// Different labels and sources that are counted; further ones are `other`.
 const MAX_NAMES: usize = 4096;
+/// Longer names are counted by their beginning.
+const MAX_NAME_CHARS: usize = 100;
 /// Labels and sources that a report lists.
 const MAX_LISTED: usize = 20;
 /// Letters of a text that are looked at.
@@ -206,10 +208,11 @@ fn share(counts: &BTreeMap<String, u64>, name: &str) -> String {
 }
 
 fn count(counts: &mut HashMap<String, u64>, name: &str, rows: u64) {
+    let name = name.char_indices().nth(MAX_NAME_CHARS).map_or(name, |(end, _)| &name[..end]);
     if let Some(count) = counts.get_mut(name) {
         *count += rows;
     } else if counts.len() < MAX_NAMES {
-        counts.insert(name.chars().take(100).collect(), rows);
+        counts.insert(name.to_string(), rows);
     } else {
         *counts.entry("other".to_string()).or_default() += rows;
     }

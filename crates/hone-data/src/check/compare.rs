@@ -29,17 +29,22 @@ pub(super) fn load(request: &CheckRequest, tally: &mut Tally, alive: &dyn Fn(&st
     if request.level != Level::Deep {
         return (index, comparisons);
     }
-    let mut earlier_bytes = 0;
+    let (mut earlier_bytes, mut is_spent) = (0, false);
     for (number, file) in (0u32..).zip(&request.compare) {
         alive("reading files to compare with");
         index.file_names.push(file.name.clone());
         if file.role == CompareRole::Earlier {
+            // Older files are left out, too; what checkpoints are judged on is compared always.
+            if is_spent {
+                continue;
+            }
             earlier_bytes += file.path.metadata().map_or(0, |info| info.len());
             if earlier_bytes > request.content.max_compare_bytes {
                 let message = format!("rows were not compared with {} and older files", file.name);
                 let hint = "raise validation.max_compare_bytes to compare with more";
                 tally.whole_file(RowProblem::warning("compare_left_out", message, hint));
-                break;
+                is_spent = true;
+                continue;
             }
         }
         if let Err(error) = load_file(request, number, file, &mut index, &mut comparisons) {
@@ -73,7 +78,7 @@ fn load_file(
         for (line, bytes) in block.rows() {
             let Some(json) = parse_row(bytes).filter(|json| spec.fits(json)) else { continue };
             let texts = spec.texts(&json);
-            let row = facts::row_words(&texts);
+            let row = facts::row_words(&texts, &spec.extras(&json));
             match file.role {
                 CompareRole::Validation | CompareRole::SkillEvaluation => {
                     index.add_validation(number, line, &row, &|message| {
@@ -177,7 +182,7 @@ fn near_duplicates(
         let read = |(line, bytes): &(u64, &[u8])| {
             let json = parse_row(bytes)?;
             let texts = checker.spec.texts(&json);
-            let all = facts::all_words(&facts::row_words(&texts));
+            let all = facts::all_words(&facts::row_words(&texts, &checker.spec.extras(&json)));
             let begin = texts.iter().find(|text| facts::is_prompt(text)).or(texts.first());
             Some((*line, all, begin.map_or(String::new(), |text| excerpt(text.text, (0, text.text.len() as u32)))))
         };

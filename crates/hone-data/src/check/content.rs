@@ -1,26 +1,31 @@
 //! The quick content check of one row: empty texts and control characters. Pure.
 
-use hone_pipeline::spec::{RowProblem, Text};
+use hone_pipeline::spec::{Extra, RowProblem, Text};
 
-/// Problems of a row's texts, each with its evidence.
-pub(super) fn problems(texts: &[Text<'_>]) -> Vec<(RowProblem, Option<String>)> {
+/// Problems of a row's texts and of what stands beside them, each with its evidence.
+pub(super) fn problems(texts: &[Text<'_>], extras: &[Extra]) -> Vec<(RowProblem, Option<String>)> {
     let mut problems = Vec::new();
     for text in texts {
         if !text.may_be_empty && text.text.trim().is_empty() {
             let message = format!("{} is empty", place(text));
             problems.push((RowProblem::error("content_empty", message, "write its text, or take the row out"), None));
         }
-        if let Some(c) = first_control(text.text) {
-            let message = format!("{} holds the control character U+{:04X}", place(text), c as u32);
-            // NUL is never text; the others come with copied terminals and PDF files.
-            let problem = match c {
-                '\0' => RowProblem::error("control_nul", message, "take NUL characters out"),
-                _ => RowProblem::warning("control_character", message, "take it out unless it is meant"),
-            };
-            problems.push((problem, None));
-        }
+        problems.extend(first_control(text.text).map(|c| (control(c, &place(text)), None)));
+    }
+    for Extra { message, key, text } in extras {
+        let place = || format!("{key:?} of message {message}");
+        problems.extend(first_control(text).map(|c| (control(c, &place()), None)));
     }
     problems
+}
+
+fn control(c: char, place: &str) -> RowProblem {
+    let message = format!("{place} holds the control character U+{:04X}", c as u32);
+    // NUL is never text; the others come with copied terminals and PDF files.
+    match c {
+        '\0' => RowProblem::error("control_nul", message, "take NUL characters out"),
+        _ => RowProblem::warning("control_character", message, "take it out unless it is meant"),
+    }
 }
 
 fn place(text: &Text<'_>) -> String {

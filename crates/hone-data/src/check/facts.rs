@@ -7,7 +7,7 @@ use super::overlap::{Hit, MIN_WORDS, RowWords};
 use super::words::{Words, hash_in_order};
 use hone_pipeline::content::ContentSettings;
 use hone_pipeline::finding::{Finding, MAX_FINDING_LINES, Severity, TokenStats};
-use hone_pipeline::spec::{Role, RowProblem, Speaker, Text};
+use hone_pipeline::spec::{Extra, Role, RowProblem, Speaker, Text};
 
 /// Findings of comparisons show so many examples.
 const MAX_EXAMPLES: usize = 5;
@@ -58,25 +58,34 @@ impl Facts {
     }
 }
 
-/// Name of what a row says: its texts and who says them; case and spaces count.
-pub(super) fn identity(texts: &[Text<'_>]) -> u64 {
+/// Name of what a row says: its texts and who says them, and what stands beside them; case and spaces count.
+pub(super) fn identity(texts: &[Text<'_>], extras: &[Extra]) -> u64 {
     let mut hasher = blake3::Hasher::new();
     for text in texts {
         let speaker = text.speaker.index() as u8;
         hasher.update(&[speaker]).update(&(text.text.len() as u64).to_le_bytes()).update(text.text.as_bytes());
+    }
+    for Extra { message, key, text } in extras {
+        hasher.update(key.as_bytes()).update(&(*message as u64).to_le_bytes());
+        hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
     }
     u64::from_le_bytes(*hasher.finalize().as_bytes().first_chunk().expect("a hash has 32 bytes"))
 }
 
 /// Name of what a row says, system messages left out; case, spaces and the marks of sentences do not count, other symbols
 /// do: in `3 + 4 = ?` they are all that tells one problem from the next.
-fn with_symbols(texts: &[Text<'_>]) -> u64 {
+fn with_symbols(texts: &[Text<'_>], extras: &[Extra]) -> u64 {
+    const CALLS: u8 = Speaker::COUNT as u8;
     let mut hasher = blake3::Hasher::new();
-    for text in texts.iter().filter(|text| text.speaker != Speaker::Role(Role::System)) {
+    let mut add = |speaker: u8, text: &str| {
         let counts = |c: &char| !c.is_whitespace() && !".,;:!?'\"()".contains(*c);
-        let kept: String = text.text.chars().filter(counts).flat_map(char::to_lowercase).collect();
-        hasher.update(&[text.speaker.index() as u8]).update(&(kept.len() as u64).to_le_bytes()).update(kept.as_bytes());
+        let kept: String = text.chars().filter(counts).flat_map(char::to_lowercase).collect();
+        hasher.update(&[speaker]).update(&(kept.len() as u64).to_le_bytes()).update(kept.as_bytes());
+    };
+    for text in texts.iter().filter(|text| text.speaker != Speaker::Role(Role::System)) {
+        add(text.speaker.index() as u8, text.text);
     }
+    extras.iter().filter(|extra| extra.is_calls()).for_each(|extra| add(CALLS, &extra.text));
     u64::from_le_bytes(*hasher.finalize().as_bytes().first_chunk().expect("a hash has 32 bytes"))
 }
 
@@ -90,13 +99,18 @@ pub(super) fn is_prompt(text: &Text<'_>) -> bool {
     matches!(text.speaker, Speaker::Role(Role::User) | Speaker::Prompt)
 }
 
-/// Number by which messages name a text: that of its message, or 1, 2, … for columns.
+/// Number by which evidence names a text, another one for each text of a row: that of its message; of columns 0 for the
+/// system message, which may stand beside messages, and 1, 2, … for the others.
 pub(super) fn number_of(index: usize, text: &Text<'_>) -> u32 {
-    if text.message > 0 { text.message as u32 } else { index as u32 + 1 }
+    match (text.message, text.speaker) {
+        (0, Speaker::Role(Role::System)) => 0,
+        (0, _) => index as u32 + 1,
+        (message, _) => message as u32,
+    }
 }
 
-/// The words of a row, those of system messages apart.
-pub(super) fn row_words(texts: &[Text<'_>]) -> RowWords {
+/// The words of a row, those of system messages and of what stands beside texts apart.
+pub(super) fn row_words(texts: &[Text<'_>], extras: &[Extra]) -> RowWords {
     let mut row = RowWords::default();
     let last = texts.len().saturating_sub(1);
     let mut prompt: u64 = 0;
@@ -108,7 +122,7 @@ pub(super) fn row_words(texts: &[Text<'_>]) -> RowWords {
             continue;
         }
         let words = Words::of(text.text);
-        let hash = hash_in_order(&words.hashes);
+        let hash = words.hash();
         if index == last && is_answer(text) {
             (row.answer, row.num_answer_words) = (hash, words.len());
         } else {
@@ -116,9 +130,23 @@ pub(super) fn row_words(texts: &[Text<'_>]) -> RowWords {
         }
         row.texts.push((number_of(index, text), words));
     }
+    for extra in extras {
+        let words = Words::of(&extra.text);
+        // Several ways of reasoning lead from one question to one answer.
+        if extra.is_calls() {
+            let hash = words.hash();
+            match texts.last() {
+                Some(last) if last.message == extra.message && is_answer(last) => {
+                    row.answer = row.answer.rotate_left(9) ^ hash;
+                }
+                _ => prompt = prompt.rotate_left(9) ^ hash,
+            }
+        }
+        row.extras.push(words);
+    }
     row.prompt = prompt;
     if row.texts.iter().all(|(_, words)| words.len() < MIN_WORDS) {
-        row.with_symbols = Some(with_symbols(texts));
+        row.with_symbols = Some(with_symbols(texts, extras));
     }
     row
 }
@@ -227,7 +255,7 @@ pub(super) fn near_keys(line: u64, row: &RowWords) -> Option<Keys> {
 /// All words of a row as one text.
 pub(super) fn all_words(row: &RowWords) -> Words {
     let mut all = Words::default();
-    for (_, words) in &row.texts {
+    for words in row.texts.iter().map(|(_, words)| words).chain(&row.extras) {
         all.hashes.extend(&words.hashes);
         all.numbers.extend(&words.numbers);
     }

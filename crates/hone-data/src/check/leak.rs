@@ -72,13 +72,14 @@ fn most(prompt: &[u32], answer: &[u32]) -> Option<std::ops::Range<usize>> {
 
 /// True where the span is one of several items that the prompt offers: `(B) Paris`, `2. Paris`, `- Paris`.
 fn is_option(prompt: &str, span: (usize, usize)) -> bool {
-    let line_start = prompt[..span.0].rfind('\n').map_or(0, |at| at + 1);
-    let line_end = prompt[span.1..].find('\n').map_or(prompt.len(), |len| span.1 + len);
-    let line = &prompt[line_start..line_end];
+    let (Some(before), Some(behind)) = (prompt.get(..span.0), prompt.get(span.1..)) else { return false };
+    let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+    let line_end = behind.find('\n').map_or(prompt.len(), |len| span.1 + len);
+    let Some(line) = prompt.get(line_start..line_end) else { return false };
     let Some(rest) = after_marker(line) else { return false };
     let rest_start = line_end - rest.len();
     let is_whole_item = span.0 <= rest_start + (rest.len() - rest.trim_start().len()) + 2
-        && prompt[span.1..line_end].chars().all(|c| !c.is_alphanumeric());
+        && behind[..line_end - span.1].chars().all(|c| !c.is_alphanumeric());
     is_whole_item && prompt.lines().filter(|line| after_marker(line).is_some()).count() >= 2
 }
 

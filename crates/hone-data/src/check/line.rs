@@ -12,7 +12,7 @@ use hone_pipeline::config::Overlong;
 use hone_pipeline::content::ContentSettings;
 use hone_pipeline::finding::{Level, Severity, TokenStats};
 use hone_pipeline::spec::json::Json;
-use hone_pipeline::spec::{Role, RowProblem, RowRule, Speaker, Spec, Text, suggest_json};
+use hone_pipeline::spec::{Extra, Role, RowProblem, RowRule, Speaker, Spec, Text, suggest_json};
 use hone_skills::syllo::Puzzle;
 use std::sync::Arc;
 
@@ -76,9 +76,9 @@ impl LineChecker {
             }
             return;
         }
-        let texts = self.spec.texts(&json);
+        let (texts, extras) = (self.spec.texts(&json), self.spec.extras(&json));
         let mut unfit = false;
-        let mut problems = content::problems(&texts);
+        let mut problems = content::problems(&texts, &extras);
         let own = self.rule_problem(&json, &texts).into_iter().chain(self.profile_problem(&texts));
         problems.extend(own.map(|problem| (problem, None)));
         for (problem, evidence) in problems {
@@ -88,10 +88,10 @@ impl LineChecker {
         if self.level == Level::Quick || unfit {
             return;
         }
-        outcome.facts.rows.push((facts::identity(&texts), line));
+        outcome.facts.rows.push((facts::identity(&texts, &extras), line));
         outcome.facts.balance.row(&json, &texts);
         if self.level == Level::Deep {
-            self.look_deeper(line, &texts, outcome);
+            self.look_deeper(line, &texts, &extras, outcome);
         }
         if let Some(ctx) = &self.ctx {
             self.count_tokens(ctx, line, bytes, &json, outcome);
@@ -125,8 +125,8 @@ impl LineChecker {
         Some(RowProblem::error(kind.code(), kind.to_string(), hint(&kind)))
     }
 
-    fn look_deeper(&self, line: u64, texts: &[Text<'_>], outcome: &mut Outcome) {
-        let row = facts::row_words(texts);
+    fn look_deeper(&self, line: u64, texts: &[Text<'_>], extras: &[Extra], outcome: &mut Outcome) {
+        let row = facts::row_words(texts, extras);
         let text_of = |number: u32| {
             let found = texts.iter().enumerate().find(|(i, text)| facts::number_of(*i, text) == number);
             found.map_or(String::new(), |(_, text)| text.text.to_string())
@@ -152,12 +152,12 @@ impl LineChecker {
             if let Some((_, words)) = row.texts.iter().find(|(n, _)| *n == number).filter(|_| facts::is_answer(text)) {
                 quality::problems(text.text, words, &mut problems);
             }
-            if let Some(mark) = quality::mojibake(text.text) {
-                let message = "a text was read in a wrong encoding somewhere";
-                let hint = "convert the source to UTF-8 once more, from the right encoding";
-                problems.push((RowProblem::warning("text_mojibake", message, hint), Some(mark.to_string())));
-            }
+            quality::encoding_problem(text.text, &mut problems);
             secrets::problems(text.text, &mut problems);
+        }
+        for extra in extras {
+            quality::encoding_problem(&extra.text, &mut problems);
+            secrets::problems(&extra.text, &mut problems);
         }
         for (problem, evidence) in problems {
             outcome.tally.row(line, problem, evidence);

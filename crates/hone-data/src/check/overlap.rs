@@ -5,14 +5,15 @@
 //! that stands in more than [`MAX_UNITS_PER_RUN`] units is the wording of a template and not distinctive: puzzles
 //! that differ in one number do not overlap. A unit of 8 to 12 words must stand there whole; a row whose words are a
 //! unit's in another order counts too. A shorter text counts only as a whole row: same prompt, same answer; in a row whose
-//! texts are all shorter, symbols (`+`, `=`) count as well.
+//! texts are all shorter, symbols (`+`, `=`) count as well. A text with the words of a unit but another sign between two
+//! operands (`20 + 3`, `20 * 3`) is another text.
 //! A unit that many rows hold is a phrase that data share (a usual greeting, an instruction), not a leak.
 //!
 //! Of earlier accepted files only whole rows are compared.
 
 use super::words::{Words, excerpt, hash_in_any_order, hash_in_order};
 use hone_pipeline::content::ContentSettings;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 /// Units shorter than this are compared only as whole rows.
 pub(super) const MIN_WORDS: usize = 8;
@@ -45,7 +46,22 @@ struct Unit {
     numbers: Vec<u32>,
     /// All words, where there are fewer than a run has.
     words: Vec<u32>,
+    /// Hash of the words in their order.
+    in_order: u64,
+    /// Signs of formulas: those of each validation text that has these words.
+    operators: Vec<Vec<(u32, char)>>,
     excerpt: String,
+}
+
+impl Unit {
+    /// False for a text that has other signs between the same operands.
+    fn has_signs_of(&self, words: &Words) -> bool {
+        let agrees = |(operands, sign): &(u32, char)| {
+            let mut others = words.operators.iter().filter(|(other, _)| other == operands).peekable();
+            others.peek().is_none() || others.any(|(_, other)| other == sign)
+        };
+        self.operators.iter().any(|operators| operators.iter().all(agrees))
+    }
 }
 
 /// What rows are compared with.
@@ -55,7 +71,8 @@ pub(super) struct Index {
     coverage: f64,
     pub file_names: Vec<String>,
     units: Vec<Unit>,
-    seen: HashSet<u64>,
+    /// Units by their words in order.
+    seen: HashMap<u64, u32>,
     /// Runs of `run_words` words: the unit, and in how many units they stand.
     runs: HashMap<u64, (u32, u16)>,
     /// Units shorter than a run, by their first words.
@@ -86,11 +103,13 @@ pub(super) struct RowWords {
     pub texts: Vec<(u32, Words)>,
     /// The same of system messages.
     pub system_texts: Vec<(u32, Words)>,
+    /// Words of reasoning and tool calls.
+    pub extras: Vec<Words>,
     /// Hash of the words of the system message; 0 without one.
     pub system: u64,
-    /// Hash of all other words of the row but its last answer.
+    /// Hash of all other words of the row but its last answer; tool calls count, reasoning does not.
     pub prompt: u64,
-    /// Hash of the words of the last answer.
+    /// Hash of the words of the last answer and its tool calls.
     pub answer: u64,
     /// Words of the last answer.
     pub num_answer_words: usize,
@@ -130,13 +149,19 @@ impl Index {
             self.whole_rows.entry(row.whole()).or_insert((file, line));
         }
         for (message, words) in row.texts.iter().filter(|(_, words)| words.len() >= MIN_WORDS) {
-            if !self.seen.insert(hash_in_order(&words.hashes)) {
+            let in_order = hash_in_order(&words.hashes);
+            if let Some(known) = self.seen.get(&in_order) {
+                let known = &mut self.units[*known as usize].operators;
+                if !known.contains(&words.operators) {
+                    known.push(words.operators.clone());
+                }
                 continue;
             }
             let mut numbers = words.numbers.clone();
             numbers.sort_unstable();
             numbers.dedup();
             let id = self.units.len() as u32;
+            self.seen.insert(in_order, id);
             let is_short = words.len() < self.run_words;
             self.any_order.entry(hash_in_any_order(&words.hashes)).or_insert(id);
             let text = text(*message);
@@ -146,6 +171,8 @@ impl Index {
                 num_runs: 0,
                 numbers,
                 words: if is_short { words.hashes.clone() } else { Vec::new() },
+                in_order,
+                operators: vec![words.operators.clone()],
                 excerpt: excerpt(&text, (0, text.len() as u32)),
             });
             if is_short {
@@ -173,7 +200,7 @@ impl Index {
 
     /// To be called once, after all rows were added.
     pub fn finish(&mut self) {
-        self.seen = HashSet::new();
+        self.seen = HashMap::new();
         // A run of two units names only one of them: both must be found, so each keeps the runs that name it.
         self.runs.retain(|_, (_, num_units)| *num_units <= MAX_UNITS_PER_RUN);
         for (unit, _) in self.runs.values() {
@@ -210,8 +237,11 @@ impl Index {
 
     /// The unit that a text holds, and the words of the text that are it.
     fn find_in(&self, words: &Words) -> Option<(u32, std::ops::Range<usize>)> {
-        if let Some(unit) = self.any_order.get(&hash_in_any_order(&words.hashes)) {
-            return Some((*unit, 0..words.len()));
+        if let Some(id) = self.any_order.get(&hash_in_any_order(&words.hashes)) {
+            let unit = &self.units[*id as usize];
+            if unit.in_order != hash_in_order(&words.hashes) || unit.has_signs_of(words) {
+                return Some((*id, 0..words.len()));
+            }
         }
         let mut counts: Vec<(u32, u32, usize, usize)> = Vec::new();
         for (at, run) in words.hashes.windows(self.run_words).enumerate() {
@@ -226,9 +256,10 @@ impl Index {
             }
         }
         for (unit, count, first, last) in counts {
-            let Unit { num_runs, numbers, .. } = &self.units[unit as usize];
-            let covered = f64::from(count) >= self.coverage * f64::from(*num_runs);
-            if covered && numbers.iter().all(|number| words.numbers.contains(number)) {
+            let candidate = &self.units[unit as usize];
+            let covered = f64::from(count) >= self.coverage * f64::from(candidate.num_runs);
+            let has_numbers = candidate.numbers.iter().all(|number| words.numbers.contains(number));
+            if covered && has_numbers && candidate.has_signs_of(words) {
                 return Some((unit, first..last + self.run_words));
             }
         }
@@ -238,10 +269,10 @@ impl Index {
         for (at, run) in words.hashes.windows(MIN_WORDS).enumerate() {
             let hash = hash_in_order(run);
             let Some(units) = self.may_hold(hash).then(|| self.short.get(&hash)).flatten() else { continue };
-            for unit in units {
-                let whole = &self.units[*unit as usize].words;
-                if words.hashes[at..].starts_with(whole) {
-                    return Some((*unit, at..at + whole.len()));
+            for id in units {
+                let unit = &self.units[*id as usize];
+                if words.hashes[at..].starts_with(&unit.words) && unit.has_signs_of(words) {
+                    return Some((*id, at..at + unit.words.len()));
                 }
             }
         }
@@ -271,11 +302,12 @@ impl Index {
     }
 }
 
-/// Some words of a message with their bytes.
+/// Some words of a message with their bytes; message 0 is the system message of a column.
 pub(super) fn describe(message: u32, text: &str, words: &Words, range: std::ops::Range<usize>) -> String {
     let start = words.spans.get(range.start).map_or(0, |span| span.0);
     let end = words.spans.get(range.end.saturating_sub(1)).map_or(start, |span| span.1);
-    format!("message {message}, bytes {start}-{end}: \"{}\"", excerpt(text, (start, end)))
+    let name = if message == 0 { "the system message".to_string() } else { format!("message {message}") };
+    format!("{name}, bytes {start}-{end}: \"{}\"", excerpt(text, (start, end)))
 }
 
 fn bit(hash: u64) -> usize {

@@ -58,8 +58,17 @@ pub(super) fn problems(text: &str, words: &Words, problems: &mut Vec<(RowProblem
     }
 }
 
+/// Adds the problem of a text that was read in a wrong encoding.
+pub(super) fn encoding_problem(text: &str, problems: &mut Vec<(RowProblem, Option<String>)>) {
+    if let Some(mark) = mojibake(text) {
+        let message = "a text was read in a wrong encoding somewhere";
+        let hint = "convert the source to UTF-8 once more, from the right encoding";
+        problems.push((RowProblem::warning("text_mojibake", message, hint), Some(mark.to_string())));
+    }
+}
+
 /// A mark of a broken encoding in a text.
-pub(super) fn mojibake(text: &str) -> Option<&'static str> {
+fn mojibake(text: &str) -> Option<&'static str> {
     // Marks begin with one of Ã, â, Â (all 0xc3), or with U+FFFD (0xef): look for those bytes only.
     let mut rest = text.as_bytes();
     while let Some(at) = memchr::memchr2(0xc3, 0xef, rest) {

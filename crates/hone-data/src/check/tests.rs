@@ -9,6 +9,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use std::path::{Path, PathBuf};
 
+mod extras;
 mod golden;
 mod planted;
 mod properties;

@@ -1,4 +1,5 @@
-//! A text as the hashes of its words: what is left when case, punctuation and line breaks do not count. Pure.
+//! A text as the hashes of its words: what is left when case, punctuation and line breaks do not count; the signs between
+//! the numbers of a formula are kept beside them. Pure.
 //!
 //! A word is a run of letters and digits, lower case. In scripts that write without spaces (Han, kana, Thai, Lao,
 //! Khmer, Burmese) each character is a word.
@@ -12,6 +13,8 @@ pub(super) struct Words {
     pub spans: Vec<(u32, u32)>,
     /// Hashes of the words that hold a digit.
     pub numbers: Vec<u32>,
+    /// Signs between two operands (words with a digit, single letters): hash of the two, and the sign.
+    pub operators: Vec<(u32, char)>,
 }
 
 const SEED: u32 = 0x811c_9dc5;
@@ -36,11 +39,12 @@ impl Words {
     pub fn of(text: &str) -> Words {
         let mut words = Words::default();
         words.add(text);
+        words.operators = operators(text, &words);
         words
     }
 
     /// Adds the words of a text.
-    pub fn add(&mut self, text: &str) {
+    fn add(&mut self, text: &str) {
         let bytes = text.as_bytes();
         let mut word = Word::default();
         let mut at = 0;
@@ -72,6 +76,16 @@ impl Words {
 
     pub fn len(&self) -> usize {
         self.hashes.len()
+    }
+
+    /// Hash of the words in their order, with the signs between them.
+    pub fn hash(&self) -> u64 {
+        let hash = hash_in_order(&self.hashes);
+        if self.operators.is_empty() {
+            return hash;
+        }
+        let signs: Vec<u32> = self.operators.iter().map(|(operands, sign)| mix(operands ^ u32::from(*sign))).collect();
+        hash ^ hash_in_order(&signs).rotate_left(23)
     }
 
     fn end(&mut self, word: &mut Word, at: usize) {
@@ -111,6 +125,37 @@ fn is_mark(c: char) -> bool {
 
 fn stands_alone(c: char) -> bool {
     matches!(c as u32, 0x0e00..=0x0eff | 0x1000..=0x109f | 0x1780..=0x17ff | 0x3040..=0x30ff | 0x3400..=0x4dbf | 0x4e00..=0x9fff | 0xf900..=0xfaff | 0x20000..=0x3ffff)
+}
+
+fn operators(text: &str, words: &Words) -> Vec<(u32, char)> {
+    let mut operators = Vec::new();
+    for (spans, hashes) in words.spans.windows(2).zip(words.hashes.windows(2)) {
+        let gap = &text[spans[0].1 as usize..spans[1].0 as usize];
+        let Some(sign) = Some(gap).filter(|gap| *gap != " ").and_then(sign) else { continue };
+        let [left, right] = [spans[0], spans[1]].map(|(start, end)| &text.as_bytes()[start as usize..end as usize]);
+        let has_digit = |word: &[u8]| word.iter().any(u8::is_ascii_digit);
+        let is_operand = |word: &[u8]| has_digit(word) || sign != '-' && word.len() == 1;
+        if is_operand(left) && is_operand(right) {
+            operators.push((mix(hashes[0].rotate_left(13) ^ hashes[1]), sign));
+        }
+    }
+    operators
+}
+
+/// The sign of a formula between two words, if it is surely one: strokes without spaces stand in dates, two asterisks
+/// are bold type, and marks at the beginning of a line are those of a list.
+fn sign(gap: &str) -> Option<char> {
+    if gap.contains('\n') {
+        return None;
+    }
+    let is_spaced = gap.contains(' ');
+    gap.split("**").flat_map(str::chars).find_map(|c| match c {
+        '+' | '*' | '=' | '<' | '>' | '^' => Some(c),
+        '×' => Some('*'),
+        '/' | '÷' if is_spaced => Some('/'),
+        '-' | '−' | '–' if is_spaced => Some('-'),
+        _ => None,
+    })
 }
 
 /// Spreads the bits of a hash (the finalizer of MurmurHash3).

@@ -147,6 +147,26 @@ fn texts_are_given_with_their_speakers() {
 }
 
 #[test]
+fn reasoning_and_tool_calls_stand_beside_the_texts() {
+    let extras = |message: Value| {
+        let row = json!({"messages": [{"role": "user", "content": "a", "name": "b"}, message]});
+        let extras = find("chat_sft_v1").unwrap().extras(&Json::from(&row));
+        extras.into_iter().map(|extra| (extra.message, extra.key, extra.text)).collect::<Vec<_>>()
+    };
+    let call = |arguments: Value| {
+        let calls = json!([{"id": "call_1", "function": {"name": "f", "arguments": arguments}}]);
+        extras(json!({"role": "assistant", "content": "", "tool_calls": calls, "reasoning_content": "why"}))
+    };
+    let expected = r#"[{"function": {"name": "f", "arguments": {"x": 1, "y": ["a
+b", null]}}}]"#;
+    let expected = vec![(2, "tool_calls", expected.to_string()), (2, "reasoning_content", "why".to_string())];
+    assert_eq!(call(json!({"x": 1, "y": ["a\nb", null]})), expected);
+    assert_eq!(call(json!(r#"{"x":1,"y":["a\nb",null]}"#)), expected, "the same call as a text");
+    let empty = json!({"role": "assistant", "content": "", "tool_calls": [], "reasoning": null, "thinking": ""});
+    assert!(extras(empty).is_empty());
+}
+
+#[test]
 fn borrowed_json_equals_owned_json() {
     let text = r#"{"a":[1,-2,1.5,true,null,"x\n\u00e9"],"b":{"c":{}}}"#;
     assert_eq!(Json::parse(text).unwrap().to_value(), serde_json::from_str::<Value>(text).unwrap());

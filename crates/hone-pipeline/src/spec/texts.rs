@@ -2,6 +2,11 @@
 
 use super::json::Json;
 use super::{Mapping, Role, Spec};
+use serde_json::Value;
+
+const TOOL_CALLS: &str = "tool_calls";
+/// Keys of a message that only name something.
+const NAMES: [&str; 2] = ["name", "tool_call_id"];
 
 /// A text of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +21,25 @@ pub struct Text<'a> {
     pub text: &'a str,
     /// True where something else stands in for an empty text (tool calls, reasoning).
     pub may_be_empty: bool,
+}
+
+/// What a message holds beside its text: reasoning, or tool calls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Extra {
+    /// Number of the message from 1.
+    pub message: usize,
+    /// Its key.
+    pub key: &'static str,
+    /// A string as it is, anything else as JSON without escapes: what is looked for in it may stand behind a line break.
+    pub text: String,
+}
+
+impl Extra {
+    /// True for tool calls, which are what a message does; false for reasoning.
+    #[must_use]
+    pub fn is_calls(&self) -> bool {
+        self.key == TOOL_CALLS
+    }
 }
 
 /// Who says a text.
@@ -92,5 +116,80 @@ impl Spec {
             .flatten()
             .collect(),
         }
+    }
+
+    /// What the messages of a row hold beside their texts, in order. Arguments of tool calls are an object however they
+    /// are written, and the ids of calls are left out.
+    #[must_use]
+    pub fn extras(&self, row: &Json<'_>) -> Vec<Extra> {
+        let Mapping::Conversation(conversation) = &self.mapping else { return Vec::new() };
+        let messages = row.get(conversation.messages).map(Json::items).unwrap_or_default();
+        let mut extras = Vec::new();
+        for (i, message) in messages.iter().enumerate() {
+            for key in conversation.other_keys.iter().copied().filter(|key| !NAMES.contains(key)) {
+                let text = match message.get(key) {
+                    None | Some(Json::Null) => continue,
+                    Some(Json::String(text)) => text.to_string(),
+                    Some(value) if key == TOOL_CALLS => unescaped(&calls(value)),
+                    Some(value) => unescaped(&value.to_value()),
+                };
+                if !text.is_empty() && text != "[]" {
+                    extras.push(Extra { message: i + 1, key, text });
+                }
+            }
+        }
+        extras
+    }
+}
+
+/// Tool calls without their ids, with arguments as templates see them.
+fn calls(value: &Json<'_>) -> Value {
+    let mut calls = value.to_value();
+    for call in calls.as_array_mut().into_iter().flatten() {
+        if let Some(fields) = call.as_object_mut() {
+            fields.retain(|key, _| key != "id");
+        }
+        if let Some(arguments) = call.pointer_mut("/function/arguments")
+            && let Value::String(text) = &*arguments
+            && let Ok(parsed @ Value::Object(_)) = serde_json::from_str::<Value>(text)
+        {
+            *arguments = parsed;
+        }
+    }
+    calls
+}
+
+fn unescaped(value: &Value) -> String {
+    let mut out = String::new();
+    write(value, &mut out);
+    out
+}
+
+fn write(value: &Value, out: &mut String) {
+    match value {
+        Value::String(text) => {
+            out.push('"');
+            out.push_str(text);
+            out.push('"');
+        }
+        Value::Array(items) => {
+            out.push('[');
+            for (i, item) in items.iter().enumerate() {
+                out.push_str(if i > 0 { ", " } else { "" });
+                write(item, out);
+            }
+            out.push(']');
+        }
+        Value::Object(fields) => {
+            out.push('{');
+            for (i, (key, value)) in fields.iter().enumerate() {
+                out.push_str(if i > 0 { ", \"" } else { "\"" });
+                out.push_str(key);
+                out.push_str("\": ");
+                write(value, out);
+            }
+            out.push('}');
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => out.push_str(&value.to_string()),
     }
 }

@@ -96,3 +96,11 @@ fn other_labels_and_sources_than_before_are_shifts() {
     let of = |numbers: &[String]| counter(&numbers.iter().map(|n| ("How many?", n.as_str())).collect::<Vec<_>>());
     assert_eq!(messages(&of(&numbers(100)), &of(&numbers(500))), [""; 0]);
 }
+
+#[test]
+fn rows_of_a_source_with_a_long_name_are_all_counted() {
+    let source = "ü".repeat(MAX_NAME_CHARS + 50);
+    let mut all = counter_of(&source, &[("Is it so?", "yes"); 3]);
+    all.append(counter_of(&source, &[("Is it so?", "no"); 2]));
+    assert_eq!(all.balance(0).sources, [("ü".repeat(MAX_NAME_CHARS), 5)].into());
+}

@@ -8,7 +8,7 @@ use serde_json::json;
 
 fn row(prompt: &str, answer: &str) -> RowWords {
     let row = json!({"messages": [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]});
-    row_words(&spec::find("chat_sft_v1").unwrap().texts(&Json::from(&row)))
+    row_words(&spec::find("chat_sft_v1").unwrap().texts(&Json::from(&row)), &[])
 }
 
 fn index(rows: &[(&str, &str)]) -> Index {
@@ -73,4 +73,24 @@ fn a_phrase_that_many_rows_share_is_no_leak() {
     assert_eq!(index.without_common(hits(20), 100).len(), 20);
     assert_eq!(index.without_common(hits(21), 100).len(), 0);
     assert_eq!(index.without_common(hits(21), 10_000).len(), 21);
+}
+
+#[test]
+fn another_sign_in_a_formula_makes_another_question() {
+    let short = |formula: &str| format!("Work it out and answer with a number only: {formula}");
+    let long = |formula: &str| {
+        format!("Work it out in your head, without paper, and then answer with nothing but a single number: {formula}")
+    };
+    for question in [&short as &dyn Fn(&str) -> String, &long] {
+        let index = index(&[(&question("20 + 3"), "23"), (&question("20 - 3"), "17")]);
+        let around = |formula: &str| format!("Hello! {} Thank you so much.", question(formula));
+        for formula in ["20 + 3", "20+3", "**20** + 3", "20 - 3", "20 − 3", "20-3"] {
+            check(&index, &question(formula), "x", Some(1));
+            check(&index, &around(formula), "x", Some(1));
+        }
+        for formula in ["20 * 3", "20 × 3", "20 / 3"] {
+            check(&index, &question(formula), "x", None);
+            check(&index, &around(formula), "x", None);
+        }
+    }
 }

@@ -12,7 +12,7 @@ const SHAREGPT: &str = r#"{"conversations":[{"from":"human","value":"q"},{"from"
 /// What the way that names problems says.
 fn has_problem(spec: &Spec, text: &str) -> bool {
     let Ok(row) = Json::parse(text) else { return true };
-    !spec.problems(&row).is_empty() || !content::problems(&spec.texts(&row)).is_empty()
+    !spec.problems(&row).is_empty() || !content::problems(&spec.texts(&row), &spec.extras(&row)).is_empty()
 }
 
 #[test]

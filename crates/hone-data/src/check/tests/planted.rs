@@ -216,6 +216,18 @@ fn copies_near_copies_and_contradictions_are_told_apart() {
 }
 
 #[test]
+fn another_operator_makes_another_question_and_no_contradiction() {
+    let folder = Folder::new();
+    let contradictions = |rows: [(&str, &str); 2]| {
+        let rows = rows.map(|(prompt, answer)| chat(prompt, answer));
+        count(&deep(&folder, &rows.join("\n"), None), "answer_contradicts")
+    };
+    assert_eq!(contradictions([("20 + 3 = ?", "23"), ("20 * 3 = ?", "60")]), 0);
+    assert_eq!(contradictions([("a + b = ?", "c"), ("a * b = ?", "d")]), 0);
+    assert_eq!(contradictions([("20 + 3 = ?", "23"), ("20+3=?", "24")]), 1);
+}
+
+#[test]
 fn a_validation_file_that_cannot_be_read_fails_the_check() {
     let folder = Folder::new();
     let compare = |role| CompareFile {
@@ -253,6 +265,31 @@ fn rows_that_were_accepted_before_are_told() {
             .any(|f| f.evidence.as_deref().is_some_and(|e| e.starts_with("line 1 is dataset-1 line 41")))
     );
     assert!(report.is_accepted());
+}
+
+/// The budget leaves out earlier files only, wherever in the list they stand.
+#[test]
+fn what_checkpoints_are_judged_on_is_compared_whatever_the_earlier_files_take() {
+    let folder = Folder::new();
+    let rng = &mut ChaCha8Rng::seed_from_u64(6);
+    let all = rows(rng, 40);
+    let file = |name: &str, role, rows: &[(String, String)]| CompareFile {
+        name: name.to_string(),
+        path: folder.file(name, join(rows)),
+        schema_id: "chat_sft_v1".to_string(),
+        role,
+    };
+    let compare = vec![
+        file("new.jsonl", CompareRole::Earlier, &all[..10]),
+        file("old.jsonl", CompareRole::Earlier, &all[10..20]),
+        file("skill.jsonl", CompareRole::SkillEvaluation, &all[20..30]),
+        file("v.jsonl", CompareRole::Validation, &all[30..]),
+    ];
+    let content = ContentSettings { max_compare_bytes: 0, ..ContentSettings::default() };
+    let data = folder.file("data.jsonl", join(&all));
+    let report = check_file(&CheckRequest { level: Level::Deep, content, compare, ..request(&data) }, &|_| {});
+    let counts = ["compare_left_out", "overlap_earlier", "overlap_validation"].map(|code| count(&report, code));
+    assert_eq!(counts, [1, 0, 20], "{:#?}", report.findings);
 }
 
 /// A skill's own training data is not taken for its evaluation questions, however much their wording is alike; a file
@@ -322,4 +359,25 @@ fn answers_and_validation_texts_in_system_messages_are_found_and_shared_ones_are
     let report = deep(&folder, &copied.join("\n"), Some(&validation_text));
     let found = count(&report, "overlap_validation") as f64 / PLANTED as f64;
     assert!(found >= 0.95, "{found}");
+}
+
+/// A system message that is a column is no message, so its text is not taken for that of message 1.
+#[test]
+fn a_system_message_that_is_a_column_has_a_name_of_its_own() {
+    let folder = Folder::new();
+    let answer = "the quick brown fox jumps over the lazy dog today";
+    let row = |system: &str, prompt: &str| {
+        let messages = [("user", prompt), ("assistant", answer)];
+        let messages = messages.map(|(role, content)| serde_json::json!({"role": role, "content": content}));
+        serde_json::json!({"system_prompt": system, "messages": messages}).to_string()
+    };
+    let evidence = |row: String| {
+        let report = deep(&folder, &row, None);
+        let finding = report.findings.into_iter().find(|finding| finding.code == "answer_in_prompt").unwrap();
+        finding.evidence.unwrap()
+    };
+    let asked = evidence(row("Be brief.", &format!("Repeat after me, please, word by word: {answer}")));
+    assert!(asked.ends_with(&format!("stands in message 1, bytes 39-88: \"{answer}\"")), "{asked}");
+    let told = evidence(row(&format!("Always say {answer}"), "What do you say?"));
+    assert!(told.ends_with(&format!("stands in the system message, bytes 11-60: \"{answer}\"")), "{told}");
 }

@@ -28,3 +28,21 @@ fn an_excerpt_is_short_and_printable() {
     assert_eq!(excerpt("a\nb c", (0, 3)), "a\\nb");
     assert!(excerpt(&"x".repeat(500), (0, 500)).ends_with("x…"));
 }
+
+#[test]
+fn signs_of_formulas_are_kept_and_marks_of_prose_are_not() {
+    let signs = |text: &str| Words::of(text).operators.into_iter().map(|(_, sign)| sign).collect::<String>();
+    for (text, expected) in [
+        ("20 + 3", "+"),
+        ("**20**+$3 = 23", "+="),
+        ("20 × 3 − 4 ÷ 5", "*-/"),
+        ("a * b = ?", "*"),
+        ("On 2020-01-02, 24/7: I - a fool - said so.", ""),
+        ("in 2020, 30 people\n* 40 animals", ""),
+        ("**one** + two", ""),
+    ] {
+        assert_eq!(signs(text), expected, "{text}");
+    }
+    assert_eq!(Words::of("20+3").hash(), Words::of("20 + 3!").hash());
+    assert_ne!(Words::of("20 * 3").hash(), Words::of("20 + 3").hash());
+}
