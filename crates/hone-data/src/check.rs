@@ -202,9 +202,15 @@ fn judge_rows(request: &CheckRequest, checker: &LineChecker, outcome: &Outcome, 
     }
     let nothing_fits = checker.ctx.is_some() && outcome.num_kept == 0 && outcome.stats.num_overlong_rows > 0;
     if nothing_fits && request.overlong != Overlong::Reject && !outcome.tally.blocks() {
-        let message =
-            format!("every row is longer than max_length ({} tokens), so nothing is left to train", request.max_length);
-        tally.whole_file(RowProblem::error("nothing_fits", message, "raise max_length, or shorten the rows"));
+        let message = format!(
+            "every row is longer than {} tokens (max_length, and no more than the model's context): nothing is left to train",
+            request.max_length
+        );
+        tally.whole_file(RowProblem::error(
+            "nothing_fits",
+            message,
+            "shorten the rows, or raise max_length up to the model's context",
+        ));
     }
 }
 

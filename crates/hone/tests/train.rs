@@ -169,7 +169,7 @@ fn a_folder_that_holds_another_run_is_not_taken_for_this_one() {
     let text = std::fs::read_to_string(rig.path("data.jsonl")).unwrap();
     std::fs::write(rig.path("data.jsonl"), text.lines().skip(1).map(|line| format!("{line}\n")).collect::<String>())
         .unwrap();
-    refused("a run of other files or of another model", &[]);
+    refused("a run of other files", &[]);
 }
 
 #[test]

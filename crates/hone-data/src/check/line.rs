@@ -220,8 +220,11 @@ impl LineChecker {
                 "the beginning of its prompt is cut, or it is left out where the answer alone is too long",
             ),
         };
-        let message = format!("the row has {num_tokens} tokens, more than max_length ({}); {what}", self.max_length);
-        problem("row_overlong", message, "raise max_length, or shorten the row")
+        let message = format!(
+            "the row has {num_tokens} tokens, more than {} (max_length, and no more than the model's context); {what}",
+            self.max_length
+        );
+        problem("row_overlong", message, "shorten the row, or raise max_length up to the model's context")
     }
 }
 

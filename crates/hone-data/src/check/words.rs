@@ -78,13 +78,15 @@ impl Words {
         self.hashes.len()
     }
 
-    /// Hash of the words in their order, with the signs between them.
+    /// Hash of the words in their order, with the signs between them. Strokes are not counted: they are signs only with spaces
+    /// around them, and spaces make no other text.
     pub fn hash(&self) -> u64 {
         let hash = hash_in_order(&self.hashes);
-        if self.operators.is_empty() {
+        let surely = self.operators.iter().filter(|(_, sign)| !matches!(sign, '-' | '/'));
+        let signs: Vec<u32> = surely.map(|(operands, sign)| mix(operands ^ u32::from(*sign))).collect();
+        if signs.is_empty() {
             return hash;
         }
-        let signs: Vec<u32> = self.operators.iter().map(|(operands, sign)| mix(operands ^ u32::from(*sign))).collect();
         hash ^ hash_in_order(&signs).rotate_left(23)
     }
 

@@ -155,9 +155,12 @@ struct RunState {
     position: Position,
     rows_digest: String,
     done: bool,
-    /// What is trained; empty in a run of an older hone.
+    /// What is trained: the schema, and each file's hash; empty in a run of an older hone.
     #[serde(default)]
     inputs: String,
+    /// The model's folder, where it was named.
+    #[serde(default)]
+    model: Option<String>,
     /// By which settings.
     #[serde(default)]
     settings: serde_json::Value,
@@ -168,7 +171,9 @@ pub fn run(ws: &Workspace, args: &TrainArgs) -> Result<()> {
     let config = args.job.config(ws)?;
     let schema = args.job.schema(&config);
     let model_dir = args.job.model_dir(ws)?;
-    let (mut files, mut inputs) = (Vec::new(), format!("{} {schema}", model_dir.display()));
+    let (mut files, mut inputs) = (Vec::new(), schema.clone());
+    // Without a name it is the newest checkpoint of the workspace, which may be another one when the run is gone on with.
+    let named = args.job.model.as_ref().map(|_| model_dir.display().to_string());
     for file in args.job.files() {
         let path = absolute(file)?;
         let hash = gate(ws, &config, &path, &schema, &model_dir)?;
@@ -177,21 +182,26 @@ pub fn run(ws: &Workspace, args: &TrainArgs) -> Result<()> {
         files.push(TrainFile { name, path, schema_id: schema.clone() });
     }
     let out = absolute(&args.out)?;
-    let state = earlier(&out, inputs, &config)?;
+    let state = earlier(&out, inputs, named, &config)?;
     disk::create_dir(&out.join(RESUME_DIR))?;
     train(ws, &config, &out, &model_dir, files, state)
 }
 
-/// The run that stands in the folder, or a new one. One of other files, of another model, or that is done by other settings, is
-/// none to go on with.
-fn earlier(out: &Path, inputs: String, config: &crate::config::Config) -> Result<RunState> {
+/// The run that stands in the folder, or a new one. One of other files, of a model that was named otherwise, or that is done by
+/// other settings, is none to go on with.
+fn earlier(out: &Path, inputs: String, model: Option<String>, config: &crate::config::Config) -> Result<RunState> {
     let settings = serde_json::to_value(&config.settings.train).context("write down the settings")?;
     let state_file = out.join(RUN_STATE);
-    let Ok(bytes) = std::fs::read(&state_file) else { return Ok(RunState { inputs, settings, ..RunState::default() }) };
+    let Ok(bytes) = std::fs::read(&state_file) else {
+        return Ok(RunState { inputs, model, settings, ..RunState::default() });
+    };
     let state: RunState = serde_json::from_slice(&bytes).with_context(|| format!("read {}", state_file.display()))?;
     let other = match () {
         () if state.inputs.is_empty() => None,
-        () if state.inputs != inputs => Some("a run of other files or of another model"),
+        () if state.inputs != inputs => Some("a run of other files"),
+        () if state.model.is_some() && model.is_some() && state.model != model => {
+            Some("a run of a model at another path")
+        }
         () if state.done && state.settings != settings => Some("a run that is done, by other settings"),
         () => None,
     };

@@ -225,6 +225,9 @@ fn another_operator_makes_another_question_and_no_contradiction() {
     assert_eq!(contradictions([("20 + 3 = ?", "23"), ("20 * 3 = ?", "60")]), 0);
     assert_eq!(contradictions([("a + b = ?", "c"), ("a * b = ?", "d")]), 0);
     assert_eq!(contradictions([("20 + 3 = ?", "23"), ("20+3=?", "24")]), 1);
+    assert_eq!(contradictions([("20 - 3 = ?", "17"), ("20-3 = ?", "18")]), 1);
+    assert_eq!(contradictions([("20 + 3 = ?", "23"), ("20 - 3 = ?", "17")]), 0);
+    assert_eq!(contradictions([("How much is left?", "It is 3/4"), ("How much is left?", "It is 3 / 4")]), 0);
 }
 
 #[test]
