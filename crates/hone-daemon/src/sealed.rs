@@ -40,7 +40,8 @@ pub(crate) struct Sealed {
     pub samples: Vec<Sample>,
 }
 
-/// The sets in force: of every configured skill those of the levels that it has reached. `alive` is called before each call of a skill that may take long.
+/// The sets in force: of every configured skill those of the levels that it has reached. `alive` is called before each call of
+/// a skill that may take long.
 pub(crate) fn prepare(layout: &Layout, state: &State, config: &LoopConfig, alive: &dyn Fn()) -> Vec<Sealed> {
     if config.sealed_questions == 0 {
         return Vec::new();
@@ -82,7 +83,7 @@ fn of_skill(
         let set = match (is_there, &version) {
             (false, _) => Ok(None),
             (true, None) => get().map(Some),
-            // A damaged set is drawn once more: the same seed and version give the same questions.
+            // A damaged set is drawn once more: the same seed, version and number give the same questions.
             (true, Some(version)) => get()
                 .or_else(|_| draw(&client, skill, level, config.sealed_questions, version, &path).and_then(|()| get()))
                 .map(Some),

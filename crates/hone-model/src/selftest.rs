@@ -5,7 +5,7 @@
 //! full and by LoRA, on a packed and masked batch; every later number depends on every gradient. Then each decodes: PyTorch's greedy
 //! answers, and with weights in every format what a whole pass computes.
 
-mod decoding;
+pub(crate) mod decoding;
 
 use crate::batch::Batch;
 use crate::config::Config;

@@ -229,9 +229,8 @@ fn name_of(path: &Path) -> String {
 /// time of the last write, which is that of the people the file came from; it changes the time of the last change.)
 fn age_ms(path: &Path, now: TimeMs) -> Option<u64> {
     let info = path.symlink_metadata().ok()?;
-    let changed_ms =
-        |seconds: i64, ns: i64| Some(u64::try_from(seconds).ok()? * 1_000 + u64::try_from(ns).ok()? / 1_000_000);
-    let (written, moved) = (changed_ms(info.mtime(), info.mtime_nsec())?, changed_ms(info.ctime(), info.ctime_nsec())?);
+    let ms = |seconds: i64, ns: i64| Some(u64::try_from(seconds).ok()? * 1_000 + u64::try_from(ns).ok()? / 1_000_000);
+    let (written, moved) = (ms(info.mtime(), info.mtime_nsec())?, ms(info.ctime(), info.ctime_nsec())?);
     now.checked_sub(written.max(moved))
 }
 

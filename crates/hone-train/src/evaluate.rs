@@ -70,7 +70,7 @@ struct Session<'a> {
 /// Evaluates a checkpoint on its suites, answers its questions, and returns `WorkerMessage::Evaluated`.
 ///
 /// # Errors
-/// A [`Refusal`] for a suite that cannot be read, a loss that is not finite, or more than `max_ms`.
+/// A [`Refusal`] for a suite that cannot be read or a loss that is not finite. More than `max_ms` is none: what is done is kept.
 pub fn evaluate(request: &EvalRequest, report: &mut dyn FnMut(WorkerMessage)) -> Result<WorkerMessage> {
     if request.format_version != WIRE_FORMAT_VERSION {
         let version = request.format_version;

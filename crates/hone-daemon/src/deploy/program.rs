@@ -104,7 +104,7 @@ pub fn end_earlier(folder: &Path) -> Result<()> {
 }
 
 /// When a process began (field 22 of `/proc/PID/stat`, proc(5)); none where it is not there or only waits to be reaped.
-fn started(pid: i32) -> Option<u64> {
+pub(super) fn started(pid: i32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name in parentheses may hold anything.
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();

@@ -467,8 +467,7 @@ fn a_program_ends_with_the_daemon() {
 
 /// Whether a process is there and not only waits to be reaped.
 fn is_running(pid: &str) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['Z', 'X']))
+    program::started(pid.parse().unwrap()).is_some()
 }
 
 #[track_caller]

@@ -83,3 +83,12 @@ fn few_rows_that_are_kept_back_are_asked_only_where_there_is_nothing_else() {
     state.apply(&Change::PutDataset(accepted(2, 119)));
     assert_eq!((asked(&state, true), asked(&state, false)), (2, 2));
 }
+
+#[test]
+fn a_row_is_no_longer_than_the_context_of_the_model() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!((longest_row(1024, None), longest_row(1024, Some(dir.path()))), (1024, 1024));
+    hone_disk::write_json(&dir.path().join("config.json"), &serde_json::json!({"max_position_embeddings": 128}))
+        .unwrap();
+    assert_eq!((longest_row(1024, Some(dir.path())), longest_row(64, Some(dir.path()))), (128, 64));
+}

@@ -8,8 +8,11 @@ use serde_json::Value;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// The level of which the stand-in gives no questions.
+const NOT_DRAWN: u32 = 3;
+
 /// A skill whose questions are `LEVEL-SEED-NUMBER?` and whose answer is always `yes`. `version` is what it tells at the
-/// moment; `drawn` counts calls of `/generate`.
+/// moment; `drawn` counts calls of `/generate`. Level [`NOT_DRAWN`] is never drawn.
 fn skill(version: &Arc<AtomicU64>, drawn: &Arc<AtomicU64>) -> HttpServer {
     let (version, drawn) = (Arc::clone(version), Arc::clone(drawn));
     HttpServer::start(move |request| match request.line.as_str() {
@@ -22,6 +25,9 @@ fn skill(version: &Arc<AtomicU64>, drawn: &Arc<AtomicU64>) -> HttpServer {
             drawn.fetch_add(1, Ordering::SeqCst);
             let asked: Value = serde_json::from_slice(&request.body).unwrap();
             assert_eq!(asked["split"], "eval");
+            if asked["level"] == NOT_DRAWN {
+                return (500, "{}".to_string());
+            }
             let sample = |i: u64| {
                 let question = format!("{}-{}-{i}?", asked["level"], asked["seed"]);
                 let messages = json!([{"role": "user", "content": question}, {"role": "assistant", "content": "yes"}]);
@@ -104,23 +110,8 @@ fn results_under_another_limit_of_tokens_are_results_of_another_suite() {
 
 #[test]
 fn a_level_that_cannot_be_drawn_takes_no_other_with_it() {
-    let refuses_level_3 = HttpServer::start(|request| match request.line.as_str() {
-        "GET /info" => {
-            let info = json!({"skill": "s", "name": "S", "description": "", "version": "1", "api_version": "1", "total_levels": 3});
-            (200, info.to_string())
-        }
-        _ => {
-            let asked: Value = serde_json::from_slice(&request.body).unwrap();
-            if asked["level"] == 3 {
-                return (500, "{}".to_string());
-            }
-            let messages = json!([{"role": "user", "content": "?"}, {"role": "assistant", "content": "yes"}]);
-            let samples = json!([{"id": "0", "messages": messages, "metadata": {}}]);
-            (200, json!({"skill": "s", "version": "1", "level": asked["level"], "samples": samples}).to_string())
-        }
-    });
-    let (folder, mut config, state) = world(&refuses_level_3.url, 3);
-    config.sealed_questions = 1;
+    let server = skill(&Arc::new(AtomicU64::new(1)), &Arc::default());
+    let (folder, mut config, state) = world(&server.url, NOT_DRAWN);
     config.limits.skill_tries = 1;
     let suites = |folder| -> Vec<String> {
         let found = sets(folder, &config, &state).into_iter();

@@ -1,6 +1,7 @@
 //! On every device and every reference model: the cache changes nothing, and neither does company.
 
 use super::*;
+use crate::selftest::decoding::{relative_distance, rounded};
 use crate::{Batch, Scorer, TrainerOptions, device};
 use std::path::PathBuf;
 
@@ -38,17 +39,6 @@ impl Fixture {
         let options = DecoderOptions { slots, max_context, format };
         Decoder::new(device, &self.config, &self.weights, &options).unwrap()
     }
-
-    /// The weights that a format stands for.
-    fn rounded(&self, format: WeightFormat) -> HostWeights {
-        let mut weights = self.weights.clone();
-        for (spec, (_, values)) in self.config.parameters().iter().zip(&mut weights.tensors) {
-            if let Some(&cols) = spec.shape.get(1) {
-                values.chunks_exact_mut(cols).for_each(|row| format.round(row));
-            }
-        }
-        weights
-    }
 }
 
 fn for_each_format(check: impl Fn(&str, &str, &Fixture, WeightFormat)) {
@@ -75,14 +65,6 @@ fn argmax(logits: &[f32]) -> u32 {
     best as u32
 }
 
-/// Norm of the difference over norm.
-fn relative_difference(a: &[f32], b: &[f32]) -> f64 {
-    assert_eq!(a.len(), b.len());
-    let difference: f64 = a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum();
-    let norm: f64 = b.iter().map(|b| f64::from(*b).powi(2)).sum();
-    (difference / norm).sqrt()
-}
-
 #[test]
 fn greedy_tokens_are_those_of_pytorch() {
     for_each(|device, name, f| {
@@ -106,14 +88,14 @@ fn the_cache_equals_the_full_forward_pass() {
     for_each_format(|device, name, f, format| {
         let ids: Vec<u32> = f.prompt.iter().chain(&f.greedy).copied().collect();
         let options = TrainerOptions::full(ids.len(), ids.len());
-        let weights = f.rounded(format);
+        let weights = rounded(&f.config, &f.weights, format);
         let mut scorer = Scorer::new(device::open(device, 2).unwrap(), &f.config, &weights, &options).unwrap();
         let full = scorer.logits(&Batch::plain(&ids)).unwrap();
         let full = |t: usize| &full[t * f.config.vocab_size..(t + 1) * f.config.vocab_size];
         let mut decoder = f.decoder_in(device, 3, 64, format);
         let (mut at, mut logits) = (f.prompt.len() - 1, decoder.prefill(1, &f.prompt).unwrap());
         loop {
-            let difference = relative_difference(&logits, full(at));
+            let difference = relative_distance(&logits, full(at));
             assert!(difference < 1e-4, "{device} {name} {format:?}: {difference} at {at}");
             assert_eq!(argmax(&logits), argmax(full(at)), "{device} {name} {format:?} at {at}");
             at += 1;
@@ -166,7 +148,7 @@ fn a_prompt_in_one_piece_equals_token_by_token() {
             last = decoder.decode(&[(1, id)]).unwrap().remove(0);
         }
         assert_eq!(argmax(&whole), argmax(&last), "{device} {name}");
-        let difference = relative_difference(&whole, &last);
+        let difference = relative_distance(&whole, &last);
         assert!(difference < 1e-5, "{device} {name}: {difference}");
     });
 }
@@ -185,7 +167,7 @@ fn a_prompt_longer_than_one_pass_is_taken_in_parts() {
         decoder.reset(0);
         decoder.prefill(0, &ids[..100]).unwrap();
         let continued = decoder.prefill(0, &ids[100..]).unwrap();
-        let difference = relative_difference(&in_parts, &continued);
+        let difference = relative_distance(&in_parts, &continued);
         assert!(difference < 1e-5, "{device}: {difference}");
         assert_eq!(decoder.length(0), 257);
     }
@@ -254,12 +236,12 @@ fn a_copied_prefix_goes_on_like_the_original() {
         decoder.copy(&from, &to, length - 1);
         decoder.attach(1, to, length - 1);
         let last = decoder.prefill(1, &f.prompt[length - 1..]).unwrap();
-        let difference = relative_difference(&last, &whole);
+        let difference = relative_distance(&last, &whole);
         assert!(difference < 1e-5, "{device} {name}: {difference}");
         assert_eq!((decoder.length(0), decoder.length(1)), (length, length));
         // Both go on alike, and neither writes where the other stands.
         let next = decoder.decode(&[(0, f.greedy[0]), (1, f.greedy[0])]).unwrap();
-        assert!(relative_difference(&next[0], &next[1]) < 1e-5, "{device} {name}");
+        assert!(relative_distance(&next[0], &next[1]) < 1e-5, "{device} {name}");
     });
 }
 
@@ -278,7 +260,7 @@ fn a_prompt_in_two_parts_gives_the_same_bits_as_in_one() {
                 decoder.prefill(1, &ids[..split]).unwrap();
                 let last = decoder.prefill(1, &ids[split..]).unwrap();
                 let same = last.iter().zip(&whole).all(|(a, b)| a.to_bits() == b.to_bits());
-                assert!(same, "{format:?} {length} split at {split}: {}", relative_difference(&last, &whole));
+                assert!(same, "{format:?} {length} split at {split}: {}", relative_distance(&last, &whole));
             }
         }
     }
@@ -309,7 +291,7 @@ fn prompts_taken_in_together_have_the_bits_of_each_alone() {
         for (slot, (ids, logits)) in prompts.iter().zip(&logits).enumerate() {
             alone.reset(0);
             let expected = alone.prefill(0, ids).unwrap();
-            assert!(*logits == expected, "{format:?} {slot}: {}", relative_difference(logits, &expected));
+            assert!(*logits == expected, "{format:?} {slot}: {}", relative_distance(logits, &expected));
             // What they left in the cache is the same too.
             let next = together.decode(&[(slot, 5)]).err().map(|error| error.to_string());
             assert_eq!(next.is_some(), ids.len() == 256, "{next:?}");

@@ -2,10 +2,12 @@
 
 use super::{Run, leniency};
 use crate::batch::Batch;
+use crate::config::Config;
 use crate::decoder::{Decoder, DecoderOptions};
 use crate::device::{self, WeightFormat};
 use crate::score::Scorer;
 use crate::train::TrainerOptions;
+use crate::weights::HostWeights;
 use anyhow::{Context, Result};
 
 /// A greedy token counts where PyTorch's first and second logit differ by more than this, on a device that computes in f32.
@@ -33,12 +35,7 @@ impl Run<'_> {
     pub(super) fn distance(&self, format: WeightFormat) -> Result<f64> {
         let prompt = self.ids("greedy_prompt")?;
         let ids: Vec<u32> = prompt.iter().copied().chain(self.ids("greedy")?).collect();
-        let mut weights = self.weights.clone();
-        for (spec, (_, values)) in self.config.parameters().iter().zip(&mut weights.tensors) {
-            if let Some(&columns) = spec.shape.get(1) {
-                values.chunks_exact_mut(columns).for_each(|row| format.round(row));
-            }
-        }
+        let weights = rounded(&self.config, &self.weights, format);
         let (options, device) = (TrainerOptions::full(ids.len(), ids.len()), device::open(self.device, self.threads)?);
         let whole = Scorer::new(device, &self.config, &weights, &options)?.logits(&Batch::plain(&ids))?;
         let mut decoder = self.decoder(format)?;
@@ -67,13 +64,25 @@ impl Run<'_> {
     }
 }
 
+/// The weights that a format stands for.
+pub(crate) fn rounded(config: &Config, weights: &HostWeights, format: WeightFormat) -> HostWeights {
+    let mut weights = weights.clone();
+    for (spec, (_, values)) in config.parameters().iter().zip(&mut weights.tensors) {
+        if let Some(&columns) = spec.shape.get(1) {
+            values.chunks_exact_mut(columns).for_each(|row| format.round(row));
+        }
+    }
+    weights
+}
+
 fn argmax(logits: &[f32]) -> Option<u32> {
     let (index, _) = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1))?;
     u32::try_from(index).ok()
 }
 
 /// Norm of the difference over norm.
-fn relative_distance(found: &[f32], expected: &[f32]) -> f64 {
+pub(crate) fn relative_distance(found: &[f32], expected: &[f32]) -> f64 {
+    assert_eq!(found.len(), expected.len(), "both are the logits of one model");
     let difference: f64 = found.iter().zip(expected).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum();
     let norm: f64 = expected.iter().map(|b| f64::from(*b).powi(2)).sum();
     (difference / norm).sqrt()

@@ -170,6 +170,8 @@ fn an_absent_inference_server_is_told() {
     let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let monitor = Monitor::start(MonitorOptions { serve_url: Some(format!("http://{gone}")), ..options(root.path()) });
     assert_eq!(send(&monitor, "/api/chat", &[JSON], "{}").0, 502);
+    let metrics = monitor.text("/metrics").1;
+    assert!(metrics.contains("\nhone_inference_up 0\n"), "{metrics}");
 }
 
 #[test]

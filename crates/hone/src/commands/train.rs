@@ -245,11 +245,7 @@ fn train(
     let bar = progress_bar(ws.json);
     let yield_flag = YieldFlag::default();
     while !state.done {
-        let request = TrainRequest {
-            files: files.clone(),
-            preview_files: preview_files.clone(),
-            ..request(config, out, model_dir, &state)
-        };
+        let request = request(config, out, model_dir, (&files, &preview_files), &state);
         let mut staged = None;
         train_slice(
             &request,
@@ -275,7 +271,13 @@ fn train(
     Ok(())
 }
 
-fn request(config: &crate::config::Config, out: &Path, model_dir: &Path, state: &RunState) -> TrainRequest {
+fn request(
+    config: &crate::config::Config,
+    out: &Path,
+    model_dir: &Path,
+    (files, preview_files): (&[TrainFile], &[TrainFile]),
+    state: &RunState,
+) -> TrainRequest {
     let resume = resume_dir(out, state.checkpoint);
     let is_first = state.slices == 0;
     TrainRequest {
@@ -291,14 +293,14 @@ fn request(config: &crate::config::Config, out: &Path, model_dir: &Path, state: 
         },
         parent: CheckpointId(state.checkpoint),
         resume_dir: (!is_first).then_some(resume),
-        files: Vec::new(),
+        files: files.to_vec(),
         replay: None,
         kept_back: Vec::new(),
         number_from: None,
         position: state.position.clone(),
         rows_digest: state.rows_digest.clone(),
         settings: config.settings.train.clone(),
-        preview_files: Vec::new(),
+        preview_files: preview_files.to_vec(),
         staging: "staging/checkpoint".to_string(),
         resume_staging: "staging/resume".to_string(),
         lineage: json!({"made_by": "hone train", "model": model_dir, "version": env!("CARGO_PKG_VERSION")}),

@@ -45,6 +45,21 @@ fn syntax_errors_name_the_line() {
 }
 
 #[test]
+fn margins_of_suites_and_urls_of_targets_are_checked() {
+    let problems = |text: &str| -> Vec<String> {
+        let dir = tempfile::tempdir().unwrap();
+        hone_disk::write_atomic(&dir.path().join("config.json"), text.as_bytes()).unwrap();
+        read_all(dir.path(), &[], &[]).err().into_iter().flatten().map(|problem| problem.message).collect()
+    };
+    let margins =
+        |min_gain: f64| problems(&json!({"promotion": {"suites": {"a": {"min_gain": min_gain}}}}).to_string());
+    assert_eq!((margins(0.1), margins(-1.0)), (Vec::new(), vec!["a margin lies from 0 to 100".to_string()]));
+    let target = |url: &str| problems(&json!({"deployment": {"targets": [{"name": "a", "url": url}]}}).to_string());
+    let refused = r#"the url "ftp://x" begins neither with http:// nor with https://"#.to_string();
+    assert_eq!((target("http://x"), target("ftp://x")), (Vec::new(), vec![refused]));
+}
+
+#[test]
 fn a_variable_that_is_not_text_is_no_matter_unless_it_is_ours() {
     use std::os::unix::ffi::OsStringExt;
     let no_text = || OsString::from_vec(b"caf\xe9".to_vec());
